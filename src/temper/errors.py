@@ -1,0 +1,49 @@
+"""Every error and warning that Temper raises on purpose.
+
+All errors derive from :class:`TemperError`, so ``except temper.TemperError`` catches what a caller can mend.
+A message is one line that names the argument or file, its value, and what would be right.
+"""
+
+
+class TemperError(Exception):
+    """Base of all errors that Temper raises on purpose."""
+
+
+class ArgumentError(TemperError, ValueError):
+    """An argument or configuration key has a value that cannot work."""
+
+    def __init__(self, argument: str, value: object, fix: str) -> None:
+        super().__init__(f"{argument} = {value!r}: {fix}")
+        self.argument = argument
+        self.value = value
+
+
+class DataError(TemperError, ValueError):
+    """A data set cannot be read or used as it is; the message names the file or sample."""
+
+
+class ModelError(TemperError, ValueError):
+    """A model or its weights cannot be loaded or do not fit; the message names the model and the file."""
+
+
+class EvidenceError(TemperError, ValueError):
+    """Evidence does not belong together, or does not cover what a figure was asked for."""
+
+
+class RunError(TemperError, RuntimeError):
+    """A run folder cannot be started, resumed or read as asked."""
+
+
+class NonFiniteLossError(TemperError, ArithmeticError):
+    """Training met a loss that is not finite; the message names step, samples and the last good checkpoint."""
+
+
+class MissingExtraError(TemperError, ImportError):
+    """A feature needs an optional package that is not installed; the message says what to install."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional package: pip install 'temper[{extra}]'")
+
+
+class TemperWarning(UserWarning):
+    """A number is to be read with care; the message says why and what to do."""
