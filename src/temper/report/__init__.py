@@ -1,0 +1,17 @@
+"""Figures and the HTML report, from plain data."""
+
+from temper.report.figures import accuracy_curve, sample_strip, training_curves
+from temper.report.page import write_report
+from temper.report.views import CurvePoint, EpochRow, RunView, SampleView, Value
+
+__all__ = [
+    "CurvePoint",
+    "EpochRow",
+    "RunView",
+    "SampleView",
+    "Value",
+    "accuracy_curve",
+    "sample_strip",
+    "training_curves",
+    "write_report",
+]

@@ -1,0 +1,240 @@
+"""The report's figures, each a function from views to a matplotlib Figure.
+
+They are as wide as a phone's column or half a desktop's, so that their text stays readable on both. No
+pyplot: a figure belongs to whoever asked for it, and no window or global state is touched.
+"""
+
+import math
+from collections.abc import Sequence
+from textwrap import shorten
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from temper.errors import ArgumentError
+from temper.report.views import RunView, SampleView, format_distance
+
+# Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision. Their yellow is too pale
+# on white and is left out. Markers and dashes tell runs apart without any colour.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":")
+
+_INK, _MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
+_WIDTH = 4.9  # inches
+_MOST_MARKERS = 17  # of one curve: 0/255 to 16/255
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "text.parse_math": False,  # names are people's own: a $ is a $
+    "svg.fonttype": "path",
+    "svg.hashsalt": "temper",  # the same views give the same bytes
+}
+
+
+def run_colour(index: int) -> str:
+    """Colour of the run at this place among the views, the same in every figure and table."""
+    return PALETTE[index % len(PALETTE)]
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
+    """Accuracy against epsilon in ``norm``, one line per run that has it, with the 95 % intervals as bands.
+
+    A point is hollow where some samples are unknown.
+
+    Raises:
+        ArgumentError: when no view has a curve in this norm.
+    """
+    if not any(view.curves.get(norm) for view in views):
+        raise ArgumentError("norm", norm, "no view has an accuracy curve in this norm")
+    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for index, view in enumerate(views):
+        points = sorted(view.curves.get(norm, ()), key=lambda point: point.eps)
+        if not points:
+            continue
+        eps = [_eps_in_shown_unit(point.eps, norm) for point in points]
+        colour = run_colour(index)
+        axes.fill_between(
+            eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.16, linewidth=0
+        )
+        axes.plot(eps, [p.value for p in points], color=colour, linestyle=_run_line(index))
+        for i in range(0, len(points), math.ceil(len(points) / _MOST_MARKERS)):
+            face = "white" if points[i].unknown > 0 else colour
+            axes.plot(
+                eps[i], points[i].value, _run_marker(index), color=colour, markerfacecolor=face, markersize=5
+            )
+    axes.set_ylim(-0.02, 1.0)
+    axes.margins(x=0.02)
+    axes.set_ylabel("accuracy")
+    axes.set_xlabel(f"perturbation size ε ({norm})")
+    _percent_axis(axes)
+    _eps_ticks(axes, norm, "x")
+    shown = [index for index, view in enumerate(views) if view.curves.get(norm)]
+    _legend(figure, views, shown, markers=True)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def training_curves(views: Sequence[RunView]) -> Figure:
+    """Accuracy and loss in training, one line per run, over the schedules of epsilon and learning rate.
+
+    The panels share the axis of epochs. Epsilon is in n/255 if every run was trained in Linf.
+
+    Raises:
+        ArgumentError: when no view has a history.
+    """
+    shown = [index for index, view in enumerate(views) if view.history]
+    if not shown:
+        raise ArgumentError("views", [view.name for view in views], "none has a training history")
+    unit_norm = "Linf" if all(views[index].training_norm == "Linf" for index in shown) else "mixed"
+    figure = Figure(figsize=(_WIDTH, 6.2), layout="constrained")
+    accuracy, loss, eps, lr = figure.subplots(4, 1, sharex=True, height_ratios=(3, 2, 1.5, 1))
+    for index in shown:
+        rows = views[index].history
+        epochs = [row.epoch for row in rows]
+        style = {"color": run_colour(index), "linestyle": _run_line(index)}
+        validated = [row for row in rows if row.validation_accuracy is not None]
+        accuracy.plot(
+            [row.epoch for row in validated], [row.validation_accuracy for row in validated], **style
+        )
+        accuracy.plot(
+            epochs, [row.train_accuracy for row in rows], color=style["color"], lw=1, ls=(0, (1, 1.5))
+        )
+        loss.plot(epochs, [row.train_loss for row in rows], **style)
+        eps.plot(epochs, [_eps_in_shown_unit(row.eps, unit_norm) for row in rows], **style)
+        lr.plot(epochs, [row.lr for row in rows], **style)
+    accuracy.set_ylabel("accuracy")
+    accuracy.set_ylim(0, 1)
+    _percent_axis(accuracy)
+    loss.set_ylabel("training loss")
+    eps.set_ylabel("ε in training")
+    _eps_ticks(eps, unit_norm, "y")
+    lr.set_ylabel("learning\nrate")
+    lr.yaxis.set_major_locator(MaxNLocator(2))
+    lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for axes in (loss, eps, lr):
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] or 1)
+    lr.set_xlabel("epoch")
+    lr.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    figure.align_ylabels()
+    kinds = [
+        Line2D([], [], color=_MUTED, label="validation, clean images"),
+        Line2D([], [], color=_MUTED, lw=1, ls=(0, (1, 1.5)), label="training, images as trained on"),
+    ]
+    accuracy.legend(handles=kinds, loc="lower right", fontsize=7.5)
+    _legend(figure, views, shown, markers=False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def sample_strip(view: RunView) -> Figure:
+    """The run's samples, one per row: image, nearest found adversarial image, magnified difference.
+
+    Raises:
+        ArgumentError: when the view has no samples.
+    """
+    if not view.samples:
+        raise ArgumentError("view", view.name, "has no samples")
+    count = len(view.samples)
+    figure = Figure(figsize=(_WIDTH, 1.95 * count), layout="constrained")
+    for row, sample in zip(figure.subplots(count, 3, squeeze=False), view.samples, strict=True):
+        difference, factor = magnified_difference(sample)
+        titles = (
+            f"{sample.label}\npredicted {sample.prediction}",
+            f"{sample.norm} {format_distance(sample.distance, sample.norm)}\n"
+            f"predicted {sample.adversarial_prediction}",
+            f"difference\nmagnified {factor} ×",
+        )
+        for axes, picture, title in zip(
+            row, (sample.image / 255, sample.adversarial, difference), titles, strict=True
+        ):
+            axes.imshow(as_rgb(picture), interpolation="nearest")
+            axes.set_title(title, fontsize=8)
+            axes.set_axis_off()
+    return figure
+
+
+def magnified_difference(sample: SampleView) -> tuple[NDArray[np.floating], int]:
+    """What the attack added, around mid-grey, and the whole number it was magnified by to fill the range.
+
+    Returns:
+        float [H, W, C] in [0, 1], where 0.5 is "unchanged", and the magnification (at least 1).
+    """
+    difference = sample.adversarial - sample.image / 255
+    largest = float(np.abs(difference).max())
+    factor = max(1, math.floor(0.5 / largest)) if largest > 0 else 1
+    return np.clip(0.5 + factor * difference, 0.0, 1.0), factor
+
+
+def as_rgb(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Grey or colour float [H, W, 1 or 3] as colour [H, W, 3], clipped to [0, 1]."""
+    return np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0.0, 1.0)
+
+
+def _run_line(index: int) -> str:
+    return _LINES[index // len(PALETTE) % len(_LINES)]
+
+
+def _run_marker(index: int) -> str:
+    return _MARKERS[index % len(_MARKERS)]
+
+
+def _eps_in_shown_unit(eps: float, norm: str) -> float:
+    return eps * 255 if norm == "Linf" else eps
+
+
+def _eps_ticks(axes: Axes, norm: str, which: Literal["x", "y"]) -> None:
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(5 if which == "x" else 3, steps=[1, 2, 4, 5, 8, 10]))
+    if norm == "Linf":
+        axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}/255" if tick else "0"))
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(MultipleLocator(0.2))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+
+
+def _legend(figure: Figure, views: Sequence[RunView], shown: Sequence[int], *, markers: bool) -> None:
+    names = [shorten(views[index].name, 60, placeholder="…") for index in shown]
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=run_colour(i),
+            ls=_run_line(i),
+            marker=_run_marker(i) if markers else "",
+            ms=5,
+            label=name,
+        )
+        for i, name in zip(shown, names, strict=True)
+    ]
+    longest = max(map(len, names))
+    columns = 3 if longest <= 20 else 2 if longest <= 32 else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)

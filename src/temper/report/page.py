@@ -1,0 +1,263 @@
+"""The report as one HTML file that needs nothing else: no network, no scripts, figures and images inside."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
+
+from temper.errors import ArgumentError
+from temper.report.figures import (
+    STYLE,
+    accuracy_curve,
+    as_rgb,
+    magnified_difference,
+    run_colour,
+    training_curves,
+)
+from temper.report.style import CSS
+from temper.report.views import RunView, SampleView, Value, format_distance
+
+_SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
+
+_HOW_TO_READ = """
+<section class="card read"><h2 style="margin-top:0">How to read this</h2><dl>
+<dt>Robust accuracy at ε</dt>
+<dd>The share of samples that are classified correctly and for which no attack found a change of at most ε,
+in the norm named, that changes the prediction. An attack that was not run could lower it, never raise it.
+In Linf, ε is given in n/255: every pixel value of 0 to 255 may move by n.</dd>
+<dt>Expected robustness up to ε</dt>
+<dd>Robust accuracy averaged over all perturbation sizes from 0 to ε, that is the area under the accuracy
+curve divided by ε: the accuracy against a perturbation whose size is drawn at random.</dd>
+<dt>The 95 % interval (small print, bands)</dt>
+<dd>How far the number could move if other samples of the same kind had been drawn; n is the number of
+samples. It says nothing of other training seeds or stronger attacks.</dd>
+<dt>Unknown</dt>
+<dd>The share of samples that were not searched at that ε, for instance because time ran out. They count as
+broken for the lower end of the interval and as robust for its upper end, so they widen it. Hollow
+points in a curve have some.</dd>
+</dl></section>
+"""
+
+
+def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> Path:
+    """Write one self-contained HTML file about one run or a comparison of several.
+
+    Parts that no view has (samples, history, curves ...) are left out.
+
+    Args:
+        views: the runs, in order of display; their names must differ.
+        path: the file to write; its folder must exist. An existing file is replaced.
+        title: heading of the page.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ArgumentError: when there are no views, two have one name, or the path cannot be written.
+    """
+    if not views:
+        raise ArgumentError("views", [], "a report needs at least one run")
+    names = [view.name for view in views]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError("views", names, f"two runs are named {name!r}: give each a name of its own")
+    path = Path(path)
+    page = _page(views, title)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        fix = (
+            f"the report cannot be written here ({error.strerror}); name a file in a folder you can write to"
+        )
+        raise ArgumentError("path", str(path), fix) from error
+    return path
+
+
+def _page(views: Sequence[RunView], title: str) -> str:
+    count = "One run" if len(views) == 1 else f"{len(views)} runs compared"
+    sections = (
+        _results(views),
+        _HOW_TO_READ,
+        _curves(views),
+        _training(views),
+        _samples(views),
+        _facts(views),
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n"
+        f'<body><main><h1>{escape(title)}</h1><p class="soft">{count}</p>\n{"".join(sections)}</main></body>'
+        "</html>\n"
+    )
+
+
+def _results(views: Sequence[RunView]) -> str:
+    columns = list(dict.fromkeys(column for view in views for column in view.table))
+    if not columns:
+        return ""
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    rows = "".join(
+        f'<tr role="row"><th scope="row" role="rowheader">{_swatch(index)}{escape(view.name)}</th>'
+        + "".join(_cell(column, view.table.get(column), run_colour(index)) for column in columns)
+        + "</tr>"
+        for index, view in enumerate(views)
+    )
+    return (
+        '<section class="card scroll" tabindex="0" role="region" aria-label="Results">'
+        '<table class="results" role="table">'
+        "<caption>Each number with its 95 % interval (small print, and the band in the bar from 0 to 100 %)"
+        " and the number of samples n.</caption>"
+        f'<thead><tr><th scope="col">run</th>{head}</tr></thead><tbody role="rowgroup">{rows}</tbody></table>'
+        "</section>\n"
+    )
+
+
+def _cell(column: str, value: Value | None, colour: str) -> str:
+    label = f'<td role="cell" data-column="{escape(column)}">'
+    if value is None:
+        return f'{label}<div><span class="value" aria-label="not measured">–</span></div></td>'
+    unknown = f'<span class="unknown">{_percent(value.unknown)} unknown</span>' if value.unknown > 0 else ""
+    return (
+        f'{label}<div><span class="value">{_percent(value.value)}</span>{_bar(value, colour)}'
+        f'<span class="range"><span>{100 * value.low:.1f} to {_percent(value.high)}</span> '
+        f"<span>n = {value.n:,}</span> {unknown}</span></div></td>"
+    )
+
+
+def _bar(value: Value, colour: str) -> str:
+    low, high, middle = (100 * share for share in (value.low, value.high, value.value))
+    return (
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect y="4" width="100" height="2" fill="#dde3e8"/>'
+        f'<rect x="{low:.2f}" y="2" width="{high - low:.2f}" height="6" fill="{colour}" opacity=".4"/>'
+        f'<rect x="{min(max(middle - 0.8, 0), 98.4):.2f}" width="1.6" height="10" fill="{colour}"/></svg>'
+    )
+
+
+def _curves(views: Sequence[RunView]) -> str:
+    norms = list(dict.fromkeys(norm for view in views for norm, points in view.curves.items() if points))
+    if not norms:
+        return ""
+    figures = "".join(
+        _plot(
+            accuracy_curve(views, norm),
+            _curve_in_words(views, norm),
+            f"Accuracy against perturbation size in {escape(norm)}; at 0 it is the clean accuracy. "
+            "Bands are 95 % intervals.",
+        )
+        for norm in norms
+    )
+    heading = "<h2>Accuracy against perturbation size</h2>"
+    return f'<section>{heading}<div class="figures">{figures}</div></section>\n'
+
+
+def _curve_in_words(views: Sequence[RunView], norm: str) -> str:
+    lines = []
+    for view in views:
+        if points := sorted(view.curves.get(norm, ()), key=lambda point: point.eps):
+            ends = (points[0], points[len(points) // 2], points[-1]) if len(points) > 2 else points
+            words = ", ".join(f"{_percent(p.value)} at {format_distance(p.eps, norm)}" for p in ends)
+            lines.append(f"{view.name}: {words}")
+    return f"Lines of accuracy against epsilon in {norm}. " + "; ".join(lines) + "."
+
+
+def _training(views: Sequence[RunView]) -> str:
+    if not any(view.history for view in views):
+        return ""
+    lines = [
+        f"{view.name}: {view.history[-1].epoch:g} epochs, final loss {view.history[-1].train_loss:.3g}, "
+        f"epsilon from {format_distance(view.history[0].eps, view.training_norm)} "
+        f"to {format_distance(view.history[-1].eps, view.training_norm)}"
+        for view in views
+        if view.history
+    ]
+    plot = _plot(
+        training_curves(views),
+        "Lines over the epochs: accuracy, training loss, epsilon and learning rate. "
+        + "; ".join(lines)
+        + ".",
+        "Accuracy and loss over the epochs, above the schedules they were trained with. Training accuracy and"
+        " loss are those of the images trained on, perturbed by up to ε.",
+    )
+    return f'<section><h2>Training</h2><div class="figures">{plot}</div></section>\n'
+
+
+def _samples(views: Sequence[RunView]) -> str:
+    shown = [(index, view) for index, view in enumerate(views) if view.samples]
+    if not shown:
+        return ""
+    runs = "".join(
+        f'<h3>{_swatch(index)}{escape(view.name)}</h3><div class="samples">'
+        + "".join(_sample(sample) for sample in view.samples)
+        + "</div>"
+        for index, view in shown
+    )
+    return (
+        "<section><h2>Samples and their nearest found adversarial images</h2>"
+        '<p class="soft">The distance is that of the nearest image found that changes the prediction.'
+        f" Differences are magnified as stated; mid-grey is no change.</p>{runs}</section>\n"
+    )
+
+
+def _sample(sample: SampleView) -> str:
+    difference, factor = magnified_difference(sample)
+    distance = f"{escape(sample.norm)} {format_distance(sample.distance, sample.norm)}"
+    label, before, after = map(escape, (sample.label, sample.prediction, sample.adversarial_prediction))
+    return (
+        '<figure class="card sample"><div class="strip">'
+        f"<div>{_picture(sample.image / 255, f'Image of class {label}')}predicted<b>{before}</b></div>"
+        f"<div>{_picture(sample.adversarial, f'Adversarial, {distance}')}predicted<b>{after}</b></div>"
+        f"<div>{_picture(difference, f'Their difference, magnified {factor} times')}difference"
+        f"<b>× {factor}</b></div></div>"
+        f"<figcaption>True class <b>{label}</b>, distance {distance}</figcaption></figure>"
+    )
+
+
+def _facts(views: Sequence[RunView]) -> str:
+    blocks = "".join(
+        f'<details class="card"><summary>{_swatch(index)}{escape(view.name)}</summary>'
+        f"{_definitions(view.facts)}</details>"
+        for index, view in enumerate(views)
+        if view.facts
+    )
+    return f"<section><h2>What was run</h2>{blocks}</section>\n" if blocks else ""
+
+
+def _definitions(facts: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in facts.items())}</dl>"
+
+
+def _swatch(index: int) -> str:
+    return f'<span class="swatch" style="background:{run_colour(index)}" aria-hidden="true"></span>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _plot(figure: Figure, alt: str, caption: str) -> str:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    source = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return (
+        f'<figure class="card"><img class="plot" src="{source}" alt="{escape(alt)}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _picture(image: NDArray[np.floating], alt: str) -> str:
+    buffer = io.BytesIO()
+    imsave(buffer, as_rgb(image), format="png")
+    kind = ' class="pixelated"' if max(image.shape[:2]) < _SMOOTH_FROM else ""
+    return (
+        f'<img{kind} src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="{alt}">'
+    )

@@ -1,0 +1,130 @@
+"""What a report is made of: plain data, so that whoever has results can have a report.
+
+Shares (accuracies, intervals, unknown) are in [0, 1], epsilons and distances in pixel units of [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temper.errors import ArgumentError
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        # The likely slip is a percentage; NaN is refused too. Rounding may put a bound a hair outside.
+        if not -1e-9 <= share <= 1.0 + 1e-9:
+            raise ArgumentError(name, share, "must be a share in [0, 1], not a percentage")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measured share with its 95 % interval, number of samples and unknown share.
+
+    Raises:
+        ArgumentError: when a share lies outside [0, 1].
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unknown: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_shares(value=self.value, low=self.low, high=self.high, unknown=self.unknown)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Robust accuracy at one epsilon (0: clean accuracy), with its 95 % interval and unknown share.
+
+    Raises:
+        ArgumentError: when a share lies outside [0, 1].
+    """
+
+    eps: float
+    value: float
+    low: float
+    high: float
+    unknown: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_shares(value=self.value, low=self.low, high=self.high, unknown=self.unknown)
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch of training; ``validation_accuracy`` is None where none was measured."""
+
+    epoch: float
+    eps: float
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float | None
+    lr: float
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One image beside its nearest found adversarial image.
+
+    Attributes:
+        image: uint8 [H, W, C], C = 1 or 3.
+        adversarial: float [H, W, C] in [0, 1].
+        label: name of the true class.
+        prediction: name of the class predicted for ``image``.
+        adversarial_prediction: name of the class predicted for ``adversarial``.
+        distance: between the two, in ``norm``.
+        norm: "Linf", "L2" or "L1".
+
+    Raises:
+        ArgumentError: when the two images are not of one shape [H, W, C].
+    """
+
+    image: NDArray[np.uint8]
+    adversarial: NDArray[np.floating]
+    label: str
+    prediction: str
+    adversarial_prediction: str
+    distance: float
+    norm: str
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] not in (1, 3) or self.image.dtype != np.uint8:
+            got = (*self.image.shape, str(self.image.dtype))
+            raise ArgumentError("image", got, "must be uint8 [H, W, C] with C = 1 or 3")
+        if self.adversarial.shape != self.image.shape:
+            raise ArgumentError(
+                "adversarial", self.adversarial.shape, f"must have the image's shape {self.image.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as the report shows it; a part that is left empty is left out of the report.
+
+    Attributes:
+        name: for people; distinct within a report.
+        facts: what was run (model, data, objective, schedule, seed, versions ...), in order of display.
+        table: column name ("clean accuracy", "robust accuracy at Linf 8/255", ...) to its value.
+        curves: norm to the accuracy curve in that norm.
+        history: the training, epoch by epoch.
+        samples: images with their nearest found adversarial images.
+        training_norm: norm of the epsilons in ``history``; those of Linf are shown in n/255.
+    """
+
+    name: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    table: Mapping[str, Value] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
+    history: Sequence[EpochRow] = ()
+    samples: Sequence[SampleView] = ()
+    training_norm: str = "Linf"
+
+
+def format_distance(distance: float, norm: str) -> str:
+    """Distance or epsilon in words: "2.31/255" in Linf (the field's unit there), "0.500" elsewhere."""
+    return f"{distance * 255:.2f}/255" if norm == "Linf" else f"{distance:.3f}"
