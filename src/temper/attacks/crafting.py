@@ -1,0 +1,106 @@
+"""The model as attacks see it: eval mode, no parameter gradients, batch norms folded into convolutions."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+
+
+@contextmanager
+def crafting(model: nn.Module, pairs: list[Pair] | None = None) -> Iterator[nn.Module]:
+    """Lend ``model`` to an attack and give it back as it was.
+
+    Inside, every module is in eval mode, no parameter requires a gradient (so a backward pass computes the input's
+    gradient only), and the batch norms of ``pairs`` are folded into the convolutions before them, which in eval
+    mode is the same function and saves their forward and backward passes. Afterwards modes, flags and parameters
+    are what they were; no ``.grad`` is touched.
+
+    Args:
+        model: any module.
+        pairs: what :func:`foldable` found for this model; none are folded without it.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with ExitStack() as folds:
+            for conv, norm in pairs or []:
+                folds.enter_context(_folded(conv, norm))
+            yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Iterator[None]:
+    weight, bias = conv.weight, conv.bias
+    new_weight, new_bias = fuse_conv_bn_weights(
+        weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    try:
+        conv.weight = nn.Parameter(new_weight.detach(), requires_grad=False)
+        conv.bias = nn.Parameter(new_bias.detach(), requires_grad=False)
+        # An instance attribute hides the class's forward until it is deleted.
+        norm.forward = _after_norm(norm)  # type: ignore[method-assign]
+        yield
+    finally:
+        conv.weight, conv.bias = weight, bias
+        del norm.forward
+
+
+def _after_norm(norm: nn.BatchNorm2d) -> nn.Module:
+    """What a batch-norm layer still does once its scale and shift are folded away: timm's also activates."""
+    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+
+
+@torch.no_grad()
+def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
+    """Pairs of a convolution and the batch norm that alone consumes its output.
+
+    One forward pass in eval mode records which tensor each module takes and gives. What hooks cannot see (an
+    output that is also used elsewhere) is settled by trying: unless the folded model gives the same logits on the
+    example, nothing is folded.
+
+    Args:
+        model: any module.
+        example: float [N, C, H, W] in [0, 1]; a few images or noise.
+    """
+    produced: dict[int, tuple[Tensor, nn.Conv2d]] = {}
+    found: list[Pair] = []
+    calls: dict[nn.Module, int] = {}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            # The tensor is kept so that its id stays its own while the pass runs.
+            produced[id(output)] = (output, module)
+        elif id(inputs[0]) in produced:
+            found.append((produced[id(inputs[0])][1], module))  # type: ignore[arg-type]
+
+    kinds = {nn.Conv2d, nn.BatchNorm2d, BatchNormAct2d}
+    # Subclasses may compute something else (weight standardisation, other padding), so types are matched exactly,
+    # except that timm's convolution with TensorFlow padding changes the padding alone.
+    modules = [m for m in model.modules() if type(m) in kinds or type(m).__name__ == "Conv2dSame"]
+    with ExitStack() as hooks, crafting(model):
+        for module in modules:
+            hooks.callback(module.register_forward_hook(record).remove)
+        plain = model(example)
+    pairs = [
+        (conv, norm)
+        for conv, norm in found
+        if calls[conv] == calls[norm] == 1 and norm.track_running_stats and norm.affine
+    ]
+    with crafting(model, pairs):
+        folded = model(example)
+    return pairs if torch.allclose(plain, folded, rtol=1e-3, atol=1e-3 * float(plain.abs().max())) else []

@@ -1,0 +1,1 @@
+"""Robust fine-tuning: epsilon schedules, objectives, protocols, the loop and its checkpoints."""

@@ -1,0 +1,147 @@
+"""Epsilon schedules: which share of the target epsilon training asks for, and when (arXiv:2509.23325, section 5)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from temper import randomness
+from temper.errors import ArgumentError
+
+PATIENCE = 5  # epochs without progress after which validation accuracy counts as converged (section 6, "auto")
+TOLERANCE = 0.02  # what counts as progress, in accuracy; read as absolute, which the paper leaves open
+
+
+@dataclass(frozen=True)
+class EpsilonSchedule:
+    """The share of eps_g that is in force at a moment of training.
+
+    Make one with :meth:`hinge`, :meth:`fixed`, :meth:`linear`, :meth:`abrupt`, :meth:`uniform`, :meth:`auto` or
+    :meth:`custom`; ask it with :meth:`fraction`.
+    """
+
+    name: str
+    rule: Callable[[float, int, Sequence[float]], float]
+
+    def fraction(self, epoch: float, epochs: int, validation: Sequence[float] = ()) -> float:
+        """The share of eps_g in force, in [0, 1].
+
+        Args:
+            epoch: counts from 1, as in the paper's text; a fraction lies inside an epoch, so 2.5 is the middle of
+                the third epoch and 3 its end.
+            epochs: length of the training.
+            validation: validation accuracy after each finished epoch; only :meth:`auto` reads it.
+
+        Raises:
+            ArgumentError: the epoch lies outside the training, or a custom rule left [0, 1].
+        """
+        if not 0 < epoch <= epochs:
+            raise ArgumentError("epoch", epoch, f"must be above 0 and at most epochs = {epochs}")
+        share = self.rule(epoch, epochs, validation)
+        if not 0 <= share <= 1:
+            raise ArgumentError(f"{self.name} schedule at epoch {epoch:g}", share, "must return a share in [0, 1]")
+        return share
+
+    @classmethod
+    def hinge(cls, start: float = 0.25, end: float = 0.75) -> "EpsilonSchedule":
+        """Epsilon-Scheduling (section 5): 0 before T1, then linear, 1 from T2 on.
+
+        Args:
+            start: T1; end: T2. Both at most 1: fractions of the training, rounded down to whole epochs, so that
+                (0.25, 0.75) over 50 epochs is the paper's (12, 37). Above 1: epochs.
+
+        Raises:
+            ArgumentError: start is negative or later than end, or one is a fraction and the other in epochs.
+        """
+        _check_hinges(start, end)
+
+        def rule(epoch: float, epochs: int, validation: Sequence[float]) -> float:
+            return ramp(epoch, *_in_epochs(start, end, epochs))
+
+        return cls("hinge", rule)
+
+    @classmethod
+    def fixed(cls) -> "EpsilonSchedule":
+        """The whole eps_g from the first step on (T1 = T2 = 0)."""
+        return cls("fixed", lambda epoch, epochs, validation: 1.0)
+
+    @classmethod
+    def linear(cls, end: float = 0.75) -> "EpsilonSchedule":
+        """Linear warm-up from the first step on (T1 = 0); ``end`` as in :meth:`hinge`."""
+        return cls("linear", cls.hinge(0, end).rule)
+
+    @classmethod
+    def abrupt(cls, start: float = 0.25) -> "EpsilonSchedule":
+        """From 0 to the whole eps_g at once (T1 = T2); ``start`` as in :meth:`hinge`."""
+        return cls("abrupt", cls.hinge(start, start).rule)
+
+    @classmethod
+    def uniform(cls, seed: int = 0) -> "EpsilonSchedule":
+        """One draw from [0, 1) per epoch, the same for the same seed and epoch (Table 8)."""
+
+        def rule(epoch: float, epochs: int, validation: Sequence[float]) -> float:
+            return randomness.number(seed, "epsilon schedule", math.ceil(epoch)) / 2**63
+
+        return cls("uniform", rule)
+
+    @classmethod
+    def auto(cls, patience: int = PATIENCE, tolerance: float = TOLERANCE) -> "EpsilonSchedule":
+        """0 until validation accuracy has converged, then linear to the end of the training (Table 4).
+
+        T1 is the first epoch after which the best accuracy has not risen by more than ``tolerance`` (absolute) for
+        ``patience`` epochs. The paper gives 5 and 2 % and does not say whether it is absolute.
+
+        Raises:
+            ArgumentError: patience below 1 or tolerance negative.
+        """
+        if patience < 1:
+            raise ArgumentError("schedule.patience", patience, "must be at least 1 epoch")
+        if tolerance < 0:
+            raise ArgumentError("schedule.tolerance", tolerance, "must be at least 0")
+
+        def rule(epoch: float, epochs: int, validation: Sequence[float]) -> float:
+            start = converged(validation, patience, tolerance)
+            return 0.0 if start is None else ramp(epoch, start, epochs)
+
+        return cls("auto", rule)
+
+    @classmethod
+    def custom(cls, function: Callable[[float, int], float]) -> "EpsilonSchedule":
+        """Your own: any callable from (epoch, epochs), with the meaning of :meth:`fraction`, to a share in [0, 1]."""
+        return cls("custom", lambda epoch, epochs, validation: float(function(epoch, epochs)))
+
+
+def ramp(epoch: float, start: float, end: float) -> float:
+    """0 before ``start``, 1 from ``end`` on, linear between them; no division where they coincide (section 5)."""
+    if epoch >= end:
+        return 1.0
+    return 0.0 if epoch <= start else (epoch - start) / (end - start)
+
+
+def converged(validation: Sequence[float], patience: int, tolerance: float) -> int | None:
+    """The epoch (from 1) at which an accuracy history has converged, or None as long as it has not."""
+    best, since = -math.inf, 0
+    for epoch, accuracy in enumerate(validation, start=1):
+        if accuracy > best + tolerance:
+            best, since = accuracy, 0
+        else:
+            since += 1
+        if since >= patience:
+            return epoch
+    return None
+
+
+def _check_hinges(start: float, end: float) -> None:
+    if start < 0:
+        raise ArgumentError("schedule.start", start, "must be at least 0")
+    if start > end:
+        raise ArgumentError("schedule.start", start, f"must not be later than schedule.end = {end}")
+    if 0 < start < 1 < end:
+        raise ArgumentError("schedule.start", start, f"is a fraction but end = {end} is in epochs; use one unit")
+
+
+def _in_epochs(start: float, end: float, epochs: int) -> tuple[float, float]:
+    """Hinges in epochs: above 1 they are already; fractions are rounded down to whole epochs."""
+    if end > 1:
+        return start, end
+    # The small number keeps 0.29 * 100 = 28.999... from losing an epoch to floating point.
+    return math.floor(start * epochs + 1e-9), math.floor(end * epochs + 1e-9)
