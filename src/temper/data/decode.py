@@ -1,0 +1,88 @@
+"""From an encoded image (JPEG, PNG, ...) to uint8 pixels."""
+
+import struct
+import zipfile
+import zlib
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from temper.errors import DataError
+
+#: Everything that Pillow and zipfile are known to raise on a damaged file.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
+
+
+def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
+    """Pixels of one encoded image, uint8 [height, width, channels]: 1 channel if grey, else 3 (RGB).
+
+    ``where`` names the file in errors. See :func:`to_pixels` for how other kinds of pixels are converted.
+
+    Raises:
+        DataError: the file is damaged, no image, or of a pixel type that 8 bits cannot hold faithfully.
+
+    """
+    try:
+        with Image.open(stream) as image:
+            image.load()
+            return to_pixels(image, where)
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise _unreadable(where, error) from error
+
+
+def check_header(stream: IO[bytes], where: str) -> None:
+    """Raise DataError unless the stream begins like an image; its pixels are not read."""
+    try:
+        with Image.open(stream):
+            pass
+    except UNREADABLE as error:
+        raise _unreadable(where, error) from error
+
+
+def to_pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
+    """Pixels of a Pillow image, uint8 [height, width, channels], turned upright as its EXIF tag says.
+
+    Grey stays one channel; 16-bit grey is scaled to 8 bits (65535 becomes 255); palette, CMYK and the like
+    become RGB. A transparent image is laid over white: what its hidden pixels hold is arbitrary, and white
+    is the page that most cut-outs are drawn for.
+
+    Raises:
+        DataError: 32-bit pixels, whose range is not known.
+
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        wide = np.asarray(image).astype(np.float64)
+        return np.rint(wide / 257).astype(np.uint8)[:, :, np.newaxis]
+    if image.mode in ("I", "F"):
+        raise DataError(f"{where}: 32-bit pixels (mode {image.mode}): save the image with 8 bits per channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    pixels = np.asarray(image)
+    return pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"{where}: not a readable image ({reason}): replace or remove it")
