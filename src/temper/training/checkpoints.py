@@ -1,0 +1,89 @@
+"""Checkpoints: everything that the next step depends on, in one folder that is whole or not there."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """Where training is. All randomness derives from (seed, epoch, step, sample), so no generator state is kept.
+
+    Attributes:
+        step: finished updates of the weights.
+        epoch: finished epochs.
+        validation: validation accuracy after each finished epoch.
+        epoch_sums: running sums of the unfinished epoch (samples, correct, loss).
+        metrics_bytes: length of the metrics file that belongs to this state.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    validation: list[float] = field(default_factory=list)
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    metrics_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved moment of training."""
+
+    progress: Progress
+    model: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    optimiser: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/step-N`` and then remove older ones, so that one whole checkpoint exists at any moment."""
+    final = folder / f"step-{checkpoint.progress.step:08d}"
+    unfinished = folder / f".{final.name}.part"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_file(_contiguous(checkpoint.model), unfinished / "model.safetensors")
+    if checkpoint.average is not None:
+        save_file(_contiguous(checkpoint.average), unfinished / "average.safetensors")
+    torch.save(checkpoint.optimiser, unfinished / "optimiser.pt")
+    (unfinished / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)))
+    for path in unfinished.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if final.exists():  # the same step saved again, as after a resume that was stopped before its first step
+        shutil.rmtree(final)
+    unfinished.rename(final)
+    for old in _saved(folder):
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint below ``folder``, or None."""
+    return max(_saved(folder), default=None)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; tensors come through safetensors and torch's weights-only loader."""
+    average = path / "average.safetensors"
+    return Checkpoint(
+        progress=Progress(**json.loads((path / "progress.json").read_text())),
+        model=load_file(path / "model.safetensors"),
+        average=load_file(average) if average.exists() else None,
+        optimiser=torch.load(path / "optimiser.pt", weights_only=True, map_location="cpu"),
+    )
+
+
+def _saved(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors stores plain row-major tensors; clones also part tensors that share memory.
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -1,0 +1,289 @@
+"""The one typed schema of a fine-tuning run: YAML files, command-line flags and Python all fill it."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from tyro.constructors import PrimitiveConstructorSpec
+
+from temper.errors import ArgumentError
+from temper.threat import Norm, parse_eps
+
+Epsilon = Annotated[
+    float,
+    BeforeValidator(parse_eps),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|N/255",
+        instance_from_str=lambda words: parse_eps(words[0]),
+        is_instance=lambda value: isinstance(value, float | int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors, and nothing changes after it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """Which backbone, with which weights."""
+
+    name: str = "bundled"
+    """A run folder, "bundled", "timm:NAME[@weights-file]" or "module:factory"."""
+    weights: str | None = None
+    """"pretrained" (default), "none", or a .safetensors file or torch checkpoint."""
+    args: dict[str, bool | int | float | str] = {}
+    """Further arguments of timm.create_model."""
+    mean: tuple[float, ...] | None = None
+    """Normalisation mean in [0, 1] pixel units, one number or one per channel; the model's own by default."""
+    std: tuple[float, ...] | None = None
+    """Normalisation standard deviation, as mean."""
+    image_size: int | None = None
+    """Height and width in pixels that images are resized to; the model's own by default."""
+
+
+class DataConfig(Section):
+    """Which images, and how they are divided."""
+
+    train: str = "digits"
+    """FILE.npz, a folder or zip with one folder per class, "digits", "torchvision:NAME" or "parquet:DIR"."""
+    validation: str | None = None
+    """Validation data; by default the source's own validation part, or a stratified share of the training data."""
+    test: str | None = None
+    """Test data; by default the source's own test part, or a stratified share of the training data."""
+    classes: int | None = None
+    """Keep only the first so many classes."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training data held out for validation where there is none."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the training data held out for testing where there is none."""
+    train_limit: int | None = Field(None, ge=1)
+    """Use at most so many training samples, stratified by class."""
+    test_limit: int | None = Field(None, ge=1)
+    """Use at most so many test samples, stratified by class."""
+    augmentation: Literal["paper", "crop", "none"] = "paper"
+    """"paper" (flip, colour jitter 0.25, rotation 2 degrees), "crop" (random crop and flip), or "none"."""
+    workers: int = Field(0, ge=0)
+    """Processes that load images beside the training process."""
+
+
+class AttackConfig(Section):
+    """The inner attack that crafts the training images."""
+
+    name: Literal["apgd", "pgd"] = "apgd"
+    """"apgd" (no step size to tune; the paper's) or "pgd"."""
+    steps: int = Field(7, ge=1)
+    """Forward and backward passes per training image while epsilon is above 0."""
+    step_size: float | None = Field(None, gt=0)
+    """PGD's step as a share of the epsilon in force; 2.5 / steps by default."""
+    random_start: bool | None = None
+    """Start at a random point of the ball; by default PGD and TRADES do, APGD does not."""
+
+
+class ScheduleConfig(Section):
+    """Which share of eps training asks for, and when."""
+
+    name: Literal["hinge", "fixed", "linear", "abrupt", "uniform", "auto", "custom"] = "hinge"
+    """"hinge" is Epsilon-Scheduling: 0 before start, linear until end, then the whole eps."""
+    start: float | None = Field(None, ge=0)
+    """T1 of hinge (0.25) and abrupt (0.25): at most 1 a share of the training, above 1 epochs."""
+    end: float | None = Field(None, ge=0)
+    """T2 of hinge (0.75) and linear (0.75), as start."""
+    patience: int | None = Field(None, ge=1)
+    """auto: epochs without progress after which validation accuracy has converged (5)."""
+    tolerance: float | None = Field(None, ge=0)
+    """auto: rise in validation accuracy that counts as progress (0.02)."""
+    function: str | None = None
+    """custom: "module:function", called with (epoch, epochs), returns a share in [0, 1]."""
+    per: Literal["step", "epoch"] = "step"
+    """Move epsilon at every step, or once per epoch as in the paper."""
+
+    @model_validator(mode="after")
+    def _only_its_own_options(self) -> Self:
+        options = {
+            "hinge": {"start", "end"},
+            "linear": {"end"},
+            "abrupt": {"start"},
+            "auto": {"patience", "tolerance"},
+            "custom": {"function"},
+        }.get(self.name, set())
+        for option in ("start", "end", "patience", "tolerance", "function"):
+            if getattr(self, option) is not None and option not in options:
+                raise ValueError(f"schedule {self.name} has no option {option}; leave it out")
+        if self.name == "custom" and self.function is None:
+            raise ValueError("schedule custom needs function, as module:function")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """What training minimises."""
+
+    name: Literal["at", "standard", "trades", "trades-guide", "mart"] = "at"
+    """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
+    beta: float | None = Field(None, ge=0)
+    """Weight of the KL term: trades 6, trades-guide 1, mart 5 by default."""
+
+
+class ProtocolConfig(Section):
+    """Which weights are trained."""
+
+    name: Literal["full", "linear", "linear-then-full", "lora"] = "full"
+    """All weights; the last linear layer on a frozen backbone; first that, then all; or low-rank updates."""
+    linear_share: float = Field(0.25, gt=0, lt=1)
+    """linear-then-full: share of the epochs that train the last layer alone."""
+    lora_rank: int = Field(8, ge=1)
+    """lora: rank of the updates."""
+
+
+class OptimiserConfig(Section):
+    """AdamW and what surrounds it."""
+
+    backbone_lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of the backbone."""
+    head_lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of the last linear layer."""
+    backbone_weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of the backbone; biases and norms have none."""
+    head_weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of the last linear layer; its bias has none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """Cosine to 0 over the training, or constant; both after the warm-up."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the training over which the learning rate rises linearly from 0."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the label spread over all classes."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Clip the gradient's norm to this."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of an exponential moving average of the weights, which then is what is evaluated and saved."""
+
+
+class EvaluationConfig(Section):
+    """How the finished model is measured on the test data."""
+
+    suite: str = "apgd"
+    """Attack suite."""
+    points: int = Field(8, ge=1)
+    """Radii of the accuracy curve, in equal steps up to eps."""
+    batch_size: int = Field(256, ge=1)
+    """Samples attacked at once."""
+
+
+class FinetuneConfig(Section):
+    """A fine-tuning run; every value has a default, and the resolved configuration repeats the run."""
+
+    out: Path = Path("runs/finetune")
+    """Folder of the run."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    norm: Norm = "Linf"
+    """Norm of the threat model: Linf, L2 or L1."""
+    eps: Epsilon = 8 / 255
+    """Target epsilon eps_g in [0, 1] pixel units; 8/255 is accepted."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    attack: AttackConfig = AttackConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    epochs: int = Field(20, ge=1)
+    """Passes over the training data."""
+    batch_size: int = Field(128, ge=2)
+    """Samples per update of the weights, over all devices."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Samples per device at once; gradients are accumulated up to batch_size. All of them by default."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """"auto" is bf16 autocast where the hardware computes it, float32 elsewhere."""
+    accelerator: str = "auto"
+    """"auto", "cpu" or "gpu"; as lightning-fabric's."""
+    devices: int = Field(1, ge=1)
+    """Devices, or processes on the CPU."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    checkpoint_seconds: float = Field(60, ge=0)
+    """A checkpoint is saved after every epoch, and within one whenever so much time has passed."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Experiment trackers that get the metrics too."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.eps == 0 and self.objective.name != "standard":
+            raise ValueError("eps is 0: choose objective.name standard, or an eps above 0")
+        if self.attack.name == "apgd" and self.attack.step_size is not None:
+            raise ValueError("attack apgd chooses its own step_size; leave it out")
+        if self.objective.name == "trades" and self.attack.random_start is False:
+            raise ValueError("objective trades needs attack.random_start: its inner loss has no gradient at x")
+        return self
+
+
+def read_config(source: "FinetuneConfig | Mapping[str, Any] | str | Path") -> FinetuneConfig:
+    """A configuration from itself, a mapping, or a YAML file.
+
+    Raises:
+        ArgumentError: the file is not there or not YAML, a key is unknown (the nearest known one is suggested), or
+            a value cannot work.
+    """
+    if isinstance(source, FinetuneConfig):
+        return source
+    if not isinstance(source, Mapping):
+        source = _read_yaml(Path(source))
+    try:
+        return FinetuneConfig.model_validate(dict(source))
+    except ValidationError as error:
+        raise config_error(error) from None
+
+
+def write_config(config: FinetuneConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML that :func:`read_config` reads back to an equal one."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ArgumentError("config", str(path), f"cannot be read ({error.strerror}); name a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgumentError("config", str(path), f"is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ArgumentError("config", str(path), "must hold key: value lines at its top level")
+    return content
+
+
+def config_error(error: ValidationError) -> ArgumentError:
+    """The first thing that pydantic found wrong, as one line that names the key, its value and the fix."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "extra_forbidden":
+        *parents, unknown = first["loc"]
+        known = list(_section_at(parents).model_fields)
+        nearest = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*map(str, parents), nearest[0]])}?" if nearest else f"known: {', '.join(known)}"
+        return ArgumentError(key, first["input"], f"unknown key; {hint}")
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ArgumentError):
+            return ArgumentError(key, cause.value, message.split(": ", 1)[-1])
+        value = first["input"] if not isinstance(first["input"], BaseModel | Mapping) else "..."
+        return ArgumentError(key, value, message)
+    return ArgumentError(key, first["input"], first["msg"])
+
+
+def _section_at(keys: list[Any]) -> type[BaseModel]:
+    section: type[BaseModel] = FinetuneConfig
+    for key in keys:
+        annotation = section.model_fields[str(key)].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return section
