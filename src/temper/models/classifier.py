@@ -1,0 +1,102 @@
+"""A classifier as the rest of Temper sees it: pixels in, logits out, its normalisation inside."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from temper.errors import ModelError
+from temper.models.heads import outputs_of
+
+
+class Classifier(nn.Module):
+    """A network together with the preprocessing that it was made for.
+
+    The input is float NCHW in [0, 1] at ``image_size``, the output logits [N, ``num_classes``]. Normalisation
+    happens inside, so that epsilon keeps its meaning (pixel units) for every backbone.
+
+    Args:
+        network: module from normalised float NCHW images to logits [N, K].
+        mean: one value per channel, in [0, 1] pixel units.
+        std: one value per channel, in [0, 1] pixel units.
+        image_size: height and width in pixels that the network is made for; None: images as they come.
+        head: dotted name, inside ``network``, of the last linear layer; several names where their outputs are
+            averaged (distilled transformers); empty where the network does not end in a linear layer.
+        num_classes: K; read from the head unless given.
+        info: JSON-able facts about where the network came from; ``save`` needs those of ``load``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | None,
+        head: str | Sequence[str],
+        num_classes: int | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        # Configuration, not weights: outside the state dict, whose names then are the network's own.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.channels = len(mean)
+        self.image_size = image_size
+        self.head_names = (head,) if isinstance(head, str) else tuple(head)
+        self.num_classes = outputs_of(self.head) if num_classes is None else num_classes
+        self.info = dict(info or {})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, K] of float NCHW images in [0, 1]."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+    @property
+    def head_name(self) -> str:
+        """Dotted name inside ``network`` of the last linear layer (the first of them, see ``head_names``)."""
+        if not self.head_names:
+            raise ModelError(
+                f"{type(self.network).__name__}: does not end in a linear layer, so it has no head;"
+                " let it end in nn.Linear"
+            )
+        return self.head_names[0]
+
+    @property
+    def head(self) -> nn.Module:
+        """The last linear layer (the first of them, see ``head_names``)."""
+        return self.network.get_submodule(self.head_name)
+
+    def head_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter) of the last linear layer(s); names as in ``named_parameters()``."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if self._in_head(name)]
+
+    def backbone_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter) of everything but the head; names as in ``named_parameters()``."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if not self._in_head(name)]
+
+    def _in_head(self, parameter_name: str) -> bool:
+        return parameter_name.startswith(tuple(f"network.{head}." for head in self.head_names))
+
+
+def fingerprint(classifier: Classifier) -> dict[str, str]:
+    """SHA-256 (hex) that tell two classifiers apart: of the weights, and of mean, std and image size.
+
+    The same tensors give the same digest on every device and in every memory layout.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in sorted(classifier.state_dict().items()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    mean, std = classifier.mean.flatten().tolist(), classifier.std.flatten().tolist()
+    preprocessing = f"mean {mean} std {std} image_size {classifier.image_size}"
+    return {
+        "weights": weights.hexdigest(),
+        "preprocessing": hashlib.sha256(preprocessing.encode()).hexdigest(),
+    }

@@ -1,0 +1,223 @@
+"""Load a classifier from anywhere, and save one so that it loads bit-exactly."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from temper.errors import ArgumentError, ModelError
+from temper.models.classifier import Classifier
+from temper.models.heads import outputs_of, replace_head
+from temper.models.sources import Source, from_bundled, from_factory, from_timm, resize
+from temper.models.weights import load_weights
+
+_DESCRIPTION = "model.json"
+_WEIGHTS = "weights.safetensors"
+_FORMAT = 1
+
+
+def load(
+    spec: str | Path,
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    image_size: int | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Classifier:
+    """A classifier on float NCHW pixels in [0, 1], in eval mode, on the CPU.
+
+    Args:
+        spec: a run folder (``model.json`` and ``weights.safetensors``), ``bundled``,
+            ``timm:NAME[@weights-file]`` or ``module:factory`` (importable, from the working directory too;
+            the factory takes no argument, or ``num_classes``, and returns a module).
+        num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
+        weights: "pretrained" (the default), "none" (random), or a .safetensors file or torch checkpoint, of
+            which every tensor but the head's must fit. A factory's network is taken as it comes or from a file.
+        mean: normalisation in [0, 1] pixel units, one number or one per channel; None: the model's own.
+        std: as ``mean``.
+        image_size: height and width in pixels; None: the model's own (images as they come for a factory's).
+        model_args: further arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
+        seed: of all random weights; torch's global random stream is left as it was.
+
+    Raises:
+        ArgumentError: an argument cannot work.
+        ModelError: the model or its weights cannot be found, read or fitted together.
+    """
+    spec, weights = _split_weights(str(spec), weights)
+    if num_classes is not None and num_classes < 2:
+        raise ArgumentError("num_classes", num_classes, "a classifier needs at least 2 classes")
+    if image_size is not None and image_size < 1:
+        raise ArgumentError("image_size", image_size, "must be a positive number of pixels")
+    channels = next((len(given) for given in (mean, std) if isinstance(given, Sequence)), None)
+    with _seeded(seed):
+        if spec != "bundled" and Path(spec).is_dir():
+            if weights != "pretrained" or model_args:
+                raise ArgumentError("model", spec, "is a saved model: leave out weights and model arguments")
+            source, info = _restore(Path(spec))
+        else:
+            source = _build(
+                spec, weights == "pretrained", num_classes, image_size, channels, model_args or {}
+            )
+            info = {
+                "spec": spec,
+                "model_args": dict(model_args or {}),
+                "weights": str(weights),
+                "head": "kept",
+            }
+            if weights not in ("pretrained", "none"):
+                info |= load_weights(source.network, weights, source.head, num_classes)
+        if num_classes not in (None, _num_classes(source)):
+            replace_head(source.network, source.head, num_classes)
+            info["head"] = "fresh"
+        if image_size is not None and image_size != source.image_size:
+            resize(source.network, image_size, len(source.mean))
+    return Classifier(
+        source.network,
+        mean=_statistic("mean", mean, source.mean),
+        std=_statistic("std", std, source.std),
+        image_size=image_size or source.image_size,
+        head=source.head,
+        num_classes=_num_classes(source),
+        info=info,
+    ).eval()
+
+
+def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
+    """Write ``model.json`` and ``weights.safetensors``; ``load(folder)`` restores the classifier bit-exactly.
+
+    The weights are the network's own state dict, so other programs can read them too. Each file appears whole
+    or not at all.
+
+    Args:
+        classifier: one that came from ``load`` (it knows how its network is built).
+        folder: made if need be; files of the same names in it are replaced.
+        extra: JSON-able facts to keep, such as class names; ``load`` puts them into ``info``.
+
+    Raises:
+        ModelError: the classifier was built by hand.
+    """
+    if "spec" not in classifier.info:
+        raise ModelError(
+            f"{type(classifier.network).__name__}: nothing says how to build this network again;"
+            " make a factory of it and load it as module:factory"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format": _FORMAT,
+        "num_classes": classifier.num_classes,
+        "mean": classifier.mean.flatten().tolist(),
+        "std": classifier.std.flatten().tolist(),
+        "image_size": classifier.image_size,
+        "head": list(classifier.head_names),
+        "info": classifier.info | dict(extra or {}),
+    }
+    tensors = {
+        # A clone each: safetensors refuses tensors that share memory or are not contiguous.
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in classifier.network.state_dict().items()
+    }
+    _write(folder / _WEIGHTS, safetensors.torch.save(tensors))
+    _write(folder / _DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def _restore(folder: Path) -> tuple[Source, dict[str, Any]]:
+    path = folder / _DESCRIPTION
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder}: no {_DESCRIPTION} in it, so not a run that has saved its model"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path}: damaged ({error}); save the model again") from error
+    if description.get("format") != _FORMAT:
+        raise ModelError(
+            f"{path}: format {description.get('format')}, not {_FORMAT}; use the Temper that wrote it"
+        )
+    info, size, classes = description["info"], description["image_size"], description["num_classes"]
+    mean, std, head = (tuple(description[key]) for key in ("mean", "std", "head"))
+    source = _build(info["spec"], False, classes, size, len(mean), info["model_args"])
+    if size is not None and size != source.image_size:
+        resize(source.network, size, len(mean))
+    load_weights(source.network, folder / _WEIGHTS, head, classes)
+    return Source(source.network, mean, std, size, head, classes), info
+
+
+def _build(
+    spec: str,
+    pretrained: bool,
+    num_classes: int | None,
+    image_size: int | None,
+    channels: int | None,
+    model_args: Mapping[str, Any],
+) -> Source:
+    origin, _, name = spec.partition(":")
+    if model_args and origin != "timm":
+        raise ArgumentError("model_args", dict(model_args), f"are for timm models, not for {spec}")
+    if spec == "bundled":
+        return from_bundled(pretrained=pretrained)
+    if origin == "timm" and name:
+        return from_timm(
+            name, pretrained=pretrained, num_classes=num_classes, image_size=image_size, model_args=model_args
+        )
+    if origin == "onnx":
+        raise ArgumentError(
+            "model", spec, "ONNX files give no gradients to train or attack with; load the network"
+        )
+    if all(part.isidentifier() for part in (*origin.split("."), *name.split("."))):
+        return from_factory(spec, num_classes=num_classes, image_size=image_size, channels=channels)
+    raise ArgumentError(
+        "model", spec, "must be a run folder that exists, bundled, timm:NAME[@weights-file] or module:factory"
+    )
+
+
+def _split_weights(spec: str, weights: str | Path | None) -> tuple[str, str | Path]:
+    """The spec without its @weights-file, and what weights to use."""
+    if not spec.startswith("timm:") or "@" not in spec:
+        return spec, "pretrained" if weights is None else weights
+    spec, _, file = spec.partition("@")
+    if weights is not None:
+        raise ArgumentError("weights", str(weights), f"the model already names its weights file, {file}")
+    return spec, file
+
+
+def _num_classes(source: Source) -> int:
+    return outputs_of(source.network.get_submodule(source.head[0])) if source.head else source.num_classes
+
+
+def _statistic(
+    argument: str, given: float | Sequence[float] | None, own: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Mean or standard deviation per channel: the given one, else the model's own."""
+    if given is None:
+        return own
+    values = tuple(given) if isinstance(given, Sequence) else (given,) * len(own)
+    if len(values) != len(own):
+        raise ArgumentError(
+            argument, given, f"the network has {len(own)} channels: give one number or {len(own)}"
+        )
+    if not all(0 <= value <= 1 for value in values) or (argument == "std" and 0 in values):
+        raise ArgumentError(argument, given, "is in units of [0, 1] pixels; divide 0..255 values by 255")
+    return values
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of our own; networks are built on the CPU, so no other stream is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

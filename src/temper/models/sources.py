@@ -1,0 +1,256 @@
+"""Where networks come from: the bundled one, timm, and a user's own factory."""
+
+import difflib
+import importlib
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from temper.errors import ModelError
+from temper.models import bundled
+from temper.models.heads import configured_head, find_head, logits_of, outputs_of
+from temper.models.weights import load_weights
+
+# What image networks usually take: tried where nothing says what a factory's network takes.
+_USUAL_SIZES = (32, 28, 64, 224)
+_USUAL_CHANNELS = (3, 1)
+# What networks raise when an input's shape does not suit them.
+_SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network as its origin gives it, with the preprocessing it was made for."""
+
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int | None
+    head: tuple[str, ...]
+    num_classes: int
+
+
+def from_bundled(*, pretrained: bool) -> Source:
+    """The network that comes with Temper, pretrained on CIFAR-10 (see its card) or with random weights."""
+    network = bundled.BundledNetwork()
+    if pretrained:
+        load_weights(network, bundled.WEIGHTS, ("head",), bundled.NUM_CLASSES)
+    return Source(network, bundled.MEAN, bundled.STD, bundled.IMAGE_SIZE, ("head",), bundled.NUM_CLASSES)
+
+
+def from_timm(
+    name: str,
+    *,
+    pretrained: bool,
+    num_classes: int | None,
+    image_size: int | None,
+    model_args: Mapping[str, Any],
+) -> Source:
+    """A timm network with the normalisation, input size and class count of its own configuration.
+
+    ``num_classes`` matters only where the pretrained weights come without a classifier, and ``image_size``
+    only where the family's input size is fixed when it is built.
+
+    Raises:
+        ModelError: no such name or tag, no weights, no way to fetch them, or arguments it does not take.
+    """
+    config = _timm_config(name)
+    if pretrained and not config.has_weights:
+        raise ModelError(f"timm:{name}: timm has no weights for it; use weights='none' or timm:{name}@FILE")
+    arguments = dict(model_args)
+    if config.num_classes == 0:
+        if num_classes is None:
+            raise ModelError(f"timm:{name}: its weights come without a classifier; give num_classes")
+        arguments.setdefault("num_classes", num_classes)
+
+    def create(**more: Any) -> nn.Module:
+        try:
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments, **more)
+        except OSError as error:  # what the hub's client raises without network and cache
+            raise ModelError(_fetch_by_hand(name, config)) from error
+        except TypeError as error:
+            raise ModelError(f"timm:{name}: cannot be built with {arguments | more}: {error}") from error
+        return network
+
+    network = create()
+    channels, *size = config.input_size
+    changeable = not config.fixed_input_size or hasattr(network, "set_input_size")
+    if image_size is not None and size != [image_size] * 2 and not changeable:
+        network = create(img_size=image_size)
+        size = [image_size] * 2
+    head = configured_head(network)
+    if not head:
+        raise ModelError(f"timm:{name}: gives no logits (it is an encoder); choose a classifier")
+    channels = arguments.get("in_chans", channels)
+    return Source(
+        network,
+        _for_channels(config.mean, channels),
+        _for_channels(config.std, channels),
+        size[0] if size[0] == size[1] else None,
+        head,
+        outputs_of(network.get_submodule(head[0])),
+    )
+
+
+def resize(network: nn.Module, image_size: int, channels: int) -> None:
+    """Make a network that is built for one input size take another; a forward pass checks that it does.
+
+    Raises:
+        ModelError: the size does not fit, for instance is no multiple of the patch size.
+    """
+    set_input_size: Any = getattr(network, "set_input_size", None)  # timm's, where size is built in
+    try:
+        if set_input_size is not None:
+            set_input_size(img_size=image_size)
+        logits_of(network, torch.zeros(1, channels, image_size, image_size))
+    except _SHAPE_REFUSALS as error:
+        raise ModelError(
+            f"image_size = {image_size}: {type(network).__name__} does not take it ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _timm_config(name: str) -> Any:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        known = timm.list_models()
+        nearest = difflib.get_close_matches(architecture.lower(), known, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists the names"
+        raise ModelError(f"timm:{name}: timm {timm.__version__} has no model {architecture!r}; {hint}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ModelError(f"timm:{name}: no weights tagged {tag!r}; known: {', '.join(tags) or 'none'}")
+    return timm.get_pretrained_cfg(name)
+
+
+def _fetch_by_hand(name: str, config: Any) -> str:
+    if config.hf_hub_id:
+        what = (
+            f"{config.hf_hub_filename or 'model.safetensors'} of {config.hf_hub_id} on the Hugging Face hub"
+        )
+    else:
+        what = str(config.url)
+    architecture = name.partition(".")[0]
+    return (
+        f"timm:{name}: its weights are not in the cache and could not be fetched (no network?); copy {what}"
+        f" to this machine as {architecture}.safetensors and use timm:{name}@{architecture}.safetensors"
+    )
+
+
+def _for_channels(statistic: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    # A network rebuilt for other channels sums or repeats its RGB filters: each channel gets the average.
+    if len(statistic) == channels:
+        return tuple(statistic)
+    return (sum(statistic) / len(statistic),) * channels
+
+
+def from_factory(
+    spec: str, *, num_classes: int | None, image_size: int | None, channels: int | None
+) -> Source:
+    """The network that a user's ``module:factory`` returns, found from the working directory too.
+
+    The factory takes no argument, or ``num_classes``. Its normalisation is taken to be its own affair (mean
+    0, std 1 here). One forward pass checks the output and finds the head, at ``image_size`` and ``channels``
+    where given, else at the first usual size that the network accepts.
+
+    Raises:
+        ModelError: no such module or attribute, not a factory, no network, or an output that is not [N, K].
+    """
+    with _working_directory_importable():
+        factory = _find_factory(spec)
+        network = _call(spec, factory, num_classes)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{spec}: returned {type(network).__name__}; it must return a torch.nn.Module")
+    example = _example(spec, network, image_size, channels)
+    logits = logits_of(network, example)
+    channels = example.shape[1]
+    identity = (0.0,) * channels, (1.0,) * channels
+    return Source(network, *identity, image_size, find_head(network, example), logits.shape[1])
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _find_factory(spec: str) -> Callable[..., Any]:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the user's module was found; something that it imports was not
+        raise ModelError(
+            f"{spec}: no module {error.name!r}; run from the folder that holds {error.name}.py or install it"
+        ) from error
+    try:
+        factory = getattr(module, attribute)
+    except AttributeError as error:
+        nearest = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = (
+            f"did you mean {module_name}:{nearest[0]}?"
+            if nearest
+            else "name a function that returns a network"
+        )
+        raise ModelError(f"{spec}: module {module_name!r} has no {attribute!r}; {hint}") from error
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise ModelError(f"{spec}: is a {type(factory).__name__}; name a function that returns a network")
+    return factory
+
+
+def _call(spec: str, factory: Callable[..., Any], num_classes: int | None) -> Any:
+    signature = inspect.signature(factory)
+    takes_classes = num_classes is not None and "num_classes" in signature.parameters
+    arguments = {"num_classes": num_classes} if takes_classes else {}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"{spec}: takes {signature}; it may take num_classes (then give it) and nothing else"
+        ) from error
+    return factory(**arguments)
+
+
+def _example(spec: str, network: nn.Module, image_size: int | None, channels: int | None) -> torch.Tensor:
+    """A blank input [2, C, H, W] that the network accepts; its output is checked to be [2, K], K > 1."""
+    sizes = _USUAL_SIZES if image_size is None else (image_size,)
+    options = list(itertools.product(_USUAL_CHANNELS if channels is None else (channels,), sizes))
+    refusal = ""
+    for channel_count, size in options:
+        example = torch.zeros(2, channel_count, size, size)
+        try:
+            output = logits_of(network, example)
+        except _SHAPE_REFUSALS as error:
+            refusal = refusal or _first_line(error)
+            continue
+        if (
+            not isinstance(output, torch.Tensor)
+            or output.dim() != 2
+            or len(output) != 2
+            or output.shape[1] < 2
+        ):
+            found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ModelError(f"{spec}: gives {found} for a batch of 2; it must give logits [2, classes]")
+        return example
+    tried = ", ".join(f"{channel_count}x{size}x{size}" for channel_count, size in options)
+    raise ModelError(
+        f"{spec}: does not take images of {tried} ({refusal}); give image_size, and mean and std for C"
+    )
