@@ -27,7 +27,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
 
 _INK, _MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
-_WIDTH = 4.9  # inches
+_WIDTH = 4.2  # inches
 _MOST_MARKERS = 17  # of one curve: 0/255 to 16/255
 
 STYLE: dict[Any, Any] = {
@@ -72,7 +72,7 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     """
     if not any(view.curves.get(norm) for view in views):
         raise ArgumentError("norm", norm, "no view has an accuracy curve in this norm")
-    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     for index, view in enumerate(views):
         points = sorted(view.curves.get(norm, ()), key=lambda point: point.eps)
@@ -81,7 +81,7 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
         eps = [_eps_in_shown_unit(point.eps, norm) for point in points]
         colour = run_colour(index)
         axes.fill_between(
-            eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.16, linewidth=0
+            eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.2, linewidth=0
         )
         axes.plot(eps, [p.value for p in points], color=colour, linestyle=_run_line(index))
         for i in range(0, len(points), math.ceil(len(points) / _MOST_MARKERS)):
@@ -113,7 +113,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     if not shown:
         raise ArgumentError("views", [view.name for view in views], "none has a training history")
     unit_norm = "Linf" if all(views[index].training_norm == "Linf" for index in shown) else "mixed"
-    figure = Figure(figsize=(_WIDTH, 6.2), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5.8), layout="constrained")
     accuracy, loss, eps, lr = figure.subplots(4, 1, sharex=True, height_ratios=(3, 2, 1.5, 1))
     for index in shown:
         rows = views[index].history
@@ -139,7 +139,8 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     lr.yaxis.set_major_locator(MaxNLocator(2))
     lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (loss, eps, lr):
-        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] or 1)
+        top = max(axes.get_ylim()[1], 1e-6)
+        axes.set_ylim(-0.05 * top, 1.05 * top)  # a line at 0 stays in sight
     lr.set_xlabel("epoch")
     lr.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.align_ylabels()
@@ -147,7 +148,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
         Line2D([], [], color=_MUTED, label="validation, clean images"),
         Line2D([], [], color=_MUTED, lw=1, ls=(0, (1, 1.5)), label="training, images as trained on"),
     ]
-    accuracy.legend(handles=kinds, loc="lower right", fontsize=7.5)
+    accuracy.legend(handles=kinds, loc="lower right", fontsize=8)
     _legend(figure, views, shown, markers=False)
     return figure
 
@@ -162,7 +163,7 @@ def sample_strip(view: RunView) -> Figure:
     if not view.samples:
         raise ArgumentError("view", view.name, "has no samples")
     count = len(view.samples)
-    figure = Figure(figsize=(_WIDTH, 1.95 * count), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.75 * count), layout="constrained")
     for row, sample in zip(figure.subplots(count, 3, squeeze=False), view.samples, strict=True):
         difference, factor = magnified_difference(sample)
         titles = (
@@ -236,5 +237,5 @@ def _legend(figure: Figure, views: Sequence[RunView], shown: Sequence[int], *, m
         for i, name in zip(shown, names, strict=True)
     ]
     longest = max(map(len, names))
-    columns = 3 if longest <= 20 else 2 if longest <= 32 else 1
+    columns = 3 if longest <= 16 else 2 if longest <= 26 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)

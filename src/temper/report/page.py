@@ -13,6 +13,7 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
+from temper.files import written
 from temper.report.figures import (
     STYLE,
     accuracy_curve,
@@ -27,21 +28,21 @@ from temper.report.views import RunView, SampleView, Value, format_distance
 _SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
 
 _HOW_TO_READ = """
-<section class="card read"><h2 style="margin-top:0">How to read this</h2><dl>
-<dt>Robust accuracy at ε</dt>
+<section class="card read"><h2>How to read this</h2><dl>
+<div><dt>Robust accuracy at ε</dt>
 <dd>The share of samples that are classified correctly and for which no attack found a change of at most ε,
 in the norm named, that changes the prediction. An attack that was not run could lower it, never raise it.
-In Linf, ε is given in n/255: every pixel value of 0 to 255 may move by n.</dd>
-<dt>Expected robustness up to ε</dt>
+In Linf, ε is given in n/255: every pixel value of 0 to 255 may move by n.</dd></div>
+<div><dt>Expected robustness up to ε</dt>
 <dd>Robust accuracy averaged over all perturbation sizes from 0 to ε, that is the area under the accuracy
-curve divided by ε: the accuracy against a perturbation whose size is drawn at random.</dd>
-<dt>The 95 % interval (small print, bands)</dt>
+curve divided by ε: the accuracy against a perturbation whose size is drawn at random.</dd></div>
+<div><dt>The 95 % interval (small print, bands)</dt>
 <dd>How far the number could move if other samples of the same kind had been drawn; n is the number of
-samples. It says nothing of other training seeds or stronger attacks.</dd>
-<dt>Unknown</dt>
+samples. It says nothing of other training seeds or stronger attacks.</dd></div>
+<div><dt>Unknown</dt>
 <dd>The share of samples that were not searched at that ε, for instance because time ran out. They count as
 broken for the lower end of the interval and as robust for its upper end, so they widen it. Hollow
-points in a curve have some.</dd>
+points in a curve have some.</dd></div>
 </dl></section>
 """
 
@@ -53,7 +54,7 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
 
     Args:
         views: the runs, in order of display; their names must differ.
-        path: the file to write; its folder must exist. An existing file is replaced.
+        path: the file to write, whole or not at all; an existing one is replaced.
         title: heading of the page.
 
     Returns:
@@ -71,7 +72,8 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
     path = Path(path)
     page = _page(views, title)
     try:
-        path.write_text(page, encoding="utf-8")
+        with written(path) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
         fix = (
             f"the report cannot be written here ({error.strerror}); name a file in a folder you can write to"
@@ -85,8 +87,7 @@ def _page(views: Sequence[RunView], title: str) -> str:
     sections = (
         _results(views),
         _HOW_TO_READ,
-        _curves(views),
-        _training(views),
+        _figures(views),
         _samples(views),
         _facts(views),
     )
@@ -103,7 +104,9 @@ def _results(views: Sequence[RunView]) -> str:
     columns = list(dict.fromkeys(column for view in views for column in view.table))
     if not columns:
         return ""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    head = "".join(
+        f'<th scope="col" role="columnheader">{escape(column)}</th>' for column in ("run", *columns)
+    )
     rows = "".join(
         f'<tr role="row"><th scope="row" role="rowheader">{_swatch(index)}{escape(view.name)}</th>'
         + "".join(_cell(column, view.table.get(column), run_colour(index)) for column in columns)
@@ -113,10 +116,10 @@ def _results(views: Sequence[RunView]) -> str:
     return (
         '<section class="card scroll" tabindex="0" role="region" aria-label="Results">'
         '<table class="results" role="table">'
-        "<caption>Each number with its 95 % interval (small print, and the band in the bar from 0 to 100 %)"
-        " and the number of samples n.</caption>"
-        f'<thead><tr><th scope="col">run</th>{head}</tr></thead><tbody role="rowgroup">{rows}</tbody></table>'
-        "</section>\n"
+        "<caption>Each number with its 95\u00a0% interval (small print, and the band in the bar from 0 to"
+        " 100\u00a0%) and the number of samples n.</caption>"
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{rows}</tbody></table></section>\n'
     )
 
 
@@ -124,11 +127,13 @@ def _cell(column: str, value: Value | None, colour: str) -> str:
     label = f'<td role="cell" data-column="{escape(column)}">'
     if value is None:
         return f'{label}<div><span class="value" aria-label="not measured">–</span></div></td>'
-    unknown = f'<span class="unknown">{_percent(value.unknown)} unknown</span>' if value.unknown > 0 else ""
+    unknown = (
+        f'<span class="range unknown">{_percent(value.unknown)} unknown</span>' if value.unknown > 0 else ""
+    )
     return (
         f'{label}<div><span class="value">{_percent(value.value)}</span>{_bar(value, colour)}'
-        f'<span class="range"><span>{100 * value.low:.1f} to {_percent(value.high)}</span> '
-        f"<span>n = {value.n:,}</span> {unknown}</span></div></td>"
+        f'<span class="range">{100 * value.low:.1f} to {_percent(value.high)}</span>'
+        f'<span class="range">n = {value.n:,}</span>{unknown}</div></td>'
     )
 
 
@@ -136,27 +141,35 @@ def _bar(value: Value, colour: str) -> str:
     low, high, middle = (100 * share for share in (value.low, value.high, value.value))
     return (
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect y="4" width="100" height="2" fill="#dde3e8"/>'
-        f'<rect x="{low:.2f}" y="2" width="{high - low:.2f}" height="6" fill="{colour}" opacity=".4"/>'
-        f'<rect x="{min(max(middle - 0.8, 0), 98.4):.2f}" width="1.6" height="10" fill="{colour}"/></svg>'
+        f'<rect class="track" y="4" width="100" height="2"/><g class="own" fill="{colour}">'
+        f'<rect x="{low:.2f}" y="2" width="{high - low:.2f}" height="6" opacity=".4"/>'
+        f'<rect x="{min(max(middle - 0.8, 0), 98.4):.2f}" width="1.6" height="10"/></g></svg>'
     )
 
 
-def _curves(views: Sequence[RunView]) -> str:
+def _figures(views: Sequence[RunView]) -> str:
     norms = list(dict.fromkeys(norm for view in views for norm, points in view.curves.items() if points))
-    if not norms:
-        return ""
-    figures = "".join(
+    plots = [
         _plot(
             accuracy_curve(views, norm),
             _curve_in_words(views, norm),
-            f"Accuracy against perturbation size in {escape(norm)}; at 0 it is the clean accuracy. "
-            "Bands are 95 % intervals.",
+            f"<b>Accuracy against perturbation size in {escape(norm)}.</b> At 0 it is the clean accuracy."
+            " Bands are 95 % intervals.",
         )
         for norm in norms
-    )
-    heading = "<h2>Accuracy against perturbation size</h2>"
-    return f'<section>{heading}<div class="figures">{figures}</div></section>\n'
+    ]
+    if any(view.history for view in views):
+        plots.append(
+            _plot(
+                training_curves(views),
+                _training_in_words(views),
+                "<b>Training.</b> Accuracy and loss over the epochs, above the schedules of ε and learning"
+                " rate. Training accuracy and loss are those of the images trained on, perturbed by up to ε.",
+            )
+        )
+    if not plots:
+        return ""
+    return f'<section><h2>Accuracy and training</h2><div class="figures">{"".join(plots)}</div></section>\n'
 
 
 def _curve_in_words(views: Sequence[RunView], norm: str) -> str:
@@ -169,9 +182,7 @@ def _curve_in_words(views: Sequence[RunView], norm: str) -> str:
     return f"Lines of accuracy against epsilon in {norm}. " + "; ".join(lines) + "."
 
 
-def _training(views: Sequence[RunView]) -> str:
-    if not any(view.history for view in views):
-        return ""
+def _training_in_words(views: Sequence[RunView]) -> str:
     lines = [
         f"{view.name}: {view.history[-1].epoch:g} epochs, final loss {view.history[-1].train_loss:.3g}, "
         f"epsilon from {format_distance(view.history[0].eps, view.training_norm)} "
@@ -179,15 +190,9 @@ def _training(views: Sequence[RunView]) -> str:
         for view in views
         if view.history
     ]
-    plot = _plot(
-        training_curves(views),
-        "Lines over the epochs: accuracy, training loss, epsilon and learning rate. "
-        + "; ".join(lines)
-        + ".",
-        "Accuracy and loss over the epochs, above the schedules they were trained with. Training accuracy and"
-        " loss are those of the images trained on, perturbed by up to ε.",
+    return (
+        "Lines over the epochs: accuracy, training loss, epsilon and learning rate. " + "; ".join(lines) + "."
     )
-    return f'<section><h2>Training</h2><div class="figures">{plot}</div></section>\n'
 
 
 def _samples(views: Sequence[RunView]) -> str:
@@ -209,15 +214,20 @@ def _samples(views: Sequence[RunView]) -> str:
 
 def _sample(sample: SampleView) -> str:
     difference, factor = magnified_difference(sample)
-    distance = f"{escape(sample.norm)} {format_distance(sample.distance, sample.norm)}"
-    label, before, after = map(escape, (sample.label, sample.prediction, sample.adversarial_prediction))
+    distance = f"{sample.norm} {format_distance(sample.distance, sample.norm)}"
+    pictures = (
+        (sample.image / 255, f"Image of class {sample.label}", "predicted", sample.prediction),
+        (sample.adversarial, f"Adversarial image, {distance}", "predicted", sample.adversarial_prediction),
+        (difference, f"Their difference, magnified {factor} times", "difference", f"× {factor}"),
+    )
+    strip = "".join(
+        f"<div>{_picture(image, alt)}{kind}<b>{_breakable(words)}</b></div>"
+        for image, alt, kind, words in pictures
+    )
     return (
-        '<figure class="card sample"><div class="strip">'
-        f"<div>{_picture(sample.image / 255, f'Image of class {label}')}predicted<b>{before}</b></div>"
-        f"<div>{_picture(sample.adversarial, f'Adversarial, {distance}')}predicted<b>{after}</b></div>"
-        f"<div>{_picture(difference, f'Their difference, magnified {factor} times')}difference"
-        f"<b>× {factor}</b></div></div>"
-        f"<figcaption>True class <b>{label}</b>, distance {distance}</figcaption></figure>"
+        f'<figure class="card"><div class="strip">{strip}</div>'
+        f"<figcaption>True class <b>{_breakable(sample.label)}</b>, distance {escape(distance)}</figcaption>"
+        "</figure>"
     )
 
 
@@ -228,7 +238,7 @@ def _facts(views: Sequence[RunView]) -> str:
         for index, view in enumerate(views)
         if view.facts
     )
-    return f"<section><h2>What was run</h2>{blocks}</section>\n" if blocks else ""
+    return f'<section class="facts"><h2>What was run</h2>{blocks}</section>\n' if blocks else ""
 
 
 def _definitions(facts: Mapping[str, str]) -> str:
@@ -240,24 +250,27 @@ def _swatch(index: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def _breakable(name: str) -> str:
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _plot(figure: Figure, alt: str, caption: str) -> str:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    source = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return (
-        f'<figure class="card"><img class="plot" src="{source}" alt="{escape(alt)}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    image = f'<img class="plot" src="{_data_url(buffer, "image/svg+xml")}" alt="{escape(alt)}">'
+    return f'<figure class="card">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def _picture(image: NDArray[np.floating], alt: str) -> str:
     buffer = io.BytesIO()
     imsave(buffer, as_rgb(image), format="png")
     kind = ' class="pixelated"' if max(image.shape[:2]) < _SMOOTH_FROM else ""
-    return (
-        f'<img{kind} src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="{alt}">'
-    )
+    return f'<img{kind} src="{_data_url(buffer, "image/png")}" alt="{escape(alt)}">'
+
+
+def _data_url(buffer: io.BytesIO, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
