@@ -3,12 +3,16 @@
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from temper.data.dataset import ArrayImages, Dataset
 from temper.errors import DataError
+
+#: Above what any published set has (ImageNet-21k: 21,841): a larger label is a mistake, not a class.
+MAX_CLASSES = 100_000
 
 
 def load_npz(path: Path) -> Dataset:
@@ -25,6 +29,7 @@ def load_npz(path: Path) -> Dataset:
     images, labels = arrays["images"], arrays["labels"]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels are {labels.dtype} of shape {labels.shape}: give integers [N]")
+    _check_range(labels, path)
     labels = labels.astype(np.int64)
     try:
         stored = ArrayImages(images[..., np.newaxis] if images.ndim == 3 else images)
@@ -39,7 +44,7 @@ def load_npz(path: Path) -> Dataset:
     )
 
 
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {
@@ -51,7 +56,17 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
         ) from error
 
 
-def _class_names(arrays: dict[str, NDArray[np.generic]], labels: NDArray[np.int64]) -> tuple[str, ...]:
+def _check_range(labels: NDArray[Any], path: Path) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= MAX_CLASSES))
+    if wrong.size:
+        first = int(wrong[0])
+        raise DataError(
+            f"{path}: images[{first}] has label {labels[first]}: labels are class numbers from 0 to K-1, "
+            f"and K is at most {MAX_CLASSES}"
+        )
+
+
+def _class_names(arrays: dict[str, NDArray[Any]], labels: NDArray[np.int64]) -> tuple[str, ...]:
     """The names stored, or else the numbers up to the largest label."""
     if "class_names" in arrays:
         return tuple(str(name) for name in arrays["class_names"])

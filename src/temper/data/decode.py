@@ -26,6 +26,9 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 
+#: How JPEG, PNG, BMP, TIFF, PGM, PPM and WebP begin: a test of 16 bytes, several times faster than Pillow's.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"RIFF")
+
 
 def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
     """Pixels of one encoded image, uint8 [height, width, channels]: 1 channel if grey, else 3 (RGB).
@@ -49,6 +52,9 @@ def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
 def check_header(stream: IO[bytes], where: str) -> None:
     """Raise DataError unless the stream begins like an image; its pixels are not read."""
     try:
+        if stream.read(16).startswith(_SIGNATURES):
+            return
+        stream.seek(0)
         with Image.open(stream):
             pass
     except UNREADABLE as error:

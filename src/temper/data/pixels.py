@@ -21,9 +21,9 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
 
     Item i is ``(image, label, id)``: uint8 [channels, height, width], int, int. Index ``i`` is augmented for
     epoch :attr:`epoch`, index ``(epoch, i)`` for the epoch it names; the second form is the one for
-    persistent worker processes, which keep a copy of this object. An augmented item depends on nothing but the seed, the
-    epoch and the sample's id: not on the order, the other samples, or the process; no global random state is
-    read or changed.
+    persistent worker processes, which keep a copy of this object. An augmented item depends on nothing but
+    the seed, the epoch and the sample's id: not on the order, the other samples, or the process; no global
+    random state is read or changed.
 
     Augmentations:
 

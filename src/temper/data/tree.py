@@ -58,23 +58,24 @@ class Tree:
 def load_tree(path: Path, split: SplitName | None) -> Dataset:
     """The images in the class folders of a folder or zip archive; see :func:`temper.data.load`."""
     tree = _choose_split(read_tree(path), split, path)
+    where = path / tree.prefix
     classes = tree.children()
-    if not classes:
-        raise DataError(
-            f"{path}: holds no class folders: put the images of each class into a folder of its own"
-        )
-    label_of = {name: label for label, name in enumerate(classes)}
-    members = sorted((name for name in tree.files if "/" in name), key=lambda name: name.split("/"))
+    if len(classes) < 2:
+        found = f"only one class folder, {classes[0]}" if classes else "no class folders"
+        raise DataError(f"{where}: holds {found}: put the images of each class into a folder of its own")
+    members = sorted({name for name in tree.files if "/" in name}, key=lambda name: name.split("/"))
     if not members:
-        raise DataError(f"{path}: its class folders hold no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{where}: its class folders hold no images ({', '.join(IMAGE_SUFFIXES)}): add some")
     names = tuple(tree.prefix + name for name in members)
     files: Files = FolderFiles(path, names) if path.is_dir() else ZipFiles(path, names)
+    label_of = {name: label for label, name in enumerate(classes)}
+    name = path.resolve().name
     return Dataset(
         images=FileImages(files),
-        labels=np.array([label_of[name.split("/")[0]] for name in members], dtype=np.int64),
+        labels=np.array([label_of[member.split("/")[0]] for member in members], dtype=np.int64),
         class_names=tuple(classes),
         ids=np.arange(len(members), dtype=np.int64),
-        name=path.name,
+        name=name if split is None else f"{name}/{split}",
     )
 
 
@@ -102,23 +103,24 @@ def read_tree(path: Path) -> Tree:
     if len(images) < len(files):
         _LOG.info("%s: %d files that are no images are left aside", path, len(files) - len(images))
     tree = Tree("", frozenset(folders), tuple(images))
-    while len(children := tree.children()) == 1 and tree.has_folders(children[0]):
-        tree = tree.below(children[0])
+    while len(tree.children()) == 1 and not split_folders(tree) and tree.has_folders(tree.children()[0]):
+        tree = tree.below(tree.children()[0])
     return tree
 
 
 def split_folders(tree: Tree) -> dict[SplitName, str]:
-    """Which folder holds which split: empty unless all top folders are splits and hold class folders."""
+    """Which top folder holds which split; empty if the top folders are classes.
+
+    They are splits if there is one to train and one to test on (others are left aside), or nothing else.
+    """
     children = {child.lower(): child for child in tree.children()}
-    known = {name for names in SPLIT_FOLDERS.values() for name in names}
-    if not children or not known.issuperset(children) or not all(map(tree.has_folders, children.values())):
-        return {}
     found: dict[SplitName, str] = {}
     for split, names in SPLIT_FOLDERS.items():
         present = [children[name] for name in names if name in children]
         if present:
             found[split] = present[0]
-    return found
+    divided = {"train", "test"} <= found.keys() or set(children.values()) <= set(found.values())
+    return found if divided else {}
 
 
 def _choose_split(tree: Tree, split: SplitName | None, path: Path) -> Tree:
@@ -156,8 +158,10 @@ def _walk_zip(archive: Path) -> tuple[set[str], list[str]]:
     files: list[str] = []
     for name in open_archive(archive, os.getpid()).namelist():
         member = PurePosixPath(name.replace("\\", "/"))
-        if member.is_absolute() or ".." in member.parts or ":" in member.parts[0]:
-            raise DataError(f"{archive}: member {name} points outside the archive: make the archive anew")
+        if member.is_absolute() or ".." in member.parts:
+            raise DataError(f"{archive}: member {name!r} points outside the archive: refused, make it anew")
+        if name.rstrip("/") != member.as_posix():
+            raise DataError(f"{archive}: member {name!r} is no plain path with forward slashes: make it anew")
         if member.parts[0] == "__MACOSX" or any(part.startswith(".") for part in member.parts):
             continue
         folders.update(_parents(member))
