@@ -2,10 +2,10 @@
 
 from temper.data.dataset import ArrayImages, Dataset, Images
 from temper.data.files import FileImages
+from temper.data.parts import SplitName
 from temper.data.pixels import AUGMENTATIONS, Augmentation, Pixels
 from temper.data.sources import available_splits, load
 from temper.data.splits import split
-from temper.data.tree import SplitName
 
 __all__ = [
     "AUGMENTATIONS",

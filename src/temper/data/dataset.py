@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from temper.data.splits import check_seed, stratified_order
 from temper.errors import ArgumentError, DataError
 
+#: More than any published set has (ImageNet-21k: 21,841): a larger label is a mistake, not a class.
+_MAX_CLASSES = 100_000
+
 
 class Images(Protocol):
     """A sequence of images, in memory or decoded when asked for.
@@ -193,3 +196,19 @@ class Dataset:
             "classes": list(self.class_names),
             "fingerprint": self.fingerprint(),
         }
+
+
+def numbered_classes(labels: NDArray[np.integer[Any]], where: str) -> tuple[str, ...]:
+    """Class names "0", "1", ... up to the largest of ``labels`` [N], for a source that names none.
+
+    Raises:
+        DataError: a label is negative or absurdly large; names the sample.
+
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= _MAX_CLASSES))
+    if wrong.size:
+        raise DataError(
+            f"{where}: sample {wrong[0]} has label {labels[wrong[0]]}: labels are class numbers, "
+            f"0 to K-1 with K at most {_MAX_CLASSES}"
+        )
+    return tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))

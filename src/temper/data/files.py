@@ -127,6 +127,8 @@ class FileImages:
     def _open(self, index: int) -> IO[bytes]:
         try:
             return self.files.open(index)
+        except DataError:
+            raise
         except UNREADABLE as error:
             raise DataError(
                 f"{self.where(index)}: cannot be opened ({error}): replace or remove it"

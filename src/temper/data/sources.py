@@ -3,13 +3,18 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from sklearn.datasets import load_digits
 
 from temper.data.arrays import load_npz
 from temper.data.dataset import ArrayImages, Dataset
-from temper.data.tree import SplitName, check_files, check_split, load_tree, read_tree, split_folders
+from temper.data.files import FileImages
+from temper.data.parts import SplitName, check_split
+from temper.data.tables import load_table, table_parts
+from temper.data.torchvision_sets import load_torchvision, torchvision_parts
+from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
 
 _FORMS = "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT] or parquet:DIR"
@@ -41,41 +46,61 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
         DataError: the source is damaged or not laid out as above; the message names the file or sample.
 
     """
-    if spec == "digits":
-        check_split(split, (), spec)
-        return _keep(_digits(), classes)
-    path = _existing(spec)
-    if path.suffix == ".npz":
-        check_split(split, (), spec)
-        return _keep(load_npz(path), classes)
-    dataset = _keep(load_tree(path, split), classes)
-    check_files(dataset)
+    dataset = _whole(spec, split)
+    if classes is not None:
+        dataset = dataset.keep_classes(classes)
+    if isinstance(dataset.images, FileImages):
+        dataset.images.check_headers()
     return dataset
+
+
+def _whole(spec: str, split: SplitName | None) -> Dataset:
+    """The data set with all its classes."""
+    kind, rest = _parse(spec)
+    if kind == "torchvision":
+        return load_torchvision(rest, split)
+    path = Path(rest).expanduser()
+    if kind == "parquet":
+        return load_table(path, split)
+    if kind == "tree":
+        return load_tree(path, split)
+    check_split(split, (), spec)
+    return _digits() if kind == "digits" else load_npz(path)
 
 
 def available_splits(spec: str) -> tuple[SplitName, ...]:
     """The values of ``split`` that :func:`load` takes for ``spec``; empty if the source is not divided."""
+    kind, rest = _parse(spec)
+    if kind == "torchvision":
+        return torchvision_parts(rest)
+    path = Path(rest).expanduser()
+    if kind == "parquet":
+        return tuple(part for part in table_parts(path) if part)
+    return tuple(part_folders(read_tree(path))) if kind == "tree" else ()
+
+
+def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "npz", "tree"], str]:
+    """The kind of source and what of ``spec`` says which one.
+
+    Raises:
+        ArgumentError: no such file, or of no kind that is read.
+
+    """
     if spec == "digits":
-        return ()
-    path = _existing(spec)
-    if path.suffix == ".npz":
-        return ()
-    return tuple(split_folders(read_tree(path)))
-
-
-def _existing(spec: str) -> Path:
+        return "digits", ""
+    for prefix in ("torchvision", "parquet"):
+        if spec.startswith(f"{prefix}:"):
+            return prefix, spec.removeprefix(f"{prefix}:")
     path = Path(spec).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".npz", ".zip")):
-        return path
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
+        return "tree", spec
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return "npz", spec
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
     near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*")], n=1)
     hint = f", did you mean {path.parent / near[0]}?" if near else ""
     raise ArgumentError("data", spec, f"no such file or folder{hint}: give {_FORMS}")
-
-
-def _keep(dataset: Dataset, classes: int | Sequence[str] | None) -> Dataset:
-    return dataset if classes is None else dataset.keep_classes(classes)
 
 
 def _digits() -> Dataset:

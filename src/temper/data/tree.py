@@ -5,28 +5,18 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 
 from temper.data.dataset import Dataset
 from temper.data.files import FileImages, Files, FolderFiles, ZipFiles, open_archive
-from temper.errors import ArgumentError, DataError
+from temper.data.parts import SplitName, check_split, find_parts
+from temper.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 
-SplitName = Literal["train", "validation", "test"]
-
 #: File name endings that are read as images.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-#: Folder names that each split goes by; the first found wins. Many sets publish no labels for their test
-#: images and are tested on their validation images instead, so these stand in for a missing test folder.
-SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing", "validation", "val", "valid"),
-}
 
 
 @dataclass(frozen=True)
@@ -57,38 +47,39 @@ class Tree:
 
 def load_tree(path: Path, split: SplitName | None) -> Dataset:
     """The images in the class folders of a folder or zip archive; see :func:`temper.data.load`."""
-    tree = _choose_split(read_tree(path), split, path)
+    whole = read_tree(path)
+    parts = part_folders(whole)
+    check_split(split, parts, str(path))
+    tree = whole.below(parts[split]) if split else whole
+    # The training part says which classes there are, so that labels mean the same in every part.
+    classes = (whole.below(parts["train"]) if "train" in parts else tree).children()
     where = path / tree.prefix
-    classes = tree.children()
     if len(classes) < 2:
         found = f"only one class folder, {classes[0]}" if classes else "no class folders"
         raise DataError(f"{where}: holds {found}: put the images of each class into a folder of its own")
+    strangers = sorted(set(tree.children()) - set(classes))
+    if strangers:
+        raise DataError(
+            f"{where / strangers[0]}: the training part has no such class: add or remove the folder"
+        )
     members = sorted({name for name in tree.files if "/" in name}, key=lambda name: name.split("/"))
-    if not members:
-        raise DataError(f"{where}: its class folders hold no images ({', '.join(IMAGE_SUFFIXES)}): add some")
-    names = tuple(tree.prefix + name for name in members)
-    files: Files = FolderFiles(path, names) if path.is_dir() else ZipFiles(path, names)
+    names = [member.split("/")[0] for member in members]
+    empty = sorted(set(tree.children()) - set(names))
+    if empty:
+        endings = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{where / empty[0]}: class folder without images ({endings}): add some or remove it")
     label_of = {name: label for label, name in enumerate(classes)}
-    name = path.resolve().name
     return Dataset(
-        images=FileImages(files),
-        labels=np.array([label_of[member.split("/")[0]] for member in members], dtype=np.int64),
+        images=FileImages(_files(path, tuple(tree.prefix + member for member in members))),
+        labels=np.array([label_of[name] for name in names], dtype=np.int64),
         class_names=tuple(classes),
         ids=np.arange(len(members), dtype=np.int64),
-        name=name if split is None else f"{name}/{split}",
+        name="/".join(filter(None, (path.resolve().name, split))),
     )
 
 
-def check_files(dataset: Dataset) -> None:
-    """Raise DataError for the first class without an image or file that does not begin like an image."""
-    counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
-    if counts.min() == 0:
-        empty = dataset.class_names[counts.argmin()]
-        raise DataError(
-            f"{dataset.name}: class folder {empty} holds no images: add some or remove the folder"
-        )
-    if isinstance(dataset.images, FileImages):
-        dataset.images.check_headers()
+def _files(path: Path, members: tuple[str, ...]) -> Files:
+    return FolderFiles(path, members) if path.is_dir() else ZipFiles(path, members)
 
 
 def read_tree(path: Path) -> Tree:
@@ -103,41 +94,19 @@ def read_tree(path: Path) -> Tree:
     if len(images) < len(files):
         _LOG.info("%s: %d files that are no images are left aside", path, len(files) - len(images))
     tree = Tree("", frozenset(folders), tuple(images))
-    while len(tree.children()) == 1 and not split_folders(tree) and tree.has_folders(tree.children()[0]):
+    while len(tree.children()) == 1 and not part_folders(tree) and tree.has_folders(tree.children()[0]):
         tree = tree.below(tree.children()[0])
     return tree
 
 
-def split_folders(tree: Tree) -> dict[SplitName, str]:
-    """Which top folder holds which split; empty if the top folders are classes.
+def part_folders(tree: Tree) -> dict[SplitName, str]:
+    """Which top folder holds which part; empty if the top folders are classes.
 
-    They are splits if there is one to train and one to test on (others are left aside), or nothing else.
+    They are parts if there is one to train and one to test on (others are left aside), or nothing else.
     """
-    children = {child.lower(): child for child in tree.children()}
-    found: dict[SplitName, str] = {}
-    for split, names in SPLIT_FOLDERS.items():
-        present = [children[name] for name in names if name in children]
-        if present:
-            found[split] = present[0]
-    divided = {"train", "test"} <= found.keys() or set(children.values()) <= set(found.values())
-    return found if divided else {}
-
-
-def _choose_split(tree: Tree, split: SplitName | None, path: Path) -> Tree:
-    folders = split_folders(tree)
-    check_split(split, tuple(folders), str(path))
-    return tree if split is None else tree.below(folders[split])
-
-
-def check_split(split: SplitName | None, available: tuple[SplitName, ...], where: str) -> None:
-    """Raise ArgumentError unless ``split`` is one of those available, or None where there are none."""
-    if split is None and available:
-        raise ArgumentError("split", split, f"{where} is divided: choose one of {', '.join(available)}")
-    if split is not None and split not in available:
-        offer = (
-            f"choose one of {', '.join(available)}" if available else "it is not divided, leave split unset"
-        )
-        raise ArgumentError("split", split, f"{where} has no such part: {offer}")
+    parts = find_parts(tree.children())
+    divided = {"train", "test"} <= parts.keys() or set(tree.children()) <= set(parts.values())
+    return parts if divided else {}
 
 
 def _walk_folder(root: Path) -> tuple[set[str], list[str]]:

@@ -1,0 +1,217 @@
+"""Data sets in Parquet files, or in the Arrow files that ``datasets.save_to_disk`` writes."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from temper.data.dataset import Dataset, numbered_classes
+from temper.data.files import FileImages
+from temper.data.parts import SplitName, check_split, find_parts
+from temper.errors import ArgumentError, DataError
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "target", "class", "fine_label")
+
+
+@dataclass(frozen=True, eq=False)
+class TableFiles:
+    """Encoded images in the cells of an Arrow column of bytes, or of structs with a field ``bytes``."""
+
+    column: pa.ChunkedArray
+    rows: NDArray[np.int64]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def open(self, index: int) -> IO[bytes]:
+        """See :class:`temper.data.files.Files`."""
+        cell = self.column[int(self.rows[index])]
+        if isinstance(cell, pa.StructScalar) and cell.is_valid:
+            cell = cell["bytes"]
+        if not cell.is_valid:
+            raise DataError(f"{self.where(index)}: holds no image bytes: store the images in the file itself")
+        stream: IO[bytes] = pa.BufferReader(cell.as_buffer())  # no copy: a mapped file is read only as asked
+        return stream
+
+    def where(self, index: int) -> str:
+        """See :class:`temper.data.files.Files`."""
+        return f"{self.source} row {self.rows[index]}"
+
+    def take(self, indices: NDArray[np.int64]) -> "TableFiles":
+        """See :class:`temper.data.files.Files`."""
+        return TableFiles(self.column, self.rows[indices], self.source)
+
+
+def load_table(path: Path, split: SplitName | None) -> Dataset:
+    """The data set in a Parquet file or a folder of Parquet or Arrow files; see :func:`temper.data.load`.
+
+    Parquet is held in memory (encoded), Arrow files are mapped. Labels are class numbers or strings; class
+    names come from the file's Hugging Face metadata, or from the labels of the training part.
+    """
+    parts = table_parts(path)
+    check_split(split, tuple(part for part in parts if part), str(path))
+    name = "/".join(filter(None, (path.resolve().name, split)))
+    schema = _schema(parts[split][0])
+    image, label = _image_column(schema, path), _label_column(schema, path)
+    table = _read(parts[split], [image, label])
+    values = _plain(table.column(label))
+    if values.null_count:
+        row = values.is_null().to_pylist().index(True)
+        raise DataError(f"{path}: row {row} of {name} has no {label}: add it or remove the row")
+    names = _stored_names(schema, label)
+    if names is None:
+        reference = _plain(_read(parts["train"], [label]).column(label)) if "train" in parts else values
+        names = _names_from(reference, str(path))
+    return Dataset(
+        images=FileImages(TableFiles(table.column(image), np.arange(len(table), dtype=np.int64), str(path))),
+        labels=_numbers(values, names, str(path)),
+        class_names=names,
+        ids=np.arange(len(table), dtype=np.int64),
+        name=name,
+    )
+
+
+def table_parts(path: Path) -> dict[SplitName | None, tuple[Path, ...]]:
+    """The files of each part; of the one part None if the source is not divided.
+
+    Raises:
+        ArgumentError: no such file or folder.
+        DataError: no Parquet files, nor a saved data set.
+
+    """
+    if path.is_file():
+        return {None: (path,)}
+    if not path.is_dir():
+        raise ArgumentError("data", f"parquet:{path}", "no such file or folder: give parquet:DIR")
+    if (path / "dataset_dict.json").is_file():
+        saved = find_parts(_json(path / "dataset_dict.json")["splits"])
+        return {part: _arrow_files(path / folder) for part, folder in saved.items()}
+    if (path / "state.json").is_file():
+        return {None: _arrow_files(path)}
+    files = sorted(path.rglob("*.parquet"))
+    if not files:
+        raise DataError(f"{path}: holds no .parquet files, nor a folder that datasets.save_to_disk wrote")
+    # Hub data sets name the part in the file (data/train-00000-of-00001.parquet) or in its folder.
+    words = {file: set(re.split("[^a-z]+", str(file.relative_to(path)).lower())) for file in files}
+    parts = find_parts(set().union(*words.values()))
+    if not parts:
+        return {None: tuple(files)}
+    return {part: tuple(file for file in files if word in words[file]) for part, word in parts.items()}
+
+
+def _arrow_files(folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error}): save the data set anew") from error
+
+
+def _schema(file: Path) -> pa.Schema:
+    with _explained(file):
+        return _stream(file).schema if file.suffix == ".arrow" else pq.read_schema(file)
+
+
+def _read(files: tuple[Path, ...], columns: list[str]) -> pa.Table:
+    tables = []
+    for file in files:
+        with _explained(file):
+            if file.suffix == ".arrow":
+                tables.append(_stream(file).read_all().select(columns))
+            else:
+                tables.append(pq.read_table(file, columns=columns))
+    with _explained(files[0].parent):
+        return pa.concat_tables(tables)
+
+
+def _stream(file: Path) -> pa.ipc.RecordBatchStreamReader:
+    return pa.ipc.open_stream(pa.memory_map(str(file)))
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn Arrow's errors into a DataError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not readable ({reason}): replace it or write it anew") from error
+
+
+def _plain(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Labels as integers or strings, also where they are stored as a dictionary (pandas' categories)."""
+    return labels.cast(labels.type.value_type) if pa.types.is_dictionary(labels.type) else labels
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _image_column(schema: pa.Schema, path: Path) -> str:
+    found = [
+        field.name
+        for field in schema
+        if pa.types.is_binary(field.type)
+        or pa.types.is_large_binary(field.type)
+        or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+    ]
+    return _only(found, _IMAGE_COLUMNS, "image (bytes, or struct with bytes)", schema, path)
+
+
+def _label_column(schema: pa.Schema, path: Path) -> str:
+    found = [field.name for field in schema if _is_label(field.type)]
+    return _only(found, _LABEL_COLUMNS, "label (integers or strings)", schema, path)
+
+
+def _only(found: list[str], usual: tuple[str, ...], what: str, schema: pa.Schema, path: Path) -> str:
+    """The column found, or that of several which has the usual name."""
+    for name in usual:
+        if name in found:
+            return name
+    if len(found) == 1:
+        return found[0]
+    raise DataError(
+        f"{path}: which column is the {what}? It has {', '.join(schema.names)}: name it {usual[0]}"
+    )
+
+
+def _stored_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """The class names in the metadata that Hugging Face's libraries write."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    feature = json.loads(metadata).get("info", {}).get("features", {}).get(label, {})
+    return tuple(feature["names"]) if feature.get("_type") == "ClassLabel" and "names" in feature else None
+
+
+def _names_from(labels: pa.ChunkedArray, where: str) -> tuple[str, ...]:
+    if pa.types.is_integer(labels.type):
+        return numbered_classes(labels.to_numpy(), where)
+    return tuple(sorted(set(labels.to_pylist())))
+
+
+def _numbers(labels: pa.ChunkedArray, names: tuple[str, ...], where: str) -> NDArray[np.int64]:
+    if pa.types.is_integer(labels.type):
+        return labels.to_numpy().astype(np.int64)
+    number_of = {name: number for number, name in enumerate(names)}
+    values = labels.to_pylist()
+    strangers = [row for row, value in enumerate(values) if value not in number_of]
+    if strangers:
+        row = strangers[0]
+        raise DataError(f"{where}: row {row} has label {values[row]!r}, which the training part has not")
+    return np.array([number_of[value] for value in values], dtype=np.int64)
