@@ -1,0 +1,159 @@
+"""What the results of many runs say: paired tests, group means, spread over seeds.
+
+Pure functions on a pandas frame with one row per run: factors (model, schedule, data set, eps, seed ...) and
+metrics (clean accuracy, robust accuracy ...), in columns of any names. Metrics keep their unit.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from temper.errors import ArgumentError, EvidenceError
+
+
+def paired_comparison(
+    rows: pd.DataFrame,
+    metrics: Sequence[str],
+    *,
+    treatment: str,
+    baseline: str,
+    pair_by: Sequence[str],
+    factor: str = "schedule",
+) -> pd.DataFrame:
+    """Two-sided paired t-test of treatment - baseline, metric by metric.
+
+    A pair is the one row of each schedule that agrees in ``pair_by``; rows of other schedules are not used.
+
+    Args:
+        rows: one row per run.
+        metrics: numeric columns to compare.
+        treatment: value of ``factor`` whose metrics are the minuend, for instance "hinge".
+        baseline: value of ``factor`` whose metrics are subtracted, for instance "fixed".
+        pair_by: the columns that, together, name a configuration.
+        factor: the column that holds ``treatment`` and ``baseline``.
+
+    Returns:
+        Frame indexed by metric: ``mean_difference``, ``t``, ``p``, ``n`` (pairs), ``df`` (n - 1), ``wins``
+        and ``losses`` (pairs in which the treatment is strictly higher, lower). ``t`` and ``p`` are NaN where
+        all differences are equal, because there is then nothing to test.
+
+    Raises:
+        ArgumentError: for a column or schedule that is not in ``rows``.
+        EvidenceError: when a configuration lacks one of the two, has one twice, or a metric is missing; with
+            fewer than two pairs.
+    """
+    _check_columns(rows, [factor, *pair_by], metrics)
+    minuend = _by_configuration(rows, factor, treatment, pair_by, "treatment")
+    subtrahend = _by_configuration(rows, factor, baseline, pair_by, "baseline")
+    unpaired = minuend.index.symmetric_difference(subtrahend.index)
+    if len(unpaired):
+        raise EvidenceError(
+            f"{len(unpaired)} configurations have only one of {treatment!r} and {baseline!r}, "
+            f"the first is {_name(unpaired[0], pair_by)}: run it, or leave it out of the rows"
+        )
+    if len(minuend) < 2:
+        raise EvidenceError(f"a paired test needs at least 2 pairs, got {len(minuend)}")
+    differences = (minuend[[*metrics]] - subtrahend.loc[minuend.index, [*metrics]]).to_numpy(float)
+    tests = [_t_test(column) for column in differences.T]
+    return pd.DataFrame(
+        {
+            "mean_difference": differences.mean(axis=0),
+            "t": [t for t, _ in tests],
+            "p": [p for _, p in tests],
+            "n": len(differences),
+            "df": len(differences) - 1,
+            "wins": (differences > 0).sum(axis=0),
+            "losses": (differences < 0).sum(axis=0),
+        },
+        index=pd.Index(metrics, name="metric"),
+    )
+
+
+def group_means(rows: pd.DataFrame, metrics: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
+    """Mean of each metric over the rows that agree in ``by``.
+
+    Returns:
+        Frame indexed by ``by``, in order of first appearance: the metrics and ``n``, the number of rows.
+
+    Raises:
+        ArgumentError: for a column that is not in ``rows``.
+        EvidenceError: when a metric is missing in a row.
+    """
+    _check_columns(rows, by, metrics)
+    groups = rows.groupby([*by], sort=False, observed=True, dropna=False)
+    return groups[[*metrics]].mean().assign(n=groups.size())
+
+
+def spread_over_seeds(
+    rows: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], *, seed: str = "seed"
+) -> pd.DataFrame:
+    """Mean and spread over seeds of each metric, for the rows that agree in ``by``.
+
+    Rows of one seed are averaged first, so that the spread is that of the whole experiment when repeated.
+
+    Returns:
+        Frame indexed by ``by`` with columns (metric, statistic); the statistics are ``mean``, ``std`` (with
+        n - 1; NaN for a single seed), ``min``, ``max`` and ``n`` (seeds).
+
+    Raises:
+        ArgumentError: for a column that is not in ``rows``.
+        EvidenceError: when a metric is missing in a row, or a group's seeds have unequal numbers of rows.
+    """
+    _check_columns(rows, [*by, seed], metrics)
+    runs = rows.groupby([*by, seed], sort=False, observed=True, dropna=False).size()
+    for group, counts in runs.groupby(level=[*by], sort=False, dropna=False):
+        if counts.nunique() > 1:
+            raise EvidenceError(
+                f"seeds of {_name(group, by)} have {counts.min()} to {counts.max()} rows: "
+                "their means are comparable only over the same configurations"
+            )
+    seeds = rows.groupby([*by, seed], sort=False, observed=True, dropna=False)[[*metrics]].mean()
+    spread = seeds.groupby(level=[*by], sort=False, dropna=False).agg(["mean", "std", "min", "max", "count"])
+    return spread.rename(columns={"count": "n"}, level=1)
+
+
+def _check_columns(rows: pd.DataFrame, factors: Sequence[str], metrics: Sequence[str]) -> None:
+    for column in [*factors, *metrics]:
+        if column not in rows.columns:
+            near = get_close_matches(column, map(str, rows.columns), n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"the rows have {', '.join(map(str, rows.columns))}"
+            )
+            raise ArgumentError("column", column, hint)
+    for metric in metrics:
+        missing = rows.index[rows[metric].isna()]
+        if len(missing):
+            raise EvidenceError(
+                f"{metric!r} is missing in {len(missing)} rows, the first is row {missing[0]!r}"
+            )
+
+
+def _by_configuration(
+    rows: pd.DataFrame, factor: str, value: str, pair_by: Sequence[str], argument: str
+) -> pd.DataFrame:
+    chosen = rows[rows[factor] == value].set_index([*pair_by])
+    if chosen.empty:
+        known = ", ".join(map(repr, rows[factor].unique()))
+        raise ArgumentError(argument, value, f"no row has it as {factor!r}; there are {known}")
+    twice = chosen.index[chosen.index.duplicated()]
+    if len(twice):
+        raise EvidenceError(
+            f"{value!r} has several rows for {_name(twice[0], pair_by)}: "
+            f"add the column that tells them apart (such as the seed) to pair_by {[*pair_by]}"
+        )
+    return chosen
+
+
+def _name(configuration: object, columns: Sequence[str]) -> str:
+    values = configuration if isinstance(configuration, tuple) else (configuration,)
+    return ", ".join(f"{column} {value}" for column, value in zip(columns, values, strict=True))
+
+
+def _t_test(differences: np.ndarray) -> tuple[float, float]:
+    if np.ptp(differences) == 0:
+        return np.nan, np.nan
+    result = stats.ttest_1samp(differences, 0.0)  # a paired test is a one-sample test of the differences
+    return float(result.statistic), float(result.pvalue)
