@@ -223,6 +223,12 @@ def test_training_curves_share_the_epochs_and_draw_epsilon_under_them():
     np.testing.assert_allclose(plain.lines[0].get_ydata(), np.arange(1, 5) / 255)
 
 
+def test_training_curves_of_one_epoch_without_attack_are_still_seen():
+    figure = training_curves([view(history=[EpochRow(1, 0.0, 2.0, 0.3, 0.4, 1e-3)])])
+    eps = figure.axes[2]
+    assert eps.lines[0].get_marker() == "." and eps.get_ylim()[0] < 0 < 1 <= eps.get_ylim()[1]
+
+
 def test_sample_strip_has_a_row_of_three_for_each_sample():
     figure = sample_strip(view(samples=[sample(), sample(channels=1)]))
     assert len(figure.axes) == 6

@@ -6,7 +6,6 @@ pyplot: a figure belongs to whoever asked for it, and no window or global state 
 
 import math
 from collections.abc import Sequence
-from textwrap import shorten
 from typing import Any, Literal
 
 import matplotlib
@@ -25,6 +24,7 @@ from temper.report.views import RunView, SampleView, format_distance
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
+_DOTTED = (0, (1, 1.5))
 
 _INK, _MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
 _WIDTH = 4.2  # inches
@@ -118,13 +118,14 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     for index in shown:
         rows = views[index].history
         epochs = [row.epoch for row in rows]
-        style = {"color": run_colour(index), "linestyle": _run_line(index)}
+        marker = "." if len(rows) == 1 else ""  # one point makes no line
+        style = {"color": run_colour(index), "linestyle": _run_line(index), "marker": marker}
         validated = [row for row in rows if row.validation_accuracy is not None]
         accuracy.plot(
             [row.epoch for row in validated], [row.validation_accuracy for row in validated], **style
         )
         accuracy.plot(
-            epochs, [row.train_accuracy for row in rows], color=style["color"], lw=1, ls=(0, (1, 1.5))
+            epochs, [row.train_accuracy for row in rows], **(style | {"lw": 1, "linestyle": _DOTTED})
         )
         loss.plot(epochs, [row.train_loss for row in rows], **style)
         eps.plot(epochs, [_eps_in_shown_unit(row.eps, unit_norm) for row in rows], **style)
@@ -139,14 +140,15 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     lr.yaxis.set_major_locator(MaxNLocator(2))
     lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (loss, eps, lr):
-        top = max(axes.get_ylim()[1], 1e-6)
-        axes.set_ylim(-0.05 * top, 1.05 * top)  # a line at 0 stays in sight
+        top = axes.dataLim.y1 or 1.0
+        axes.set_ylim(-0.06 * top, 1.08 * top)  # a line at 0 stays in sight
     lr.set_xlabel("epoch")
-    lr.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    lr.set_xlim(0, 1.02 * max(row.epoch for index in shown for row in views[index].history))
+    lr.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     figure.align_ylabels()
     kinds = [
         Line2D([], [], color=_MUTED, label="validation, clean images"),
-        Line2D([], [], color=_MUTED, lw=1, ls=(0, (1, 1.5)), label="training, images as trained on"),
+        Line2D([], [], color=_MUTED, lw=1, ls=_DOTTED, label="training, images as trained on"),
     ]
     accuracy.legend(handles=kinds, loc="lower right", fontsize=8)
     _legend(figure, views, shown, markers=False)
@@ -223,19 +225,16 @@ def _percent_axis(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, views: Sequence[RunView], shown: Sequence[int], *, markers: bool) -> None:
-    names = [shorten(views[index].name, 60, placeholder="…") for index in shown]
+    size = 5 if markers else 0
+    names = [_elided(views[index].name) for index in shown]
     handles = [
-        Line2D(
-            [],
-            [],
-            color=run_colour(i),
-            ls=_run_line(i),
-            marker=_run_marker(i) if markers else "",
-            ms=5,
-            label=name,
-        )
+        Line2D([], [], color=run_colour(i), ls=_run_line(i), marker=_run_marker(i), ms=size, label=name)
         for i, name in zip(shown, names, strict=True)
     ]
     longest = max(map(len, names))
     columns = 3 if longest <= 16 else 2 if longest <= 26 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _elided(name: str) -> str:
+    return name if len(name) <= 44 else f"{name[:20]}…{name[-23:]}"  # what differs is often at the end

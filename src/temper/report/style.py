@@ -94,7 +94,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   body { font-size: 1rem; }
   main { max-width: none; padding: 0; }
   h2, h3, .soft { break-after: avoid; }
-  figure, tr, .read, details { break-inside: avoid; }
+  p, figure, tr, .read, details { break-inside: avoid; }
   .card { border-color: #c5ced6; }
   .scroll { overflow: visible; }
   .figures { columns: 2; }
