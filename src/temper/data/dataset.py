@@ -211,4 +211,4 @@ def numbered_classes(labels: NDArray[np.integer[Any]], where: str) -> tuple[str,
             f"{where}: sample {wrong[0]} has label {labels[wrong[0]]}: labels are class numbers, "
             f"0 to K-1 with K at most {_MAX_CLASSES}"
         )
-    return tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
+    return tuple(str(label) for label in range(int(labels.max()) + 1 if labels.size else 0))

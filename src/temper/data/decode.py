@@ -72,8 +72,9 @@ def to_pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
         DataError: 32-bit pixels, whose range is not known.
 
     """
+    is_png = image.format == "PNG"  # whose mode "I" is 16 bits wide
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
         wide = np.asarray(image).astype(np.float64)
         return np.rint(wide / 257).astype(np.uint8)[:, :, np.newaxis]
     if image.mode in ("I", "F"):

@@ -16,19 +16,59 @@ from numpy.typing import NDArray
 
 from temper.data.dataset import Dataset, numbered_classes
 from temper.data.decode import UNREADABLE, to_pixels
-from temper.data.parts import SplitName, check_split
+from temper.data.parts import PART_NAMES, SplitName, check_split
 from temper.errors import ArgumentError, DataError
 
 _LOG = logging.getLogger(__name__)
 
-#: What sets with a ``split`` argument call the part to train and the part to test on; the first known wins.
-_WORDS: dict[SplitName, tuple[str, ...]] = {"train": ("train", "trainval"), "test": ("test", "val", "valid")}
+#: The arguments that choose a part of a set.
+Parts = dict[SplitName, dict[str, Any]]
 
-#: Readers of the user's own files, which temper.data reads itself.
-_GENERIC = ("DatasetFolder", "FakeData", "ImageFolder")
+_BY_FLAG: Parts = {"train": {"train": True}, "test": {"train": False}}
+_UNDIVIDED: Parts = {}
 
-#: Where torchvision's sets keep all labels.
+
+def _by_word(**words: str) -> Parts:
+    return {part: {"split": words[part]} for part in PART_NAMES if part in words}
+
+
+_TRAIN_TEST = _by_word(train="train", test="test")
+_TRAIN_VAL = _by_word(train="train", validation="val", test="val")
+_TRAIN_VAL_TEST = _by_word(train="train", validation="val", test="test")
+
+#: torchvision's image classification sets and the parts they are published in.
+SETS: dict[str, Parts] = {
+    "CIFAR10": _BY_FLAG,
+    "CIFAR100": _BY_FLAG,
+    "Caltech101": _UNDIVIDED,
+    "Caltech256": _UNDIVIDED,
+    "Country211": _by_word(train="train", validation="valid", test="test"),
+    "DTD": _TRAIN_VAL_TEST,
+    "EuroSAT": _UNDIVIDED,
+    "FER2013": _TRAIN_TEST,
+    "FGVCAircraft": _TRAIN_VAL_TEST,
+    "FashionMNIST": _BY_FLAG,
+    "Flowers102": _TRAIN_VAL_TEST,
+    "Food101": _TRAIN_TEST,
+    "GTSRB": _TRAIN_TEST,
+    "ImageNet": _TRAIN_VAL,
+    "Imagenette": _TRAIN_VAL,
+    "KMNIST": _BY_FLAG,
+    "MNIST": _BY_FLAG,
+    "OxfordIIITPet": _by_word(train="trainval", test="test"),
+    "Places365": _by_word(train="train-standard", validation="val", test="val"),
+    "RenderedSST2": _TRAIN_VAL_TEST,
+    "SEMEION": _UNDIVIDED,
+    "STL10": _TRAIN_TEST,
+    "SUN397": _UNDIVIDED,
+    "SVHN": _TRAIN_TEST,
+    "StanfordCars": _TRAIN_TEST,
+    "USPS": _BY_FLAG,
+}
+
+#: Where these sets keep the label of every image, and where pairs of a file and its label.
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")
+_PAIR_ATTRIBUTES = ("samples", "_samples")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +113,7 @@ def load_torchvision(spec: str, split: SplitName | None) -> Dataset:
     name, _, root = spec.partition(":")
     check_split(split, torchvision_parts(spec), f"torchvision:{name}")
     folder = Path(root).expanduser() if root else Path(torch.hub.get_dir()).parent / "datasets"
-    source = _open(name, folder, split)
+    source = _open(name, folder, SETS[name][split] if split else {})
     labels = _labels(source, name)
     classes = getattr(source, "classes", None)
     label = "/".join(filter(None, (f"torchvision:{name}", split)))
@@ -87,50 +127,34 @@ def load_torchvision(spec: str, split: SplitName | None) -> Dataset:
 
 
 def torchvision_parts(spec: str) -> tuple[SplitName, ...]:
-    """The parts of the set that ``NAME[:ROOT]`` names; empty if torchvision does not divide it."""
-    parameters = _parameters(spec.partition(":")[0])
-    return ("train", "test") if {"train", "split"} & parameters.keys() else ()
-
-
-def _parameters(name: str) -> dict[str, inspect.Parameter]:
-    """Parameters of the set's class.
+    """The parts of the set that ``NAME[:ROOT]`` names; empty if torchvision does not divide it.
 
     Raises:
-        ArgumentError: no such set, or one that a name alone does not determine.
+        ArgumentError: no such set among :data:`SETS`.
 
     """
-    names = torchvision.datasets.__all__
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        raise ArgumentError(
-            "data",
-            f"torchvision:{name}",
-            f"torchvision has no such data set; near: {', '.join(near) or 'none'}",
-        )
-    parameters = dict(inspect.signature(getattr(torchvision.datasets, name)).parameters)
-    required = {
-        key
-        for key, value in parameters.items()
-        if value.default is value.empty and value.kind != value.VAR_KEYWORD
-    }
-    if not required <= {"root", "split", "train"} or "root" not in parameters or name in _GENERIC:
-        raise ArgumentError("data", f"torchvision:{name}", "not a classification set that a name determines")
-    return parameters
+    name = spec.partition(":")[0]
+    if name not in SETS:
+        near = difflib.get_close_matches(name, SETS, n=3, cutoff=0.4) or SETS
+        raise ArgumentError("data", f"torchvision:{name}", f"no such set, choose among {', '.join(near)}")
+    return tuple(SETS[name])
 
 
-def _open(name: str, root: Path, split: SplitName | None) -> Any:
-    """The set, downloaded if it is not in ``root``."""
-    parameters = _parameters(name)
+def _open(name: str, root: Path, part: dict[str, Any]) -> Any:
+    """The set, downloaded if it is not in ``root`` and torchvision can."""
+    constructor = getattr(torchvision.datasets, name)
     try:
-        return _construct(name, root, split, parameters, {})
+        return constructor(str(root), **part)
     except (RuntimeError, OSError) as error:
-        if "download" not in parameters:
+        if "download" not in inspect.signature(constructor).parameters:
             raise DataError(
                 f"torchvision:{name}: not in {root} ({_reason(error)}): put its files there"
             ) from error
     _LOG.info("torchvision:%s is not in %s: downloading it", name, root)
     try:
-        return _construct(name, root, split, parameters, {"download": True})
+        # torchvision reports downloads on stdout, which belongs to the caller's own output.
+        with contextlib.redirect_stdout(sys.stderr):
+            return constructor(str(root), download=True, **part)
     except (RuntimeError, OSError, ImportError) as error:
         raise DataError(
             f"torchvision:{name}: not in {root} and not downloaded ({_reason(error)}): "
@@ -138,41 +162,19 @@ def _open(name: str, root: Path, split: SplitName | None) -> Any:
         ) from error
 
 
-def _construct(
-    name: str,
-    root: Path,
-    split: SplitName | None,
-    parameters: dict[str, inspect.Parameter],
-    options: dict[str, Any],
-) -> Any:
-    constructor = getattr(torchvision.datasets, name)
-    # torchvision reports downloads on stdout, which belongs to the caller's own output.
-    with contextlib.redirect_stdout(sys.stderr):
-        if split is None:
-            return constructor(str(root), **options)
-        if "train" in parameters:
-            return constructor(str(root), train=split == "train", **options)
-        *others, last = _WORDS[split]
-        for word in others:
-            # Sets call their parts differently and refuse other words with a ValueError.
-            with contextlib.suppress(ValueError):
-                return constructor(str(root), split=word, **options)
-        return constructor(str(root), split=last, **options)
-
-
 def _labels(source: Any, name: str) -> NDArray[np.int64]:
-    """Class number of every image."""
-    for attribute in _LABEL_ATTRIBUTES:
-        stored = getattr(source, attribute, None)
-        if stored is not None and len(stored) == len(source):
-            labels = np.asarray(stored)
-            break
-    else:
-        _LOG.info("torchvision:%s keeps no list of labels: reading it once from end to end", name)
-        first = source[0][1]
-        labels = np.asarray([source[i][1] for i in range(len(source))] if isinstance(first, int) else first)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"torchvision:{name}: its targets are no class numbers: choose a classification set")
+    """Class number of every image, without reading the images."""
+    found = [np.asarray(getattr(source, key)) for key in _LABEL_ATTRIBUTES if hasattr(source, key)]
+    found += [
+        np.asarray([label for _, label in getattr(source, key)])
+        for key in _PAIR_ATTRIBUTES
+        if hasattr(source, key)
+    ]
+    labels = found[0] if found else np.empty(0)
+    if labels.shape != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"torchvision:{name}: its copy here has no class number for every image: choose another"
+        )
     return labels.astype(np.int64)
 
 
