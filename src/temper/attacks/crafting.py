@@ -1,6 +1,6 @@
 """The model as attacks see it: eval mode, no parameter gradients, batch norms folded into convolutions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -59,9 +59,14 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Iterator[None]:
         del norm.forward
 
 
-def _after_norm(norm: nn.BatchNorm2d) -> nn.Module:
+def _after_norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
     """What a batch-norm layer still does once its scale and shift are folded away: timm's also activates."""
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+
+    def forward(x: Tensor) -> Tensor:
+        activated: Tensor = norm.act(x) if isinstance(norm, BatchNormAct2d) else x
+        return activated
+
+    return forward
 
 
 @torch.no_grad()

@@ -42,8 +42,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/step-N`` and then remove older ones, so that one whole checkpoint exists at any moment."""
-    final = folder / f"step-{checkpoint.progress.step:08d}"
+    """Write ``folder/epoch-E-step-N`` and then remove older ones, so that one whole checkpoint exists at any moment."""
+    progress = checkpoint.progress
+    final = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:08d}"
+    if final.exists():
+        return final
     unfinished = folder / f".{final.name}.part"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -51,12 +54,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     if checkpoint.average is not None:
         save_file(_contiguous(checkpoint.average), unfinished / "average.safetensors")
     torch.save(checkpoint.optimiser, unfinished / "optimiser.pt")
-    (unfinished / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)))
+    (unfinished / "progress.json").write_text(json.dumps(asdict(progress)))
     for path in unfinished.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    if final.exists():  # the same step saved again, as after a resume that was stopped before its first step
-        shutil.rmtree(final)
     unfinished.rename(final)
     for old in _saved(folder):
         if old != final:
@@ -81,7 +82,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _saved(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("epoch-*"))
 
 
 def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,146 @@
+"""Robust fine-tuning from a configuration to a finished run folder."""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from temper import models
+from temper.errors import ArgumentError, MissingExtraError
+from temper.models import Classifier
+from temper.training.config import FinetuneConfig, ScheduleConfig, read_config
+from temper.training.loop import Task, train
+from temper.training.run import Run, open_run
+from temper.training.schedules import EpsilonSchedule
+from temper.training.splits import Splits, load_splits
+
+log = logging.getLogger(__name__)
+
+
+def finetune(
+    config: FinetuneConfig | Mapping[str, Any] | str | Path, *, resume: bool = False, force: bool = False
+) -> Run:
+    """Fine-tune a classifier as configured, measure it on the test data, and write its report.
+
+    Args:
+        config: a :class:`FinetuneConfig`, a mapping with its keys, or the path of a YAML file.
+        resume: continue the run in ``config.out`` where it stopped; on the CPU the weights end bit-identical to
+            those of an uninterrupted run.
+        force: replace a run that is in ``config.out``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ArgumentError: the configuration cannot work. DataError, ModelError: data or model cannot be read.
+        RunError: the folder holds a run and neither ``resume`` nor ``force`` is given.
+        NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
+    """
+    config = read_config(config)
+    splits = load_splits(config.data, config.seed)
+    classifier = load_backbone(config, splits)
+    run = open_run(config, resume=resume, force=force)
+    run.note(data=splits.record())
+    if not (run.folder / "model.json").exists():
+        with torch.random.fork_rng():
+            _train(config, run, splits, classifier)
+    return run
+
+
+def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
+    """The configured backbone with a head of the data's class count."""
+    return models.load(
+        config.model.name,
+        num_classes=splits.train.num_classes,
+        weights=config.model.weights,
+        mean=config.model.mean,
+        std=config.model.std,
+        image_size=config.model.image_size,
+        model_args=config.model.args or None,
+        seed=config.seed,
+    )
+
+
+def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classifier) -> None:
+    schedule = make_schedule(config.schedule, config.seed)
+    task = Task(config, schedule, run.folder, splits.train, splits.validation)
+    fabric = make_fabric(config, run.folder)
+    if config.devices == 1:
+        _train_here(fabric, task, classifier, splits)
+    else:
+        fabric.launch(_train_here, task, classifier, splits)
+
+
+def _train_here(fabric: Fabric, task: Task, classifier: Classifier, splits: Splits) -> None:
+    train(fabric, task, classifier)
+    if fabric.is_global_zero:
+        classifier.to("cpu", memory_format=torch.contiguous_format)
+        models.save(classifier, task.folder, extra={"class_names": list(splits.train.class_names)})
+
+
+def make_fabric(config: FinetuneConfig, folder: Path) -> Fabric:
+    """lightning-fabric with the configured devices, precision and experiment trackers."""
+    return Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        # Processes that are spawned get the task handed over; they need no command line to run again.
+        strategy="ddp_spawn" if config.devices > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" or _auto_bf16(config) else "32-true",
+        loggers=[_logger(name, folder) for name in config.loggers],
+    )
+
+
+def _auto_bf16(config: FinetuneConfig) -> bool:
+    if config.precision != "auto":
+        return False
+    if torch.cuda.is_available() and config.accelerator != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions a CPU emulates bf16, several times slower than float32.
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _logger(name: str, folder: Path) -> Any:
+    try:
+        if name == "tensorboard":
+            from lightning_fabric.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(folder / "tensorboard", name="", version="")
+        from pytorch_lightning import loggers
+
+        if name == "wandb":
+            return loggers.WandbLogger(name=folder.name, save_dir=folder)
+        return loggers.MLFlowLogger(run_name=folder.name, save_dir=str(folder / "mlruns"))
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"logger {name}", name) from None
+
+
+def make_schedule(config: ScheduleConfig, seed: int) -> EpsilonSchedule:
+    """The configured epsilon schedule; options that are not given take the schedule's own defaults."""
+    given = {
+        option: value
+        for option in ("start", "end", "patience", "tolerance")
+        if (value := getattr(config, option)) is not None
+    }
+    if config.name == "uniform":
+        return EpsilonSchedule.uniform(seed)
+    if config.name == "custom":
+        return EpsilonSchedule.custom(_function(str(config.function)))
+    make: Callable[..., EpsilonSchedule] = getattr(EpsilonSchedule, config.name)
+    return make(**given)
+
+
+def _function(name: str) -> Callable[[float, int], float]:
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function: Callable[[float, int], float] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ArgumentError("schedule.function", name, f"write module:function ({error})") from None
+    return function
