@@ -109,6 +109,10 @@ def test_keep_classes_relabels_in_the_order_given():
     assert named.ids.tolist() == [0, 2, 3, 5, 6, 8, 9, 11]
     assert named.labels.tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
     assert data.keep_classes(2).class_names == ("class0", "class1")
+    twins = Dataset(data.images, data.labels, ("crane", "crane", "owl"), data.ids, "birds")
+    assert twins.keep_classes(2).labels.tolist() == [0, 1] * 4
+    with pytest.raises(ArgumentError, match="'crane'"):
+        twins.keep_classes(["crane"])
 
 
 @pytest.mark.parametrize("classes", [0, 4, ["class1", "klass"], [], ["class1", "class1"]])

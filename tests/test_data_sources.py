@@ -110,6 +110,10 @@ def test_damaged_npz(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"cut.npz: not a readable"):
         load(str(path))
+    np.save(tmp_path / "single.npy", IMAGES)
+    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
+    with pytest.raises(DataError, match=r"single.npz: not a readable .npz archive"):
+        load(str(tmp_path / "single.npz"))
 
 
 def test_folder_labels_by_sorted_name(folder):

@@ -41,6 +41,8 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):  # np.load would also take a .npy file, and then return an array
+        raise DataError(f"{path}: not a readable .npz archive: write it anew with np.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {

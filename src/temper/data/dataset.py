@@ -158,22 +158,25 @@ class Dataset:
         if isinstance(classes, int):
             if not 1 <= classes <= self.num_classes:
                 raise ArgumentError("classes", classes, f"{self.name} has {self.num_classes} classes")
-            names = self.class_names[:classes]
+            numbers = list(range(classes))
         else:
-            names = tuple(classes)
-            unknown = [name for name in names if name not in self.class_names]
-            if unknown or not names or len(set(names)) != len(names):
-                wrong = unknown[0] if unknown else classes
+            wrong = [name for name in classes if self.class_names.count(name) != 1]
+            if wrong or not classes or len(set(classes)) != len(classes):
                 some = ", ".join(self.class_names[:10])
-                raise ArgumentError("classes", wrong, f"give distinct names of {self.name}'s classes: {some}")
+                raise ArgumentError(
+                    "classes",
+                    wrong[0] if wrong else classes,
+                    f"give distinct names of classes of {self.name}: {some}",
+                )
+            numbers = [self.class_names.index(name) for name in classes]
         relabel = np.full(self.num_classes, -1, dtype=np.int64)
-        relabel[[self.class_names.index(name) for name in names]] = np.arange(len(names))
+        relabel[numbers] = np.arange(len(numbers))
         kept = np.flatnonzero(relabel[self.labels] >= 0)
         return replace(
             self,
             images=self.images.take(kept),
             labels=relabel[self.labels[kept]],
-            class_names=names,
+            class_names=tuple(self.class_names[number] for number in numbers),
             ids=self.ids[kept],
         )
 

@@ -1,4 +1,8 @@
-"""Loading a data set by the one string that names it."""
+"""Loading a data set by the one string that names it.
+
+scikit-learn, torchvision and pyarrow are imported by the sources that need them: together they take seconds,
+which every command and every spawned worker process would pay.
+"""
 
 import difflib
 from collections.abc import Sequence
@@ -6,14 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from temper.data.arrays import load_npz
 from temper.data.dataset import ArrayImages, Dataset
 from temper.data.files import FileImages
 from temper.data.parts import SplitName, check_split
-from temper.data.tables import load_table, table_parts
-from temper.data.torchvision_sets import load_torchvision, torchvision_parts
 from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
 
@@ -58,9 +59,13 @@ def _whole(spec: str, split: SplitName | None) -> Dataset:
     """The data set with all its classes."""
     kind, rest = _parse(spec)
     if kind == "torchvision":
+        from temper.data.torchvision_sets import load_torchvision
+
         return load_torchvision(rest, split)
     path = Path(rest).expanduser()
     if kind == "parquet":
+        from temper.data.tables import load_table
+
         return load_table(path, split)
     if kind == "tree":
         return load_tree(path, split)
@@ -72,9 +77,13 @@ def available_splits(spec: str) -> tuple[SplitName, ...]:
     """The values of ``split`` that :func:`load` takes for ``spec``; empty if the source is not divided."""
     kind, rest = _parse(spec)
     if kind == "torchvision":
+        from temper.data.torchvision_sets import torchvision_parts
+
         return torchvision_parts(rest)
     path = Path(rest).expanduser()
     if kind == "parquet":
+        from temper.data.tables import table_parts
+
         return tuple(part for part in table_parts(path) if part)
     return tuple(part_folders(read_tree(path))) if kind == "tree" else ()
 
@@ -104,6 +113,8 @@ def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "npz"
 
 
 def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     return Dataset(

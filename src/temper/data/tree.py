@@ -113,12 +113,16 @@ def _walk_folder(root: Path) -> tuple[set[str], list[str]]:
     """Folders and files below ``root``, hidden ones left out; links are followed."""
     folders: set[str] = set()
     files: list[str] = []
-    for current, inner, names in os.walk(root, followlinks=True):
+    for current, inner, names in os.walk(root, followlinks=True, onerror=_refuse):
         inner[:] = [name for name in inner if not name.startswith(".")]
         here = Path(current).relative_to(root)
         folders.update((here / name).as_posix() for name in inner)
         files.extend((here / name).as_posix() for name in names if not name.startswith("."))
     return folders, files
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be listed ({error.strerror}): mend its permissions") from error
 
 
 def _walk_zip(archive: Path) -> tuple[set[str], list[str]]:
