@@ -90,7 +90,7 @@ def replace_head(network: nn.Module, names: str | Sequence[str], num_classes: in
     for name in (names,) if isinstance(names, str) else names:
         network.set_submodule(name, _fresh(network.get_submodule(name), num_classes))
     if hasattr(network, "num_classes"):  # timm networks keep count
-        network.num_classes = num_classes
+        network.num_classes = num_classes  # type: ignore[assignment]
 
 
 def _fresh(layer: nn.Module, num_classes: int) -> nn.Module:

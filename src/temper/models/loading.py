@@ -39,7 +39,7 @@ def load(
             the factory takes no argument, or ``num_classes``, and returns a module).
         num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
         weights: "pretrained" (the default), "none" (random), or a .safetensors file or torch checkpoint, of
-            which every tensor but the head's must fit. A factory's network is taken as it comes or from a file.
+            which every tensor but the head's must fit. A factory decides itself, unless a file is given.
         mean: normalisation in [0, 1] pixel units, one number or one per channel; None: the model's own.
         std: as ``mean``.
         image_size: height and width in pixels; None: the model's own (images as they come for a factory's).

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import nn
 
-from temper.errors import ModelError
+from temper.errors import ArgumentError, ModelError
 from temper.models import bundled
 from temper.models.heads import configured_head, find_head, logits_of, outputs_of
 from temper.models.weights import load_weights
@@ -61,8 +61,12 @@ def from_timm(
     only where the family's input size is fixed when it is built.
 
     Raises:
+        ArgumentError: ``model_args`` say what has an argument of its own.
         ModelError: no such name or tag, no weights, no way to fetch them, or arguments it does not take.
     """
+    for argument, instead in {"num_classes": "num_classes", "img_size": "image_size"}.items():
+        if argument in model_args:
+            raise ArgumentError("model_args", dict(model_args), f"give {instead} by itself, not in here")
     config = _timm_config(name)
     if pretrained and not config.has_weights:
         raise ModelError(f"timm:{name}: timm has no weights for it; use weights='none' or timm:{name}@FILE")
@@ -70,7 +74,7 @@ def from_timm(
     if config.num_classes == 0:
         if num_classes is None:
             raise ModelError(f"timm:{name}: its weights come without a classifier; give num_classes")
-        arguments.setdefault("num_classes", num_classes)
+        arguments["num_classes"] = num_classes
 
     def create(**more: Any) -> nn.Module:
         try:

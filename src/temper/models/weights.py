@@ -41,11 +41,11 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"weights file {path}: not a torch checkpoint, or one with Python objects beside its tensors,"
-            " which is refused; save only the state dict, as safetensors or by torch.save(model.state_dict(), path)"
+            f"weights file {path}: no torch checkpoint, or one with Python objects beside its tensors;"
+            " save only the state dict, as safetensors or by torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ModelError(f"weights file {path}: damaged; copy or download it again") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ModelError(f"weights file {path}: damaged or unreadable; copy or download it again") from error
     return _state_dict(content, path)
 
 
@@ -78,9 +78,10 @@ def load_weights(
             network has no place for; the message lists the first few.
     """
     tensors = _fit_names(load_tensors(path), set(network.state_dict()))
-    wanted = num_classes if num_classes is not None else _classes_in(tensors, head, path)
-    if head and wanted != outputs_of(network.get_submodule(head[0])):
-        replace_head(network, head, wanted)
+    if head:
+        wanted = num_classes if num_classes is not None else _classes_in(tensors, head[0], path)
+        if wanted != outputs_of(network.get_submodule(head[0])):
+            replace_head(network, head, wanted)
     expected = network.state_dict()
     in_head = {name for name in expected if name.startswith(tuple(f"{layer}." for layer in head))}
     keep_head = all(name in tensors and tensors[name].shape == expected[name].shape for name in in_head)
@@ -101,12 +102,10 @@ def _fit_names(tensors: dict[str, Tensor], expected: set[str]) -> dict[str, Tens
     return tensors
 
 
-def _classes_in(tensors: dict[str, Tensor], head: Sequence[str], path: str | Path) -> int:
-    weight = tensors.get(f"{head[0]}.weight") if head else None
-    if weight is None:
-        name = head[0] if head else "no linear last layer"
-        raise ModelError(f"weights file {path}: has no head ({name}); give num_classes")
-    return len(weight)
+def _classes_in(tensors: dict[str, Tensor], head: str, path: str | Path) -> int:
+    if f"{head}.weight" not in tensors:
+        raise ModelError(f"weights file {path}: has no head ({head}); give num_classes")
+    return len(tensors[f"{head}.weight"])
 
 
 def _check_backbone(

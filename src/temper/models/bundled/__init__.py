@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [N, outputs, H / stride, W / stride]."""
         residual = self.norm2(self.conv2(self.activation(self.norm1(self.conv1(features)))))
-        return self.activation(residual + self.shortcut(features))  # type: ignore[no-any-return]
+        return self.activation(residual + self.shortcut(features))
 
 
 class BundledNetwork(nn.Module):

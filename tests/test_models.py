@@ -1,0 +1,536 @@
+"""Classifiers: normalisation, every source, saving, and what is said when something does not fit."""
+
+import json
+import re
+import shutil
+import sys
+import zipfile
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from temper.errors import ArgumentError, ModelError
+from temper.models import Classifier, bundled, fingerprint, load, load_tensors, save
+
+TINY = {"depth": 1, "embed_dim": 12, "num_heads": 2}  # of a timm vision transformer
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def write_module(folder, name: str, code: str) -> None:
+    (folder / f"{name}.py").write_text(f"import torch\nfrom torch import nn\n{code}\n")
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty working directory whose modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (tmp_path / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+# --- the classifier -------------------------------------------------------------------------------
+
+
+def test_normalisation_is_inside():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    classifier = Classifier(network, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2], image_size=2, head="1")
+    images = torch.rand(4, 3, 2, 2)
+    normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(classifier(images), network(normalised))
+    assert (classifier.num_classes, classifier.channels, classifier.head) == (3, 3, network[1])
+    assert [name for name, _ in classifier.head_parameters()] == ["network.1.weight", "network.1.bias"]
+    assert classifier.backbone_parameters() == []
+
+
+def test_autocast_and_channels_last():
+    classifier = load("bundled")
+    images = torch.rand(3, 3, 32, 32)
+    logits = classifier(images)
+    channels_last = load("bundled").to(memory_format=torch.channels_last)
+    torch.testing.assert_close(channels_last(images.to(memory_format=torch.channels_last)), logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (classifier(images) - logits).abs().max() < 0.1 * logits.abs().max()
+
+
+def test_fingerprint_sees_weights_and_preprocessing_only():
+    classifier = load("bundled")
+    original = fingerprint(classifier)
+    assert fingerprint(load("bundled").to(memory_format=torch.channels_last).train()) == original
+    assert fingerprint(load("bundled", mean=0.5))["weights"] == original["weights"]
+    others = [load("bundled", mean=0.5), load("bundled", std=0.5), load("bundled", image_size=16)]
+    assert len({fingerprint(other)["preprocessing"] for other in (classifier, *others)}) == 4
+    with torch.no_grad():
+        classifier.network.head.bias[0] += 1e-6
+    changed = fingerprint(classifier)
+    assert changed["weights"] != original["weights"]
+    assert changed["preprocessing"] == original["preprocessing"]
+
+
+# --- the bundled network --------------------------------------------------------------------------
+
+
+def test_bundled_network_is_small_and_takes_any_size():
+    classifier = load("bundled")
+    assert sum(parameter.numel() for parameter in classifier.parameters()) <= 400_000
+    assert bundled.WEIGHTS.stat().st_size <= 2**20
+    assert not classifier.training
+    for size in (8, 28, 32, 65):
+        assert classifier(torch.rand(2, 3, size, size)).shape == (2, 10)
+
+
+def test_bundled_network_has_the_accuracy_of_its_card(shared_data):
+    archive = np.load(shared_data / "images" / "cifar10_test.npz")
+    images, labels = archive["images"][:1000], torch.from_numpy(archive["labels"][:1000])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        predictions = load("bundled")(pixels).argmax(1)
+    card = bundled.WEIGHTS.with_name("CARD.md").read_text()
+    claimed = re.search(r"(\d\.\d+) of which are classified correctly", card)
+    assert (predictions == labels).float().mean().item() == pytest.approx(float(claimed[1]), abs=0.005)
+
+
+def test_random_weights_come_from_the_seed_and_leave_the_global_stream():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = (load("bundled", num_classes=4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert fingerprint(first) == fingerprint(again)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    assert torch.equal(first.network.stem[0].weight, other.network.stem[0].weight)
+    assert first.info["head"] == "fresh"
+    assert load("bundled", num_classes=10).info["head"] == "kept"
+
+
+# --- timm -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_vit", "tf_efficientnet_lite0"])
+def test_timm_normalisation_and_size_are_from_its_own_config(name):
+    classifier = load(f"timm:{name}", weights="none")
+    config = timm.get_pretrained_cfg(name)
+    torch.testing.assert_close(classifier.mean.flatten(), torch.tensor(config.mean))
+    torch.testing.assert_close(classifier.std.flatten(), torch.tensor(config.std))
+    assert (classifier.channels, classifier.image_size) == (config.input_size[0], config.input_size[1])
+    assert classifier.num_classes == 1000
+
+
+def test_overrides():
+    classifier = load(
+        "timm:mobilenetv3_small_050", weights="none", mean=0.5, std=[0.1, 0.2, 0.3], image_size=64
+    )
+    assert classifier.mean.flatten().tolist() == [0.5] * 3
+    torch.testing.assert_close(classifier.std.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    assert classifier.image_size == 64
+    grey = load("timm:mobilenetv3_small_050", weights="none", model_args={"in_chans": 1})
+    assert grey.channels == 1
+    torch.testing.assert_close(grey.mean.item(), (0.485 + 0.456 + 0.406) / 3)
+    assert grey(torch.rand(2, 1, 32, 32)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "fix"),
+    [
+        ("mean", [0.5, 0.5], "3 channels"),
+        ("mean", 127.5, "divide 0..255 values by 255"),
+        ("std", 0, "units of"),
+        ("num_classes", 1, "at least 2"),
+        ("image_size", 0, "positive"),
+    ],
+)
+def test_arguments_that_cannot_work(argument, value, fix):
+    with pytest.raises(ArgumentError, match=fix) as error:
+        load("bundled", **{argument: value})
+    assert one_line(error).startswith(f"{argument} = {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("timm:resnet-18", "no model 'resnet-18'; did you mean resnet18"),
+        ("timm:ResNet18", "did you mean resnet18"),
+        ("timm:qqqqqqqq", r"timm.list_models\(\) lists the names"),
+        ("timm:resnet18.a9_in1k", "no weights tagged 'a9_in1k'; known: a1_in1k"),
+        ("timm:resnet18@gone.safetensors", "weights file gone.safetensors: not found"),
+        ("./no/such/folder", "must be a run folder that exists, bundled, timm:NAME"),
+        ("onnx:net.onnx", "ONNX"),
+        ("bundle", "must be a run folder"),
+    ],
+)
+def test_models_that_do_not_exist(spec, message):
+    with pytest.raises((ModelError, ArgumentError), match=message) as error:
+        load(spec)
+    assert spec.partition("@")[0] in one_line(error) or "gone" in one_line(error)
+
+
+def test_a_timm_model_without_pretrained_weights_is_never_silently_random():
+    name = next(name for name in timm.list_models("resnet*") if not timm.get_pretrained_cfg(name).has_weights)
+    with pytest.raises(ModelError, match="timm has no weights for it"):
+        load(f"timm:{name}")
+
+
+def test_no_network_is_one_line_that_names_file_and_place(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(ModelError) as error:
+        load("timm:mobilenetv3_small_050.lamb_in1k")
+    message = one_line(error)
+    assert "copy model.safetensors of timm/mobilenetv3_small_050.lamb_in1k" in message
+    assert "use timm:mobilenetv3_small_050.lamb_in1k@mobilenetv3_small_050.safetensors" in message
+
+
+def test_timm_arguments_it_does_not_take():
+    with pytest.raises(ModelError, match=r"cannot be built with .*'pad_typ': 'same'"):
+        load("timm:mobilenetv3_small_050", weights="none", model_args={"pad_typ": "same"})
+    with pytest.raises(ArgumentError, match="give image_size by itself"):
+        load("timm:test_vit", weights="none", model_args={"img_size": 32})
+    with pytest.raises(ArgumentError, match="are for timm models"):
+        load("bundled", model_args={"pad_type": "same"})
+
+
+def test_backbones_without_classifier_need_num_classes():
+    with pytest.raises(ModelError, match="without a classifier; give num_classes"):
+        load("timm:eva02_tiny_patch14_224", weights="none")
+
+
+def test_an_image_size_that_does_not_fit():
+    with pytest.raises(ModelError, match=r"image_size = 3: .* does not take it"):
+        load("timm:test_vit", weights="none", image_size=3)
+
+
+# --- weights from files ---------------------------------------------------------------------------
+
+
+def vit(**arguments):
+    return load("timm:vit_tiny_patch16_224", weights="none", image_size=32, model_args=TINY, **arguments)
+
+
+@pytest.mark.parametrize("layout", ["plain", "state_dict", "model", "module."])
+def test_checkpoints_of_every_layout(tmp_path, layout):
+    original = load("bundled", weights="none", seed=3)
+    state = original.network.state_dict()
+    if layout == "module.":
+        state = {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}
+    elif layout != "plain":
+        state = {layout: state, "epoch": 3, "best": 0.5}
+    torch.save(state, tmp_path / "net.pth")
+    loaded = load("bundled", weights=tmp_path / "net.pth", seed=4)
+    assert fingerprint(loaded) == fingerprint(original)
+    assert (loaded.info["loaded"], loaded.info["head"]) == (1.0, "kept")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(
+        ModelError, match=r"bomb.pt: no torch checkpoint, or one with Python objects"
+    ) as error:
+        load("bundled", weights=tmp_path / "bomb.pt")
+    one_line(error)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pt"])
+def test_damaged_weights(tmp_path, name):
+    whole, state = tmp_path / f"whole-{name}", {"weight": torch.rand(100, 100)}
+    if name.endswith("pt"):
+        torch.save(state, whole)
+    else:
+        safetensors.torch.save_file(state, whole)
+    assert torch.equal(load_tensors(whole)["weight"], state["weight"])
+    (tmp_path / name).write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(ModelError, match=name) as error:
+        load_tensors(tmp_path / name)
+    one_line(error)
+
+
+def test_a_checkpoint_without_state_dict(tmp_path):
+    torch.save({"epoch": 3, "loss": 0.5}, tmp_path / "log.pt")
+    with pytest.raises(ModelError, match=r"log.pt: holds epoch, loss, not a state dict"):
+        load_tensors(tmp_path / "log.pt")
+
+
+def weights_file(tmp_path, change) -> str:
+    state = load("bundled").network.state_dict()
+    change(state)
+    safetensors.torch.save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors"
+    )
+    return str(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("blocks.0.conv1.weight"), "missing: blocks.0.conv1.weight"),
+        (lambda state: state.update(extra=torch.ones(1)), "unexpected: extra"),
+        (
+            lambda state: state.update({"stem.0.weight": torch.ones(16, 3, 5, 5)}),
+            r"wrong shape: stem.0.weight \(16, 3, 5, 5\) instead of \(16, 3, 3, 3\)",
+        ),
+    ],
+)
+def test_a_backbone_must_fit_whole(tmp_path, change, message):
+    with pytest.raises(ModelError, match=message) as error:
+        load("bundled", weights=weights_file(tmp_path, change), num_classes=4)
+    assert "w.safetensors" in one_line(error)
+
+
+def test_only_the_head_may_differ(tmp_path):
+    def twenty_classes(state):
+        state.update({"head.weight": torch.ones(20, 128), "head.bias": torch.zeros(20)})
+
+    file = weights_file(tmp_path, twenty_classes)
+    as_it_is = load("bundled", weights=file)
+    assert (as_it_is.num_classes, as_it_is.info["head"], as_it_is.info["loaded"]) == (20, "kept", 1.0)
+    assert bool((as_it_is.head.weight == 1).all())
+    fresh = load("bundled", weights=file, num_classes=5)
+    assert (fresh.num_classes, fresh.info["head"]) == (5, "fresh")
+    total = sum(parameter.numel() for parameter in fresh.parameters())
+    assert fresh.info["loaded"] == pytest.approx(1 - 5 * 129 / total)
+
+    headless = weights_file(
+        tmp_path, lambda state: [state.pop(f"head.{part}") for part in ("weight", "bias")]
+    )
+    assert load("bundled", weights=headless, num_classes=5).info["head"] == "fresh"
+    with pytest.raises(ModelError, match=r"has no head \(head\); give num_classes"):
+        load("bundled", weights=headless)
+
+
+def test_counters_of_batch_norm_may_be_absent(tmp_path):
+    def without_counters(state):
+        for name in [name for name in state if name.endswith("num_batches_tracked")]:
+            del state[name]
+
+    assert load("bundled", weights=weights_file(tmp_path, without_counters)).info["loaded"] == 1.0
+
+
+def test_one_weights_file_only(tmp_path):
+    with pytest.raises(ArgumentError, match="already names its weights file"):
+        load("timm:resnet18@a.safetensors", weights="b.safetensors")
+
+
+def test_imagenet_backbone_from_a_local_file(shared_data):
+    classifier = load(
+        f"timm:mobilenetv2_100@{shared_data / 'backbones' / 'mobilenetv2_100.safetensors'}",
+        mean=0.5,
+        std=0.5,
+        model_args={"pad_type": "same"},
+    )
+    assert (classifier.image_size, classifier.num_classes, classifier.info["loaded"]) == (224, 1000, 1.0)
+    with zipfile.ZipFile(shared_data / "images" / "imagenet_sample1000.zip") as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
+        classes = sorted({name.split("/")[-2] for name in names})
+        chosen = sorted(names, key=lambda name: name.split("/")[-2])[::17]
+        arrays = [
+            np.asarray(Image.open(archive.open(name)).convert("RGB").resize((224, 224))) for name in chosen
+        ]
+    labels = torch.tensor([classes.index(name.split("/")[-2]) for name in chosen])
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        accuracy = (classifier(images).argmax(1) == labels).float().mean()
+    assert len(labels) == 59
+    assert accuracy > 0.7
+
+
+# --- a user's own factory -------------------------------------------------------------------------
+
+
+def test_a_cifar_network_of_a_user(shared_data, workplace, monkeypatch):
+    monkeypatch.syspath_prepend(shared_data)
+    write_module(
+        workplace, "my_resnet", "from networks import CifarResNet\ndef make():\n    return CifarResNet(3)"
+    )
+    record = json.loads((shared_data / "networks.json").read_text())["resnet20"]
+    arguments = {"weights": shared_data / record["file"], "mean": record["mean"], "std": record["std"]}
+    classifier = load("my_resnet:make", **arguments)
+    assert (classifier.head_name, classifier.num_classes, classifier.image_size) == ("linear", 10, None)
+    archive = np.load(shared_data / "images" / "cifar10_test.npz")
+    images = torch.from_numpy(archive["images"][:300]).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        right = classifier(images).argmax(1) == torch.from_numpy(archive["labels"][:300])
+    assert right.float().mean() > 0.88
+
+    downstream = load("my_resnet:make", num_classes=20, image_size=32, **arguments)
+    assert (downstream.num_classes, downstream.info["head"], downstream.image_size) == (20, "fresh", 32)
+    assert downstream.info["loaded"] == pytest.approx(1 - 20 * 65 / (269_722 + 10 * 65))
+    sys.modules.pop("networks")
+
+
+LINEAR = "nn.Sequential(nn.Flatten(), nn.Linear({inputs}, {classes}))"
+
+
+def test_a_factory_may_take_num_classes(workplace):
+    code = f"def make(num_classes=4):\n    return {LINEAR.format(inputs=28 * 28, classes='num_classes')}"
+    write_module(workplace, "grey", code)
+    plain, five = load("grey:make"), load("grey:make", num_classes=5)
+    assert (plain.num_classes, plain.channels, plain.info["head"]) == (4, 1, "kept")
+    assert (five.num_classes, five.info["head"]) == (5, "kept")
+    assert (plain.mean.item(), plain.std.item()) == (0.0, 1.0)
+    assert str(workplace) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("absent:make", "no module 'absent'; run from the folder that holds absent.py"),
+        ("broken:mak", "module 'broken' has no 'mak'; did you mean broken:make"),
+        ("broken:number", "is a int; name a function"),
+        ("broken:network", "is a Linear; name a function"),
+        ("broken:make", "returned NoneType; it must return a torch.nn.Module"),
+        ("broken:needy", r"takes \(num_classes, width\)"),
+        ("broken:image", r"gives \[2, 3, 32, 32\] for a batch of 2; it must give logits"),
+        ("broken:one_output", r"gives \[2, 1\] for a batch of 2"),
+        ("broken:pair", "gives tuple for a batch of 2"),
+        ("broken:odd", "does not take images of 3x32x32, 3x28x28.*give image_size"),
+    ],
+)
+def test_factories_that_do_not_work(workplace, spec, message):
+    write_module(
+        workplace,
+        "broken",
+        f"""
+number = 3
+network = nn.Linear(3, 3)
+def make(): pass
+def needy(num_classes, width): pass
+def image(): return nn.Identity()
+def one_output(): return {LINEAR.format(inputs=3 * 32 * 32, classes=1)}
+def odd(): return {LINEAR.format(inputs=3 * 17 * 17, classes=2)}
+class Pair(nn.Module):
+    def forward(self, x): return x, x
+def pair(): return Pair()
+""",
+    )
+    with pytest.raises(ModelError, match=message) as error:
+        load(spec)
+    assert one_line(error).startswith(spec)
+
+
+def test_an_unusual_input_size_is_given(workplace):
+    write_module(workplace, "odd", f"def make(): return {LINEAR.format(inputs=17 * 17, classes=2)}")
+    classifier = load("odd:make", image_size=17)
+    assert (classifier.image_size, classifier.channels) == (17, 1)
+
+
+def test_errors_inside_a_users_code_are_shown_as_they_are(workplace):
+    write_module(workplace, "imports_absent", "import a_package_that_is_absent")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_absent"):
+        load("imports_absent:make")
+
+
+def test_a_network_without_linear_layer_can_be_evaluated_but_not_refitted(workplace):
+    code = "def make(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())"
+    write_module(workplace, "headless", code)
+    classifier = load("headless:make")
+    assert (classifier.num_classes, classifier.head_names, classifier.head_parameters()) == (4, (), [])
+    with pytest.raises(ModelError, match="does not end in a linear layer"):
+        _ = classifier.head
+    with pytest.raises(ModelError, match="its head cannot be replaced"):
+        load("headless:make", num_classes=5)
+
+
+# --- save and load --------------------------------------------------------------------------------
+
+
+def same(first: Classifier, second: Classifier, images: torch.Tensor) -> bool:
+    return fingerprint(first) == fingerprint(second) and torch.equal(first(images), second(images))
+
+
+def test_a_saved_classifier_is_restored_bit_exactly(tmp_path):
+    classifier = load("bundled", num_classes=3, mean=0.4, std=[0.1, 0.2, 0.3], image_size=24)
+    save(
+        classifier.to(memory_format=torch.channels_last),
+        tmp_path / "run",
+        extra={"class_names": ["a", "b", "c"]},
+    )
+    restored = load(tmp_path / "run")
+    assert same(restored, classifier.to(memory_format=torch.contiguous_format), torch.rand(2, 3, 24, 24))
+    assert restored.info["class_names"] == ["a", "b", "c"]
+    assert restored.image_size == 24
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model.json", "weights.safetensors"]
+    save(restored, tmp_path / "again")
+    assert (tmp_path / "again" / "model.json").read_text() == (tmp_path / "run" / "model.json").read_text()
+
+
+def test_a_saved_transformer_keeps_its_size_and_arguments(tmp_path):
+    classifier = vit(num_classes=4)
+    save(classifier, tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    assert same(load(tmp_path), classifier, images)
+    larger = load(tmp_path, image_size=64, num_classes=6)
+    assert larger(torch.rand(2, 3, 64, 64)).shape == (2, 6)
+    assert larger.info["head"] == "fresh"
+    # The weights file is the network's own state dict: timm's names, so it serves as local weights too.
+    weights = load_tensors(tmp_path / "weights.safetensors")
+    assert weights.keys() == classifier.network.state_dict().keys()
+
+
+def test_a_saved_factory_network_needs_its_module(workplace, monkeypatch):
+    write_module(
+        workplace,
+        "tied",
+        """
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.second.weight = self.first.weight
+    def forward(self, x):
+        return self.head(self.second(self.first(x.flatten(1))))
+""",
+    )
+    classifier = load("tied:Tied", num_classes=5, image_size=2)
+    save(classifier, "run")
+    restored = load("run")
+    assert same(restored, classifier, torch.rand(2, 3, 2, 2))
+    assert restored.network.second.weight is restored.network.first.weight
+    del sys.modules["tied"]
+    shutil.move("tied.py", "elsewhere.py")
+    with pytest.raises(ModelError, match=r"no module 'tied'; run from the folder that holds tied.py"):
+        load("run")
+
+
+def test_folders_that_hold_no_model(tmp_path):
+    with pytest.raises(ModelError, match=r"no model.json in it"):
+        load(tmp_path)
+    save(load("bundled"), tmp_path)
+    with pytest.raises(ArgumentError, match="is a saved model: leave out weights"):
+        load(tmp_path, weights="none")
+    description = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(description.replace('"format": 1', '"format": 2'))
+    with pytest.raises(ModelError, match="format 2, not 1"):
+        load(tmp_path)
+    (tmp_path / "model.json").write_text(description[:50])
+    with pytest.raises(ModelError, match=r"model.json: damaged"):
+        load(tmp_path)
+    (tmp_path / "model.json").write_text(description)
+    (tmp_path / "weights.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"weights.safetensors: not found"):
+        load(tmp_path)
+
+
+def test_a_network_built_by_hand_cannot_be_saved(tmp_path):
+    classifier = Classifier(nn.Linear(2, 2), mean=[0.0], std=[1.0], image_size=None, head="")
+    with pytest.raises(ModelError, match="nothing says how to build this network again"):
+        save(classifier, tmp_path)
