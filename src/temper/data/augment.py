@@ -79,8 +79,8 @@ def rotate(image: NDArray[np.uint8], degrees: float, flip: bool) -> NDArray[np.u
     channels, height, width = image.shape
     x, y = _centred_grid(height, width)
     cos, sin = np.float32(math.cos(math.radians(degrees))), np.float32(math.sin(math.radians(degrees)))
-    column = np.rint(cos * x - sin * y + np.float32((width - 1) / 2)).astype(np.intp)
-    row = np.rint(sin * x + cos * y + np.float32((height - 1) / 2)).astype(np.intp)
+    column = np.rint((cos * x + np.float32((width - 1) / 2)) - sin * y).astype(np.intp)
+    row = np.rint((cos * y + np.float32((height - 1) / 2)) + sin * x).astype(np.intp)
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
     if flip:
         column = width - 1 - column
