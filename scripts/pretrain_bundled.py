@@ -126,8 +126,8 @@ what fine-tuning is to change.
 | made by | `scripts/pretrain_bundled.py`, which also measured the numbers on this card |
 
 Robust accuracy in Linf against PGD ({PGD_STEPS} steps on the cross-entropy from a random start) on the first
-{len(first[1]):,} test images, {first_clean:.3f} of which are classified correctly when not attacked. Upper bounds:
-a stronger attack can only find more.
+{len(first[1]):,} test images, {first_clean:.3f} of which are classified correctly when not attacked. A
+stronger attack can only find more, so these are upper bounds:
 
 | eps | robust accuracy |
 |---|---|
