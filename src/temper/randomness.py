@@ -17,6 +17,11 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
+def _signed(number: int) -> int:
+    """The signed 64-bit integer with the same last 64 bits; torch refuses larger numbers instead of wrapping."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def _shift_right(bits: Tensor, by: int) -> Tensor:
     """Logical right shift; torch's own shift of int64 copies the sign bit."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
@@ -39,10 +44,10 @@ def sample_keys(seed: int, ids: Tensor, *purpose: str | int) -> Tensor:
     Returns:
         int64 [N].
     """
-    keys = _mix(ids.to(torch.int64) + (seed + 1) * _GOLDEN)
+    keys = _mix(ids.to(torch.int64) + _signed((seed + 1) * _GOLDEN))
     for word in purpose:
         number = word if isinstance(word, int) else zlib.crc32(word.encode())
-        keys = _mix(keys + _GOLDEN + number)
+        keys = _mix(keys + _GOLDEN + _signed(number))
     return keys
 
 
