@@ -59,7 +59,7 @@ def apgd(
     Returns:
         Images of the shape of ``x``, inside ball and box.
     """
-    batch, size = len(x), x[0].numel()
+    batch, size = len(x), x.shape[1:].numel()
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(batch)
     longest = radius if norm == "L1" else 2 * radius
     length = longest.clone()

@@ -1,8 +1,8 @@
 """Image classifiers with their preprocessing inside: loaded, saved, their heads found and replaced."""
 
-from temper.models.classifier import Classifier, fingerprint
+from temper.models.classifier import Classifier, fingerprint, weights_fingerprint
 from temper.models.heads import find_head, replace_head
 from temper.models.loading import load, save
 from temper.models.weights import load_tensors
 
-__all__ = ["Classifier", "find_head", "fingerprint", "load", "load_tensors", "replace_head", "save"]
+__all__ = ["Classifier", "find_head", "fingerprint", "load", "load_tensors", "replace_head", "save", "weights_fingerprint"]

@@ -85,18 +85,20 @@ class Classifier(nn.Module):
         return parameter_name.startswith(tuple(f"network.{head}." for head in self.head_names))
 
 
-def fingerprint(classifier: Classifier) -> dict[str, str]:
-    """SHA-256 (hex) that tell two classifiers apart: of the weights, and of mean, std and image size.
+def weights_fingerprint(network: nn.Module) -> str:
+    """SHA-256 (hex) of a module's state dict; the same on every device and in every memory layout."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
-    The same tensors give the same digest on every device and in every memory layout.
-    """
-    weights = hashlib.sha256()
-    for name, tensor in sorted(classifier.state_dict().items()):
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+def fingerprint(classifier: Classifier) -> dict[str, str]:
+    """SHA-256 (hex) that tell two classifiers apart: of the weights, and of mean, std and image size."""
     mean, std = classifier.mean.flatten().tolist(), classifier.std.flatten().tolist()
     preprocessing = f"mean {mean} std {std} image_size {classifier.image_size}"
     return {
-        "weights": weights.hexdigest(),
+        "weights": weights_fingerprint(classifier),
         "preprocessing": hashlib.sha256(preprocessing.encode()).hexdigest(),
     }

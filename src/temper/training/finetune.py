@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from temper import models
+from temper import evaluation, folders, models
 from temper.errors import ArgumentError, MissingExtraError
+from temper.interrupt import Stopped
+from temper.margins import EvidenceTable
 from temper.models import Classifier
+from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config
 from temper.training.loop import Task, train
 from temper.training.run import Run, open_run
@@ -21,6 +24,8 @@ from temper.training.schedules import EpsilonSchedule
 from temper.training.splits import Splits, load_splits
 
 log = logging.getLogger(__name__)
+
+NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
 
 def finetune(
@@ -50,7 +55,33 @@ def finetune(
     if not (run.folder / "model.json").exists():
         with torch.random.fork_rng():
             _train(config, run, splits, classifier)
+    if not run.finished:
+        _evaluate(config, run, splits)
     return run
+
+
+def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
+    """Measure the finished model on the test data and write the report; picks up what was measured before."""
+    classifier = models.load(run.folder)
+    if torch.cuda.is_available() and config.accelerator != "cpu":
+        classifier = classifier.cuda()
+    test = evaluation.from_dataset(splits.test, classifier, config.data.workers)
+    eps, points, suite = config.eps or NO_EPS_RADIUS, config.evaluation.points, config.evaluation.suite
+    threats = [Threat(config.norm, eps * (k + 1) / points) for k in range(points)]
+    path = run.folder / evaluation.TABLE
+    done = evaluation.measure(
+        classifier, test, threats, suite, config.seed,
+        batch_size=config.evaluation.batch_size,
+        known=EvidenceTable.load(path) if path.exists() else None,
+        save=lambda table: table.save(path),
+    )  # fmt: skip
+    if not done.complete:
+        raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
+    found = evaluation.examples(classifier, test, done.table, config.norm, suite, config.seed)
+    folders.save_examples(run.folder, found, splits.test.class_names)
+    results = {name: vars(value) for name, value in folders.headline(done.table).items()}
+    run.note(results=results, finished=True)
+    folders.report([run.folder], run.folder / folders.REPORT, f"Temper: {run.folder.name}")
 
 
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:

@@ -1,0 +1,140 @@
+"""Searching for evidence: from images and radii to verified flips and survived radii."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from temper import randomness
+from temper.attacks.crafting import Pair, crafting
+from temper.attacks.losses import flipped
+from temper.attacks.suites import Suite
+from temper.threat import Norm, distance, rows
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found on a batch.
+
+    Attributes:
+        upper: float64 [N], distance of the nearest verified flip; inf where none was found.
+        survived: float64 [N], largest radius at which every attack of the suite failed; 0 if none was survived.
+        attack: index [N] of the suite's attack that set ``upper``, -1 where none did.
+        nearest: float [N, ...], the image at distance ``upper``, or the clean one.
+        forward, backward: int64 [N], passes spent per sample.
+    """
+
+    upper: Tensor
+    survived: Tensor
+    attack: Tensor
+    nearest: Tensor
+    forward: Tensor
+    backward: Tensor
+
+
+class Counted(nn.Module):
+    """A model that counts its passes; a forward pass on images that need a gradient is followed by a backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forward_passes = self.backward_passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K]."""
+        self.forward_passes += 1
+        self.backward_passes += x.requires_grad
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def search(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    norm: Norm,
+    radii: Sequence[float],
+    suite: Suite,
+    seed: int,
+    pairs: list[Pair] | None = None,
+) -> Found:
+    """Attack correctly classified samples at growing radii, then close in on the margin.
+
+    A sample broken at one radius is broken at every larger one, so only survivors are attacked again. Then the gap
+    between the largest radius survived and the nearest flip is halved ``suite.bisections`` times.
+
+    Args:
+        model: float [N, ...] in [0, 1] to logits [N, K].
+        x: images that the model classifies as ``y`` (int64 [N]).
+        ids: int64 [N], the samples' ids: with the seed they name the random streams.
+        norm: Linf, L2 or L1.
+        radii: in pixel units of [0, 1].
+        suite: what to run.
+        seed: of the random starts.
+        pairs: convolutions and batch norms to fold while searching, from
+            :func:`temper.attacks.crafting.foldable`.
+    """
+    count = len(x)
+    upper = torch.full((count,), torch.inf, dtype=torch.float64, device=x.device)
+    survived = torch.zeros_like(upper)
+    attack = torch.full((count,), -1, device=x.device)
+    nearest = x.clone()
+    forward = torch.zeros(count, dtype=torch.int64, device=x.device)
+    backward = torch.zeros_like(forward)
+    keys = [randomness.sample_keys(seed, ids, a.name, norm) for a in suite.attacks]
+
+    def try_at(eps: Tensor, who: Tensor) -> None:
+        """Run the suite on the samples ``who`` (indices) at their radii; record flips and survivals."""
+        for index, each in enumerate(suite.attacks):
+            counted = Counted(model)
+            with crafting(counted, pairs):
+                tried = each.run(counted, x[who], y[who], eps[who].to(x.dtype), norm, keys[index][who])
+            tried = _into_ball(x[who], tried, eps[who], norm)
+            flips = verified_flips(model, x[who], tried, y[who], eps[who], norm)
+            forward[who] += counted.forward_passes + 1
+            backward[who] += counted.backward_passes
+            reached = distance((tried - x[who]).double(), norm)
+            nearer = flips & (reached < upper[who])
+            closer = who[nearer]
+            upper[closer], attack[closer], nearest[closer] = reached[nearer], index, tried[nearer]
+            who = who[~flips]
+            if not len(who):
+                return
+        survived[who] = torch.maximum(survived[who], eps[who])
+
+    for radius in sorted(radii):
+        standing = torch.nonzero(upper > radius).flatten()
+        if len(standing):
+            try_at(torch.full_like(upper, radius), standing)
+    for _ in range(suite.bisections):
+        flippable = torch.nonzero(upper.isfinite() & (upper > survived)).flatten()
+        if len(flippable):
+            try_at((upper + survived) / 2, flippable)
+    return Found(upper, survived, attack, nearest, forward, backward)
+
+
+@torch.no_grad()
+def verified_flips(
+    model: nn.Module, x: Tensor, tried: Tensor, y: Tensor, eps: Tensor, norm: Norm
+) -> Tensor:
+    """Which images count: in the box, in the ball, and classified differently at full precision. bool [N]."""
+    in_box = ((tried >= 0) & (tried <= 1)).flatten(1).all(1)
+    in_ball = distance((tried - x).double(), norm) <= eps
+    with crafting(model), torch.autocast(x.device.type, enabled=False):
+        return flipped(model(tried.float()), y) & in_box & in_ball
+
+
+def _into_ball(x: Tensor, tried: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Pull images that rounding left a hair outside their ball back inside it."""
+    reached = distance((tried - x).double(), norm)
+    excess = reached > eps
+    if not excess.any():
+        return tried
+    shrink = (eps / reached * (1 - 1e-6)).to(x.dtype)
+    # A fixed slack on top, because adding the shrunken step to x rounds again.
+    slack = 6e-8 if norm == "Linf" else 0.0
+    delta = (tried - x) * rows(shrink, x)
+    delta = delta.sign() * (delta.abs() - slack).clamp_min(0)
+    return torch.where(rows(excess, x), (x + delta).clamp(0, 1), tried)

@@ -1,0 +1,80 @@
+"""Estimates with 95 % intervals that hold both kinds of doubt: few samples, and samples not settled."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share in [0, 1] measured on samples.
+
+    Attributes:
+        value: what has been shown; what was not searched does not count as robust.
+        low: lower end of the 95 % interval, everything unknown counted as not robust.
+        high: upper end of the 95 % interval, everything unknown counted as robust.
+        n: number of samples.
+        unknown: share that no search has settled.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unknown: float = 0.0
+
+    def to_json(self) -> dict[str, float | int]:
+        """The five numbers under their names."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "unknown": self.unknown}
+
+    def __str__(self) -> str:
+        doubt = f", {self.unknown:.1%} unknown" if self.unknown else ""
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] (n = {self.n}{doubt})"
+
+
+def share(shown: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> Estimate:
+    """The share of samples (bool [N]) for which something is shown, with Wilson's score interval.
+
+    Args:
+        shown: what counts; unknown: what might. No sample is both.
+    """
+    n, count, doubtful = len(shown), int(shown.sum()), int(unknown.sum())
+    return Estimate(
+        value=count / n,
+        low=_wilson(count, n)[0],
+        high=_wilson(count + doubtful, n)[1],
+        n=n,
+        unknown=doubtful / n,
+    )
+
+
+def _wilson(count: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson 1927)."""
+    interval = binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+    # Rounding can leave an end a hair on the wrong side of a share of exactly 0 or 1.
+    return min(float(interval.low), count / n), max(float(interval.high), count / n)
+
+
+def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], seed: int = 0) -> Estimate:
+    """The mean of numbers in [0, 1] of which only brackets are known, with a percentile bootstrap interval.
+
+    Args:
+        lowest: float64 [N]; highest: float64 [N], not below ``lowest``.
+        seed: of the resampling.
+    """
+    n = len(lowest)
+    rng = np.random.default_rng(seed)
+    draws = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
+    tail = (1 - LEVEL) / 2
+    return Estimate(
+        value=float(lowest.mean()),
+        low=float(np.quantile([lowest[draw].mean() for draw in draws], tail)),
+        high=float(np.quantile([highest[draw].mean() for draw in draws], 1 - tail)),
+        n=n,
+        unknown=float((highest - lowest).mean()),
+    )

@@ -1,0 +1,139 @@
+"""Figures from an evidence table: pure functions, no model, no device, no files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temper.errors import ArgumentError, EvidenceError
+from temper.margins import intervals
+from temper.margins.intervals import Estimate
+
+if TYPE_CHECKING:
+    from temper.margins.table import EvidenceTable
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The two sides of the evidence on every sample in one norm, in the order of the sample ids.
+
+    Attributes:
+        correct: bool [N], the prediction is the label.
+        upper: float64 [N], smallest distance of a verified flip by any suite; inf where none was found.
+        survived: float64 [N], largest eps at which the suite searched and found nothing, at most ``upper``.
+    """
+
+    correct: NDArray[np.bool_]
+    upper: NDArray[np.float64]
+    survived: NDArray[np.float64]
+
+    def robust(self, eps: float) -> NDArray[np.bool_]:
+        """Samples that are correct and survived a search at ``eps`` or beyond."""
+        return self.correct & (self.survived >= eps) & (self.upper > eps)
+
+    def unknown(self, eps: float) -> NDArray[np.bool_]:
+        """Samples that are correct and neither broken at ``eps`` nor shown to survive it."""
+        return self.correct & (self.survived < eps) & (self.upper > eps)
+
+
+def evidence(table: "EvidenceTable", norm: str, suite: str | None = None) -> Evidence:
+    """The evidence in one norm; a flip found by any suite counts, survival only what ``suite`` survived.
+
+    Raises:
+        EvidenceError: no such norm or suite, several suites and none named, or samples that the suite has no row of.
+    """
+    frame = table.frame
+    rows = frame[frame["norm"] == norm]
+    if rows.empty:
+        raise EvidenceError(f"no evidence in norm {norm}; the table has {', '.join(table.norms) or 'none'}")
+    suites = sorted(rows["suite"].unique())
+    if suite is None and len(suites) > 1:
+        raise EvidenceError(f"several suites searched in {norm} ({', '.join(suites)}): say which one's survival counts")
+    chosen = suites[0] if suite is None else suite
+    own = rows[rows["suite"] == chosen].set_index("sample").sort_index()
+    if own.empty:
+        raise EvidenceError(f"suite {chosen} has no evidence in {norm}; there is that of {', '.join(suites)}")
+    missing = sorted(set(frame["sample"]) - set(own.index))
+    if missing:
+        raise EvidenceError(f"suite {chosen} has no row in {norm} of {len(missing)} samples, first {missing[0]}")
+    upper = rows.groupby("sample")["upper"].min().reindex(own.index).to_numpy(np.float64)
+    return Evidence(
+        correct=(own["label"] == own["prediction"]).to_numpy(np.bool_),
+        upper=upper,
+        survived=np.minimum(own["survived"].to_numpy(np.float64), upper),
+    )
+
+
+def clean_accuracy(table: "EvidenceTable") -> Estimate:
+    """Share of samples whose prediction is the label."""
+    samples = table.frame.drop_duplicates("sample")
+    correct = (samples["label"] == samples["prediction"]).to_numpy(np.bool_)
+    return intervals.share(correct, np.zeros_like(correct))
+
+
+def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | None = None) -> Estimate:
+    """Share of samples that are correct and that the suite's search at ``eps`` (pixel units of [0, 1]) left so.
+
+    Raises:
+        ArgumentError: eps is negative. EvidenceError: see :func:`evidence`.
+    """
+    if eps < 0:
+        raise ArgumentError("eps", eps, "must be at least 0")
+    found = evidence(table, norm, suite)
+    if eps == 0:
+        return intervals.share(found.correct, np.zeros_like(found.correct))
+    return intervals.share(found.robust(eps), found.unknown(eps))
+
+
+def accuracy_curve(
+    table: "EvidenceTable", norm: str, radii: Sequence[float], suite: str | None = None
+) -> list[Estimate]:
+    """Robust accuracy at each radius; 0 gives clean accuracy."""
+    return [robust_accuracy(table, norm, eps, suite) for eps in radii]
+
+
+def expected_robustness(
+    table: "EvidenceTable", norm: str, eps: float, suite: str | None = None, *, points: int | None = None
+) -> Estimate:
+    """Robust accuracy averaged over all radii from 0 to ``eps`` (arXiv:2509.23325, section 5).
+
+    Args:
+        table: the evidence.
+        norm: Linf, L2 or L1.
+        eps: eps_g, the largest radius, in pixel units of [0, 1].
+        suite: whose survival counts; may be left out where there is one.
+        points: None integrates exactly, as the mean of correct * min(margin, eps) / eps; a number k is the paper's
+            estimator (appendix A), a trapezoid over 0, eps/k, ..., eps.
+
+    Raises:
+        ArgumentError: eps is not above 0, or points below 1. EvidenceError: see :func:`evidence`.
+    """
+    if eps <= 0:
+        raise ArgumentError("eps", eps, "must be above 0")
+    found = evidence(table, norm, suite)
+    if points is None:
+        lowest = found.correct * np.minimum(found.survived, eps) / eps
+        highest = found.correct * np.minimum(found.upper, eps) / eps
+        return intervals.mean(lowest, highest)
+    weights = trapezoid_weights(points)
+    radii = np.linspace(0, eps, points + 1)
+    robust = np.stack([found.correct] + [found.robust(radius) for radius in radii[1:]])
+    unknown = np.stack([np.zeros_like(found.correct)] + [found.unknown(radius) for radius in radii[1:]])
+    return intervals.mean(weights @ robust, weights @ (robust | unknown))
+
+
+def trapezoid_weights(points: int) -> NDArray[np.float64]:
+    """Weights of accuracy at 0, eps/k, ..., eps in expected robustness: 1/2k at the ends, 1/k inside.
+
+    (arXiv:2509.23325, appendix A.)
+
+    >>> trapezoid_weights(4).tolist()
+    [0.125, 0.25, 0.25, 0.25, 0.125]
+    """
+    if points < 1:
+        raise ArgumentError("points", points, "must be at least 1")
+    weights = np.full(points + 1, 1 / points)
+    weights[[0, -1]] /= 2
+    return weights
