@@ -5,4 +5,13 @@ from temper.models.heads import find_head, replace_head
 from temper.models.loading import load, save
 from temper.models.weights import load_tensors
 
-__all__ = ["Classifier", "find_head", "fingerprint", "load", "load_tensors", "replace_head", "save", "weights_fingerprint"]
+__all__ = [
+    "Classifier",
+    "find_head",
+    "fingerprint",
+    "load",
+    "load_tensors",
+    "replace_head",
+    "save",
+    "weights_fingerprint",
+]
