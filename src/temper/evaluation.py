@@ -128,6 +128,11 @@ def from_dataset(dataset: Dataset, classifier: Classifier, workers: int = 0) -> 
     )
 
 
+def batch_size_for(image_size: int | None) -> int:
+    """Samples attacked at once by default: a few dozen at ImageNet's size, more for smaller images."""
+    return max(min(256 * 64**2 // (image_size or 224) ** 2, 256), 16)
+
+
 def measure(
     model: nn.Module,
     images: Images,

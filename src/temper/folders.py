@@ -1,6 +1,5 @@
 """Result folders: what an evaluation or a fine-tuning run leaves, and the report of one or several."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from temper.errors import RunError
+from temper import data, evaluation, models
+from temper.errors import ArgumentError, RunError
 from temper.evaluation import TABLE, Example
-from temper.files import written
+from temper.files import write_json, written
 from temper.margins import EvidenceTable
 from temper.report import CurvePoint, EpochRow, RunView, SampleView, Value, write_report
-from temper.threat import Norm, Threat, format_eps
+from temper.threat import Norm, Threat, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
 
@@ -34,6 +34,78 @@ def save_examples(folder: Path, examples: Sequence[Example], class_names: Sequen
     }
     with written(folder / EXAMPLES) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def evaluate_into(
+    folder: Path,
+    model: str,
+    data_spec: str,
+    threats: Sequence[str],
+    *,
+    suite: str,
+    limit: int | None,
+    seed: int,
+    batch_size: int | None,
+    time_budget: float,
+) -> tuple[dict[str, Any], bool]:
+    """Measure a model on data, keep the evidence in ``folder``, and write its report there.
+
+    Evidence that is there already is continued.
+
+    Returns:
+        The summary of ``temper evaluate --json``, and whether every sample was searched at every radius.
+
+    Raises:
+        ArgumentError, ModelError, DataError: the call cannot work.
+        EvidenceError: ``folder`` holds evidence on another model or other data.
+    """
+    wanted = parse_threats(threats)
+    classifier = models.load(model)
+    if torch.cuda.is_available():
+        classifier = classifier.cuda()
+    parts = data.available_splits(data_spec)
+    dataset = data.load(data_spec, split="test" if "test" in parts else None)
+    if limit is not None:
+        dataset = dataset.limit(limit, seed)
+    if dataset.labels.max() >= classifier.num_classes:
+        raise ArgumentError(
+            "data", data_spec, f"has {dataset.num_classes} classes, model {model} has {classifier.num_classes}"
+        )
+    images = evaluation.from_dataset(dataset, classifier)
+    path = folder / TABLE
+    done = evaluation.measure(
+        classifier, images, wanted, suite, seed,
+        batch_size=batch_size or evaluation.batch_size_for(classifier.image_size),
+        known=EvidenceTable.load(path) if path.exists() else None,
+        save=lambda table: table.save(path),
+        time_budget=time_budget,
+    )  # fmt: skip
+    found = [
+        example
+        for norm in dict.fromkeys(threat.norm for threat in wanted)
+        for example in evaluation.examples(classifier, images, done.table, norm, suite, seed)
+    ]
+    save_examples(folder, found, dataset.class_names)
+    summary = {
+        "model": {"spec": model, **done.table.identity["model"]},
+        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": images.fingerprint},
+        "clean_accuracy": done.table.clean_accuracy().to_json(),
+        "threats": [
+            {
+                "norm": threat.norm,
+                "eps": threat.eps,
+                "robust_accuracy": done.table.robust_accuracy(threat.norm, threat.eps, suite).to_json(),
+                "expected_robustness": done.table.expected_robustness(threat.norm, threat.eps, suite).to_json(),
+            }
+            for threat in wanted
+        ],
+        "passes": done.table.passes(),
+        "seconds": done.seconds,
+        "table": str(path),
+    }
+    write_json(folder / "evaluation.json", summary)
+    report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
+    return summary, done.complete
 
 
 def view(folder: Path, name: str) -> RunView:

@@ -42,8 +42,8 @@ def parse_eps(value: str | float, argument: str = "eps") -> float:
     """
     fix = "write a number of at least 0 in pixel units of [0, 1], for example 0.03 or 8/255"
     try:
-        numerator, _, denominator = str(value).partition("/")
-        eps = float(numerator) / float(denominator or 1)
+        numerator, slash, denominator = str(value).partition("/")
+        eps = float(numerator) / (float(denominator) if slash else 1)
     except (ValueError, ZeroDivisionError):
         raise ArgumentError(argument, value, fix) from None
     if not 0 <= eps < float("inf"):
@@ -83,8 +83,15 @@ def parse_threats(texts: str | Sequence[str]) -> list[Threat]:
 
 
 def rows(values: Tensor | float, like: Tensor) -> Tensor | float:
-    """Shape a per-sample tensor [N] so that it broadcasts over images ``like`` [N, ...]; floats pass through."""
-    return values.view(-1, *[1] * (like.dim() - 1)) if isinstance(values, Tensor) and values.dim() else values
+    """Shape a per-sample tensor [N] so that it broadcasts over images ``like`` [N, ...]; floats pass through.
+
+    Numbers take the dtype of ``like``: a float64 radius must not turn float32 images into float64 ones.
+    """
+    if not isinstance(values, Tensor) or not values.dim():
+        return values
+    if values.is_floating_point():
+        values = values.to(like.dtype)
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def distance(delta: Tensor, norm: Norm) -> Tensor:
@@ -121,7 +128,7 @@ def _project_l1(x: Tensor, delta: Tensor, eps: Tensor | float) -> Tensor:
     flat = delta.flatten(1)
     room = torch.where(flat > 0, 1 - x.flatten(1), x.flatten(1)).clamp_min(0)
     size = flat.abs()
-    budget = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x))
+    budget = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
     capped = torch.minimum(size, room)
     # Going down from t = inf, a coordinate starts to count at t = size (slope +1) and is full at t = size - room.
     kinks, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
@@ -145,7 +152,10 @@ def steepest_step(gradient: Tensor, norm: Norm, sparsity: Tensor | float = 0.99)
     if norm == "Linf":
         return gradient.sign()
     if norm == "L2":
-        return gradient / rows(distance(gradient, "L2").clamp_min(1e-12), gradient)
+        # The largest coordinate becomes 1 first: the squares of a confident model's tiny gradients underflow.
+        largest = distance(gradient, "Linf")
+        gradient = gradient / rows(torch.where(largest > 0, largest, 1), gradient)
+        return gradient / rows(distance(gradient, "L2").clamp_min(1), gradient)
     size = gradient.flatten(1).abs()
     # The threshold is the smallest coordinate that is kept, one at least; zeros never count.
     kept = ((1 - torch.as_tensor(sparsity, device=size.device)) * size.shape[1]).long().clamp(1, size.shape[1])
@@ -153,6 +163,14 @@ def steepest_step(gradient: Tensor, norm: Norm, sparsity: Tensor | float = 0.99)
     threshold = ordered.gather(1, (kept - 1).expand(len(size))[:, None])
     chosen = gradient.sign() * (size >= threshold).view_as(gradient)
     return chosen / rows(distance(chosen, "L1").clamp_min(1), gradient)
+
+
+def within_box(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient without the coordinates that already lie on the face of the box it points out of.
+
+    A step along those is clipped away, and with it the share of the step's length that they were given.
+    """
+    return torch.where(((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0)), 0, gradient)
 
 
 def random_point(x: Tensor, eps: Tensor | float, norm: Norm, keys: Tensor) -> Tensor:

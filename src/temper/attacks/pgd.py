@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from temper.attacks.losses import Loss, cross_entropy, flipped
-from temper.threat import Norm, project, random_point, rows, steepest_step
+from temper.threat import Norm, project, random_point, rows, steepest_step, within_box
 
 Model = Callable[[Tensor], Tensor]
 
@@ -63,5 +63,7 @@ def pgd(
             kept, found = torch.where(rows(new, x), moved, kept), found | new
             if found.all():
                 return kept
+        if norm != "Linf":  # there every coordinate has its own length, so that clipping costs the others nothing
+            gradient = within_box(gradient, moved)
         moved = project(x, moved + rows(length, x) * steepest_step(gradient, norm), eps, norm)
     return torch.where(rows(found, x), kept, moved)

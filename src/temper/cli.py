@@ -1,0 +1,227 @@
+"""The commands: they read the call, hand it on, and say how it went."""
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from temper.errors import ArgumentError, NonFiniteLossError, TemperError
+from temper.interrupt import Stopped
+
+T = TypeVar("T")
+
+DONE, FAILED, WRONG_CALL, STOPPED = 0, 1, 2, 3
+
+USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
+
+  demo       fine-tune a bundled network three ways on real images, measure it, and write a report (about 3 minutes)
+  finetune   make a pretrained classifier robust on your data
+  evaluate   measure how robust a classifier is
+  report     one HTML report of one or several result folders
+
+exit status: 0 done; 1 failed; 2 the call is wrong; 3 stopped early, everything saved, the same command continues
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Fine-tune a small non-robust network on handwritten digits three ways (standard, fixed epsilon,
+    Epsilon-Scheduling), measure accuracy against epsilon, and write a report. Needs no download and no account."""
+
+    out: Path = Path("temper-demo")
+    """Folder for runs and report; run again, it continues where it stopped."""
+
+    def run(self) -> int:
+        """Run the demonstration."""
+        from temper.demo import demo
+
+        demo(self.out)
+        return DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure a classifier: clean accuracy, robust accuracy at each radius, and expected robustness, each with its
+    number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice.
+
+    Example: temper evaluate --model runs/finetune --data photos/test --threat "Linf:1/255,2/255,4/255"
+    """
+
+    model: str
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]) or bundled."""
+    data: str
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
+    threat: tyro.conf.UseAppendAction[tuple[str, ...]]
+    """NORM:EPS[,EPS...], as in "Linf:2/255,4/255"; may be given several times."""
+    suite: str = "apgd"
+    """Attack suite: apgd (10 steps of APGD on cross-entropy) or pgd."""
+    limit: int | None = None
+    """Measure at most so many samples, stratified by class."""
+    seed: int = 0
+    """Seed of the sample choice and of the attacks' random starts."""
+    batch_size: Literal["auto"] | int = "auto"
+    """Samples attacked at once; it does not change the result."""
+    time_budget: str | None = None
+    """Stop after so long, as in 90s, 10m or 2h, and report what the evidence supports until then."""
+    out: Path | None = None
+    """Folder of the evidence; by default one named after model and data in runs/."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+    def run(self) -> int:
+        """Measure, save, and print."""
+        from temper.folders import evaluate_into
+
+        budget = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        out = self.out or Path("runs") / _slug(f"evaluate-{self.model}-{self.data}")
+        batch = None if self.batch_size == "auto" else self.batch_size
+        summary, complete = evaluate_into(
+            self.model, self.data, self.threat, out,
+            suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
+        )  # fmt: skip
+        if self.json:
+            sys.stdout.write(json.dumps(summary) + "\n")
+        else:
+            from temper.console import show_evaluation
+
+            show_evaluation(summary, out)
+        return DONE if complete else STOPPED
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one HTML report of one or several result folders, side by side."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs or evaluations."""
+    out: Path = Path("report.html")
+    """The file to write."""
+
+    def run(self) -> int:
+        """Write the report and print its path."""
+        from temper.folders import report
+
+        if not self.folders:
+            raise ArgumentError("DIR", (), "name at least one folder of a run or evaluation")
+        sys.stdout.write(f"{report(self.folders, self.out, 'Temper report')}\n")
+        return DONE
+
+
+def _finetune(arguments: list[str]) -> int:
+    """Options come from the YAML file first and the command line second, through one schema."""
+    from temper.console import show_run
+    from temper.training.config import FinetuneConfig, config_error, read_config
+    from temper.training.finetune import finetune
+
+    path = _option(arguments, "--config")
+    base = read_config(Path(path)) if path else FinetuneConfig()
+
+    @dataclasses.dataclass(frozen=True)
+    class Finetune:
+        """Fine-tune a pretrained classifier on your data, robustly: the epsilon of the adversarial training follows a
+        schedule (Epsilon-Scheduling, arXiv:2509.23325), so that the task is learned before robustness is asked for.
+
+        Example: temper finetune --data.train photos --model.name timm:resnet18.a1_in1k --eps 4/255 --out runs/robust
+        """
+
+        config: Path | None = None
+        """YAML file; every other option overrides it. A run's own config.yaml repeats that run."""
+        resume: bool = False
+        """Continue the run in OUT where it stopped."""
+        force: bool = False
+        """Replace a run that is in OUT."""
+        run: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: base)
+
+    try:
+        call = _parse(Finetune, arguments, "temper finetune")
+    except ValidationError as error:
+        raise config_error(error) from None
+    show_run(finetune(call.run, resume=call.resume, force=call.force))
+    return DONE
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of ``--name VALUE`` or ``--name=VALUE`` in a command line, if it is there."""
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _parse(kind: Callable[..., T], arguments: list[str], program: str) -> T:
+    return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+COMMANDS = {"demo": Demo, "evaluate": Evaluate, "report": Report}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return DONE if words else WRONG_CALL
+    command, rest = words[0], words[1:]
+    if command == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"temper {version('temper')}\n")
+        return DONE
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("temper").setLevel(logging.INFO)
+    try:
+        if command == "finetune":
+            return _finetune(rest)
+        if command not in COMMANDS:
+            raise ArgumentError("COMMAND", command, f"choose one of {', '.join(['finetune', *COMMANDS])}")
+        return _parse(COMMANDS[command], rest, f"temper {command}").run()
+    except Stopped as news:
+        return _say(str(news), STOPPED)
+    except NonFiniteLossError as error:
+        return _say(f"error: {error}", FAILED)
+    except TemperError as error:
+        return _say(f"error: {error}", WRONG_CALL)
+    except KeyboardInterrupt:
+        return _say("stopped; what was saved is kept, and the same command continues", STOPPED)
+    except OSError as error:
+        return _say(f"error: {_os_error(error)}", FAILED)
+
+
+def _say(message: str, status: int) -> int:
+    sys.stderr.write(f"temper: {message}\n")
+    return status
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space, and the same command (with --resume) continues"
+    return f"{where}{error.strerror or error}"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in ``90``, ``90s``, ``10m`` or ``2h``; raises ArgumentError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match or float(match[1]) == 0:
+        raise ArgumentError("time-budget", text, "write a time above 0 such as 90s, 10m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _slug(text: str) -> str:
+    """A folder name from free text."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace(os.sep, "-")).strip("-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

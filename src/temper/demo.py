@@ -1,0 +1,49 @@
+"""The demonstration: one small non-robust network, real images, three ways of fine-tuning."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from temper import folders
+from temper.console import show_table
+from temper.report import Value
+from temper.training.config import read_config
+from temper.training.finetune import finetune
+from temper.training.run import CONFIG
+
+EPS = 0.1
+WAYS = {
+    "standard": {"objective": {"name": "standard"}},
+    "fixed epsilon": {"objective": {"name": "at"}, "schedule": {"name": "fixed"}},
+    "Epsilon-Scheduling": {"objective": {"name": "at"}, "schedule": {"name": "hinge"}},
+}
+
+
+def demo(out: Path) -> Path:
+    """Fine-tune the bundled network on scikit-learn's digits three ways and compare; returns the report's path.
+
+    Run again, it continues: finished runs are kept.
+    """
+    console = Console()
+    runs = []
+    for name, way in WAYS.items():
+        folder = out / name.replace(" ", "-").lower()
+        config = read_config(
+            {
+                "out": folder,
+                "eps": EPS,
+                "epochs": 12,
+                "batch_size": 64,
+                "attack": {"name": "pgd", "steps": 5},
+                "data": {"augmentation": "none"},
+                **way,
+            }
+        )
+        runs.append(finetune(config, resume=(folder / CONFIG).exists()))
+    path = folders.report([run.folder for run in runs], out / folders.REPORT, "Temper: three ways to fine-tune")
+    results = {name: run.record["results"] for name, run in zip(WAYS, runs, strict=True)}
+    columns = list(next(iter(results.values())))
+    rows = {name: [Value(**result[column]) for column in columns] for name, result in results.items()}
+    show_table("Handwritten digits, three ways to fine-tune one network", columns, rows)
+    console.print(f"report: {path}", soft_wrap=True)
+    return path
