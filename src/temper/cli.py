@@ -85,7 +85,7 @@ class Evaluate:
         out = self.out or Path("runs") / _slug(f"evaluate-{self.model}-{self.data}")
         batch = None if self.batch_size == "auto" else self.batch_size
         summary, complete = evaluate_into(
-            self.model, self.data, self.threat, out,
+            out, self.model, self.data, self.threat,
             suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
         )  # fmt: skip
         if self.json:

@@ -16,7 +16,7 @@ class Bar(Protocol):
 
 
 class _RichBar:
-    def __init__(self, progress: Progress, description: str, total: float, done: float) -> None:
+    def __init__(self, progress: Progress, description: str, total: int, done: int) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=total, completed=done, note="")
 
@@ -30,7 +30,7 @@ class _NoBar:
 
 
 @contextmanager
-def progress_bar(description: str, total: float, done: float = 0, *, enabled: bool = True) -> Iterator[Bar]:
+def progress_bar(description: str, total: int, done: int = 0, *, enabled: bool = True) -> Iterator[Bar]:
     """A bar from ``done`` to ``total``; it stays silent unless stderr is a terminal."""
     console = Console(stderr=True)
     if not enabled or not console.is_terminal:

@@ -6,7 +6,7 @@ Shapes: images are float [N, ...] with values in [0, 1]; ``eps`` is a float or a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -82,6 +82,10 @@ def parse_threats(texts: str | Sequence[str]) -> list[Threat]:
     return threats
 
 
+@overload
+def rows(values: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def rows(values: float, like: Tensor) -> float: ...
 def rows(values: Tensor | float, like: Tensor) -> Tensor | float:
     """Shape a per-sample tensor [N] so that it broadcasts over images ``like`` [N, ...]; floats pass through.
 

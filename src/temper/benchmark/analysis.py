@@ -119,16 +119,12 @@ def _check_columns(rows: pd.DataFrame, factors: Sequence[str], metrics: Sequence
     for column in [*factors, *metrics]:
         if column not in rows.columns:
             near = get_close_matches(column, map(str, rows.columns), n=1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"the rows have {', '.join(map(str, rows.columns))}"
-            )
+            hint = f"did you mean {near[0]!r}?" if near else f"the rows have {', '.join(map(str, rows.columns))}"
             raise ArgumentError("column", column, hint)
     for metric in metrics:
         missing = rows.index[rows[metric].isna()]
         if len(missing):
-            raise EvidenceError(
-                f"{metric!r} is missing in {len(missing)} rows, the first is row {missing[0]!r}"
-            )
+            raise EvidenceError(f"{metric!r} is missing in {len(missing)} rows, the first is row {missing[0]!r}")
 
 
 def _by_configuration(

@@ -45,10 +45,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: not a readable .npz archive: write it anew with np.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {
-                name: archive[name] for name in archive.files if name in ("images", "labels", "class_names")
-            }
+            return {name: archive[name] for name in archive.files if name in ("images", "labels", "class_names")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: not a readable .npz archive ({error}): write it anew with np.savez"
-        ) from error
+        raise DataError(f"{path}: not a readable .npz archive ({error}): write it anew with np.savez") from error

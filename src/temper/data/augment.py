@@ -26,9 +26,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     if image.shape[1:] == size:
         return image
     batch = torch.from_numpy(np.ascontiguousarray(image))[None]
-    resized = torch.nn.functional.interpolate(
-        batch, size, mode="bilinear", antialias=True, align_corners=False
-    )
+    resized = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True, align_corners=False)
     return np.ascontiguousarray(resized[0].numpy())
 
 
@@ -46,9 +44,7 @@ def flip_jitter_rotate(image: NDArray[np.uint8], rng: np.random.Generator) -> ND
     return rotate(jitter(image, factors, order), angle, flip)
 
 
-def jitter(
-    image: NDArray[np.uint8], factors: NDArray[np.float64], order: NDArray[np.int64]
-) -> NDArray[np.uint8]:
+def jitter(image: NDArray[np.uint8], factors: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Scale brightness, contrast and saturation by ``factors`` [3], one after the other in ``order`` [3].
 
     Each blends the image with black, its mean grey or its own grey, and clips, as torchvision's ColorJitter.

@@ -134,9 +134,7 @@ class Dataset:
         outside = chosen[(chosen < 0) | (chosen >= len(self))]
         if outside.size:
             raise ArgumentError("indices", int(outside[0]), f"{self.name} has positions 0 to {len(self) - 1}")
-        return replace(
-            self, images=self.images.take(chosen), labels=self.labels[chosen], ids=self.ids[chosen]
-        )
+        return replace(self, images=self.images.take(chosen), labels=self.labels[chosen], ids=self.ids[chosen])
 
     def limit(self, n: int, seed: int) -> "Dataset":
         """At most ``n`` samples, drawn with ``seed`` in the classes' proportions, sorted by id."""

@@ -130,6 +130,4 @@ class FileImages:
         except DataError:
             raise
         except UNREADABLE as error:
-            raise DataError(
-                f"{self.where(index)}: cannot be opened ({error}): replace or remove it"
-            ) from error
+            raise DataError(f"{self.where(index)}: cannot be opened ({error}): replace or remove it") from error

@@ -49,9 +49,7 @@ def split(
     """
     labels = np.asarray(data.labels if hasattr(data, "labels") else data)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.size == 0:
-        raise ArgumentError(
-            "data", f"{labels.dtype} {labels.shape}", "give a Dataset or its integer labels [N]"
-        )
+        raise ArgumentError("data", f"{labels.dtype} {labels.shape}", "give a Dataset or its integer labels [N]")
     check_seed(seed)
     counts = _counts(len(labels), fraction, sizes)
     classes, samples = np.unique(labels, return_counts=True)

@@ -185,9 +185,7 @@ def _only(found: list[str], usual: tuple[str, ...], what: str, schema: pa.Schema
             return name
     if len(found) == 1:
         return found[0]
-    raise DataError(
-        f"{path}: which column is the {what}? It has {', '.join(schema.names)}: name it {usual[0]}"
-    )
+    raise DataError(f"{path}: which column is the {what}? It has {', '.join(schema.names)}: name it {usual[0]}")
 
 
 def _stored_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:

@@ -147,9 +147,7 @@ def _open(name: str, root: Path, part: dict[str, Any]) -> Any:
         return constructor(str(root), **part)
     except (RuntimeError, OSError) as error:
         if "download" not in inspect.signature(constructor).parameters:
-            raise DataError(
-                f"torchvision:{name}: not in {root} ({_reason(error)}): put its files there"
-            ) from error
+            raise DataError(f"torchvision:{name}: not in {root} ({_reason(error)}): put its files there") from error
     _LOG.info("torchvision:%s is not in %s: downloading it", name, root)
     try:
         # torchvision reports downloads on stdout, which belongs to the caller's own output.
@@ -166,15 +164,11 @@ def _labels(source: Any, name: str) -> NDArray[np.int64]:
     """Class number of every image, without reading the images."""
     found = [np.asarray(getattr(source, key)) for key in _LABEL_ATTRIBUTES if hasattr(source, key)]
     found += [
-        np.asarray([label for _, label in getattr(source, key)])
-        for key in _PAIR_ATTRIBUTES
-        if hasattr(source, key)
+        np.asarray([label for _, label in getattr(source, key)]) for key in _PAIR_ATTRIBUTES if hasattr(source, key)
     ]
     labels = found[0] if found else np.empty(0)
     if labels.shape != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"torchvision:{name}: its copy here has no class number for every image: choose another"
-        )
+        raise DataError(f"torchvision:{name}: its copy here has no class number for every image: choose another")
     return labels.astype(np.int64)
 
 

@@ -59,9 +59,7 @@ def load_tree(path: Path, split: SplitName | None) -> Dataset:
         raise DataError(f"{where}: holds {found}: put the images of each class into a folder of its own")
     strangers = sorted(set(tree.children()) - set(classes))
     if strangers:
-        raise DataError(
-            f"{where / strangers[0]}: the training part has no such class: add or remove the folder"
-        )
+        raise DataError(f"{where / strangers[0]}: the training part has no such class: add or remove the folder")
     members = sorted({name for name in tree.files if "/" in name}, key=lambda name: name.split("/"))
     names = [member.split("/")[0] for member in members]
     empty = sorted(set(tree.children()) - set(names))

@@ -62,9 +62,7 @@ def load(
                 raise ArgumentError("model", spec, "is a saved model: leave out weights and model arguments")
             source, info = _restore(Path(spec))
         else:
-            source = _build(
-                spec, weights == "pretrained", num_classes, image_size, channels, model_args or {}
-            )
+            source = _build(spec, weights == "pretrained", num_classes, image_size, channels, model_args or {})
             info = {
                 "spec": spec,
                 "model_args": dict(model_args or {}),
@@ -139,15 +137,11 @@ def _restore(folder: Path) -> tuple[Source, dict[str, Any]]:
     try:
         description = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder}: no {_DESCRIPTION} in it, so not a run that has saved its model"
-        ) from error
+        raise ModelError(f"{folder}: no {_DESCRIPTION} in it, so not a run that has saved its model") from error
     except json.JSONDecodeError as error:
         raise ModelError(f"{path}: damaged ({error}); save the model again") from error
     if description.get("format") != _FORMAT:
-        raise ModelError(
-            f"{path}: format {description.get('format')}, not {_FORMAT}; use the Temper that wrote it"
-        )
+        raise ModelError(f"{path}: format {description.get('format')}, not {_FORMAT}; use the Temper that wrote it")
     info, size, classes = description["info"], description["image_size"], description["num_classes"]
     mean, std, head = (tuple(description[key]) for key in ("mean", "std", "head"))
     source = _build(info["spec"], False, classes, size, len(mean), info["model_args"])
@@ -175,9 +169,7 @@ def _build(
             name, pretrained=pretrained, num_classes=num_classes, image_size=image_size, model_args=model_args
         )
     if origin == "onnx":
-        raise ArgumentError(
-            "model", spec, "ONNX files give no gradients to train or attack with; load the network"
-        )
+        raise ArgumentError("model", spec, "ONNX files give no gradients to train or attack with; load the network")
     if all(part.isidentifier() for part in (*origin.split("."), *name.split("."))):
         return from_factory(spec, num_classes=num_classes, image_size=image_size, channels=channels)
     raise ArgumentError(
@@ -199,17 +191,13 @@ def _num_classes(source: Source) -> int:
     return outputs_of(source.network.get_submodule(source.head[0])) if source.head else source.num_classes
 
 
-def _statistic(
-    argument: str, given: float | Sequence[float] | None, own: tuple[float, ...]
-) -> tuple[float, ...]:
+def _statistic(argument: str, given: float | Sequence[float] | None, own: tuple[float, ...]) -> tuple[float, ...]:
     """Mean or standard deviation per channel: the given one, else the model's own."""
     if given is None:
         return own
     values = tuple(given) if isinstance(given, Sequence) else (given,) * len(own)
     if len(values) != len(own):
-        raise ArgumentError(
-            argument, given, f"the network has {len(own)} channels: give one number or {len(own)}"
-        )
+        raise ArgumentError(argument, given, f"the network has {len(own)} channels: give one number or {len(own)}")
     if not all(0 <= value <= 1 for value in values) or (argument == "std" and 0 in values):
         raise ArgumentError(argument, given, "is in units of [0, 1] pixels; divide 0..255 values by 255")
     return values

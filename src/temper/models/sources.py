@@ -141,9 +141,7 @@ def _timm_config(name: str) -> Any:
 
 def _fetch_by_hand(name: str, config: Any) -> str:
     if config.hf_hub_id:
-        what = (
-            f"{config.hf_hub_filename or 'model.safetensors'} of {config.hf_hub_id} on the Hugging Face hub"
-        )
+        what = f"{config.hf_hub_filename or 'model.safetensors'} of {config.hf_hub_id} on the Hugging Face hub"
     else:
         what = str(config.url)
     architecture = name.partition(".")[0]
@@ -160,9 +158,7 @@ def _for_channels(statistic: tuple[float, ...], channels: int) -> tuple[float, .
     return (sum(statistic) / len(statistic),) * channels
 
 
-def from_factory(
-    spec: str, *, num_classes: int | None, image_size: int | None, channels: int | None
-) -> Source:
+def from_factory(spec: str, *, num_classes: int | None, image_size: int | None, channels: int | None) -> Source:
     """The network that a user's ``module:factory`` returns, found from the working directory too.
 
     The factory takes no argument, or ``num_classes``. Its normalisation is taken to be its own affair (mean
@@ -209,11 +205,7 @@ def _find_factory(spec: str) -> Callable[..., Any]:
         factory = getattr(module, attribute)
     except AttributeError as error:
         nearest = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = (
-            f"did you mean {module_name}:{nearest[0]}?"
-            if nearest
-            else "name a function that returns a network"
-        )
+        hint = f"did you mean {module_name}:{nearest[0]}?" if nearest else "name a function that returns a network"
         raise ModelError(f"{spec}: module {module_name!r} has no {attribute!r}; {hint}") from error
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelError(f"{spec}: is a {type(factory).__name__}; name a function that returns a network")
@@ -245,16 +237,9 @@ def _example(spec: str, network: nn.Module, image_size: int | None, channels: in
         except _SHAPE_REFUSALS as error:
             refusal = refusal or _first_line(error)
             continue
-        if (
-            not isinstance(output, torch.Tensor)
-            or output.dim() != 2
-            or len(output) != 2
-            or output.shape[1] < 2
-        ):
+        if not isinstance(output, torch.Tensor) or output.dim() != 2 or len(output) != 2 or output.shape[1] < 2:
             found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ModelError(f"{spec}: gives {found} for a batch of 2; it must give logits [2, classes]")
         return example
     tried = ", ".join(f"{channel_count}x{size}x{size}" for channel_count, size in options)
-    raise ModelError(
-        f"{spec}: does not take images of {tried} ({refusal}); give image_size, and mean and std for C"
-    )
+    raise ModelError(f"{spec}: does not take images of {tried} ({refusal}); give image_size, and mean and std for C")

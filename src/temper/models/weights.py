@@ -29,9 +29,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(
-            f"weights file {path}: not found; give the path of a .safetensors file or torch checkpoint"
-        )
+        raise ModelError(f"weights file {path}: not found; give the path of a .safetensors file or torch checkpoint")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

@@ -80,15 +80,11 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
             continue
         eps = [_eps_in_shown_unit(point.eps, norm) for point in points]
         colour = run_colour(index)
-        axes.fill_between(
-            eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.2, linewidth=0
-        )
+        axes.fill_between(eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.2, linewidth=0)
         axes.plot(eps, [p.value for p in points], color=colour, linestyle=_run_line(index))
         for i in range(0, len(points), math.ceil(len(points) / _MOST_MARKERS)):
             face = "white" if points[i].unknown > 0 else colour
-            axes.plot(
-                eps[i], points[i].value, _run_marker(index), color=colour, markerfacecolor=face, markersize=5
-            )
+            axes.plot(eps[i], points[i].value, _run_marker(index), color=colour, markerfacecolor=face, markersize=5)
     axes.set_ylim(-0.02, 1.0)
     axes.margins(x=0.02)
     axes.set_ylabel("accuracy")
@@ -121,12 +117,8 @@ def training_curves(views: Sequence[RunView]) -> Figure:
         marker = "." if len(rows) == 1 else ""  # one point makes no line
         style = {"color": run_colour(index), "linestyle": _run_line(index), "marker": marker}
         validated = [row for row in rows if row.validation_accuracy is not None]
-        accuracy.plot(
-            [row.epoch for row in validated], [row.validation_accuracy for row in validated], **style
-        )
-        accuracy.plot(
-            epochs, [row.train_accuracy for row in rows], **(style | {"lw": 1, "linestyle": _DOTTED})
-        )
+        accuracy.plot([row.epoch for row in validated], [row.validation_accuracy for row in validated], **style)
+        accuracy.plot(epochs, [row.train_accuracy for row in rows], **(style | {"lw": 1, "linestyle": _DOTTED}))
         loss.plot(epochs, [row.train_loss for row in rows], **style)
         eps.plot(epochs, [_eps_in_shown_unit(row.eps, unit_norm) for row in rows], **style)
         lr.plot(epochs, [row.lr for row in rows], **style)
@@ -170,13 +162,10 @@ def sample_strip(view: RunView) -> Figure:
         difference, factor = magnified_difference(sample)
         titles = (
             f"{sample.label}\npredicted {sample.prediction}",
-            f"{sample.norm} {format_distance(sample.distance, sample.norm)}\n"
-            f"predicted {sample.adversarial_prediction}",
+            f"{sample.norm} {format_distance(sample.distance, sample.norm)}\npredicted {sample.adversarial_prediction}",
             f"difference\nmagnified {factor} ×",
         )
-        for axes, picture, title in zip(
-            row, (sample.image / 255, sample.adversarial, difference), titles, strict=True
-        ):
+        for axes, picture, title in zip(row, (sample.image / 255, sample.adversarial, difference), titles, strict=True):
             axes.imshow(as_rgb(picture), interpolation="nearest")
             axes.set_title(title, fontsize=8)
             axes.set_axis_off()

@@ -75,9 +75,7 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
         with written(path) as unfinished:
             unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
-        fix = (
-            f"the report cannot be written here ({error.strerror}); name a file in a folder you can write to"
-        )
+        fix = f"the report cannot be written here ({error.strerror}); name a file in a folder you can write to"
         raise ArgumentError("path", str(path), fix) from error
     return path
 
@@ -104,9 +102,7 @@ def _results(views: Sequence[RunView]) -> str:
     columns = list(dict.fromkeys(column for view in views for column in view.table))
     if not columns:
         return ""
-    head = "".join(
-        f'<th scope="col" role="columnheader">{escape(column)}</th>' for column in ("run", *columns)
-    )
+    head = "".join(f'<th scope="col" role="columnheader">{escape(column)}</th>' for column in ("run", *columns))
     rows = "".join(
         f'<tr role="row"><th scope="row" role="rowheader">{_swatch(index)}{escape(view.name)}</th>'
         + "".join(_cell(column, view.table.get(column), run_colour(index)) for column in columns)
@@ -127,9 +123,7 @@ def _cell(column: str, value: Value | None, colour: str) -> str:
     label = f'<td role="cell" data-column="{escape(column)}">'
     if value is None:
         return f'{label}<div><span class="value" aria-label="not measured">–</span></div></td>'
-    unknown = (
-        f'<span class="range unknown">{_percent(value.unknown)} unknown</span>' if value.unknown > 0 else ""
-    )
+    unknown = f'<span class="range unknown">{_percent(value.unknown)} unknown</span>' if value.unknown > 0 else ""
     return (
         f'{label}<div><span class="value">{_percent(value.value)}</span>{_bar(value, colour)}'
         f'<span class="range">{100 * value.low:.1f} to {_percent(value.high)}</span>'
@@ -190,9 +184,7 @@ def _training_in_words(views: Sequence[RunView]) -> str:
         for view in views
         if view.history
     ]
-    return (
-        "Lines over the epochs: accuracy, training loss, epsilon and learning rate. " + "; ".join(lines) + "."
-    )
+    return "Lines over the epochs: accuracy, training loss, epsilon and learning rate. " + "; ".join(lines) + "."
 
 
 def _samples(views: Sequence[RunView]) -> str:
@@ -221,8 +213,7 @@ def _sample(sample: SampleView) -> str:
         (difference, f"Their difference, magnified {factor} times", "difference", f"× {factor}"),
     )
     strip = "".join(
-        f"<div>{_picture(image, alt)}{kind}<b>{_breakable(words)}</b></div>"
-        for image, alt, kind, words in pictures
+        f"<div>{_picture(image, alt)}{kind}<b>{_breakable(words)}</b></div>" for image, alt, kind, words in pictures
     )
     return (
         f'<figure class="card"><div class="strip">{strip}</div>'

@@ -268,7 +268,9 @@ def config_error(error: ValidationError) -> ArgumentError:
         *parents, unknown = first["loc"]
         known = list(_section_at(parents).model_fields)
         nearest = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*map(str, parents), nearest[0]])}?" if nearest else f"known: {', '.join(known)}"
+        hint = (
+            f"did you mean {'.'.join([*map(str, parents), nearest[0]])}?" if nearest else f"known: {', '.join(known)}"
+        )
         return ArgumentError(key, first["input"], f"unknown key; {hint}")
     if first["type"] == "value_error":
         message = first["msg"].removeprefix("Value error, ")

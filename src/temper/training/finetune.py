@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,8 +84,8 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
 
 
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
-    """The configured backbone with a head of the data's class count."""
-    return models.load(
+    """The configured backbone with a fresh head for the data's classes; a run folder on the same classes keeps its."""
+    classifier = models.load(
         config.model.name,
         num_classes=splits.train.num_classes,
         weights=config.model.weights,
@@ -96,6 +95,12 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
         model_args=config.model.args or None,
         seed=config.seed,
     )
+    # Another task may happen to have as many classes.
+    if classifier.info.get("class_names") != list(splits.train.class_names):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            models.replace_head(classifier.network, classifier.head_names, splits.train.num_classes)
+    return classifier
 
 
 def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classifier) -> None:
@@ -105,13 +110,14 @@ def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classif
     if config.devices == 1:
         _train_here(fabric, task, classifier, splits)
     else:
-        fabric.launch(_train_here, task, classifier, splits)
+        # lightning-fabric types the launched function as one without arguments of its own.
+        fabric.launch(_train_here, task, classifier, splits)  # type: ignore[arg-type]
 
 
 def _train_here(fabric: Fabric, task: Task, classifier: Classifier, splits: Splits) -> None:
     train(fabric, task, classifier)
     if fabric.is_global_zero:
-        classifier.to("cpu", memory_format=torch.contiguous_format)
+        classifier.cpu()
         models.save(classifier, task.folder, extra={"class_names": list(splits.train.class_names)})
 
 
@@ -168,8 +174,8 @@ def make_schedule(config: ScheduleConfig, seed: int) -> EpsilonSchedule:
 
 def _function(name: str) -> Callable[[float, int], float]:
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         function: Callable[[float, int], float] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -1,6 +1,5 @@
 """The training loop: flat, one update after another, every random number derived from (seed, epoch, step, sample)."""
 
-import contextlib
 import json
 import logging
 import time
@@ -26,6 +25,7 @@ from temper.errors import NonFiniteLossError, RunError
 from temper.interrupt import Stop, Stopped
 from temper.models import Classifier
 from temper.progress import Bar, progress_bar
+from temper.threat import format_eps
 from temper.training import objectives, protocols
 from temper.training.checkpoints import (
     Checkpoint,
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What one process trains: the configuration, the run's folder, and the data."""
+    """What is trained: the configuration, the run's folder, and the data."""
 
     config: FinetuneConfig
     schedule: EpsilonSchedule
@@ -52,125 +52,189 @@ class Task:
     train: Dataset
     validation: Dataset
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates of the weights per epoch."""
+        return -(-len(self.train) // self.config.batch_size)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process at work on a task."""
+
+    fabric: Fabric
+    task: Task
+    classifier: Classifier
+    pairs: list[Pair]
+    pixels: Pixels
+    progress: Progress
+    metrics: "Metrics"
+    bar: Bar
+    stop: Stop
+
 
 def train(fabric: Fabric, task: Task, classifier: Classifier) -> None:
-    """Fine-tune ``classifier`` in place, from the newest checkpoint below the run's folder if there is one.
+    """Fine-tune ``classifier`` in place, from the newest checkpoint of the run if there is one.
 
     Raises:
         NonFiniteLossError: a loss is not finite; nothing is updated with it.
         Stopped: a signal asked to stop; a checkpoint was saved first.
     """
-    config, checkpoints = task.config, task.folder / "checkpoints"
-    pixels = Pixels(
-        task.train, classifier.image_size, classifier.channels, config.data.augmentation, config.seed
-    )
-    steps_per_epoch = -(-len(task.train) // config.batch_size)
-    saved = last_checkpoint(checkpoints)
-    checkpoint = load_checkpoint(saved) if saved else None
-    progress = checkpoint.progress if checkpoint else Progress()
-    metrics = _Metrics(task.folder / "metrics.jsonl", fabric, progress.metrics_bytes)
+    config = task.config
+    newest = last_checkpoint(task.checkpoints)
+    saved = load_checkpoint(newest) if newest else None
+    progress = saved.progress if saved else Progress()
     lora = protocols.add_lora(classifier, config.protocol.lora_rank) if config.protocol.name == "lora" else None
-    if checkpoint:
-        classifier.load_state_dict(checkpoint.model)
+    if saved:
+        classifier.load_state_dict(saved.model)
     fabric.to_device(classifier.to(memory_format=torch.channels_last))
-    pairs = foldable(classifier, _example(pixels, fabric.device))
-
-    with progress_bar(
-        f"fine-tuning {config.schedule.name}" if config.objective.name != "standard" else "fine-tuning standard",
-        config.epochs * steps_per_epoch,
-        progress.step,
-        enabled=fabric.is_global_zero,
-    ) as bar, Stop() as stop:
+    pixels = Pixels(task.train, classifier.image_size, classifier.channels, config.data.augmentation, config.seed)
+    steps, first = config.epochs * task.steps_per_epoch, fabric.is_global_zero
+    with progress_bar(task.folder.name, steps, progress.step, enabled=first) as bar, Stop() as stop:
+        metrics = Metrics(task.folder / "metrics.jsonl", fabric, progress.metrics_bytes)
+        pairs = foldable(classifier, _example(pixels, fabric.device))
+        session = Session(fabric, task, classifier, pairs, pixels, progress, metrics, bar, stop)
         for phase in protocols.phases(config.protocol, config.epochs):
-            if progress.epoch >= phase.last:
-                continue
-            phase_start = (phase.first - 1) * steps_per_epoch
-            phase_steps = (phase.last - phase.first + 1) * steps_per_epoch
-            protocols.set_trained(classifier, phase.trained)
-            optimiser = make_optimiser(classifier, config.optimiser)
-            average = MovingAverage(classifier, config.optimiser.ema) if config.optimiser.ema else None
-            if checkpoint and progress.step > phase_start:  # saved inside this phase
-                optimiser.load_state_dict(checkpoint.optimiser)
-                if average and checkpoint.average:
-                    average.state = {name: fabric.to_device(value) for name, value in checkpoint.average.items()}
-            checkpoint = None
-            model, optimiser = fabric.setup(classifier, optimiser)  # type: ignore[assignment]
-            crafted = Crafter(classifier, pairs, config, fabric.autocast)
-            objective = objectives.make(
-                config.objective.name, crafted.logits, config.objective.beta, config.optimiser.label_smoothing
-            )
-
-            def save(
-                optimiser: torch.optim.Optimizer = optimiser, average: MovingAverage | None = average
-            ) -> None:
-                if fabric.is_global_zero:
-                    progress.metrics_bytes = metrics.flush()
-                    state = Checkpoint(
-                        progress,
-                        classifier.state_dict(),
-                        average.state if average else None,
-                        optimiser.state_dict(),
-                    )
-                    save_checkpoint(checkpoints, state)
-                fabric.barrier()
-
-            for epoch in range(progress.epoch + 1, phase.last + 1):
-                done = progress.step - (epoch - 1) * steps_per_epoch
-                started = last_save = time.monotonic()
-                for index, (x, y, ids) in enumerate(_batches(pixels, task, epoch, done, fabric), start=done):
-                    moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps_per_epoch
-                    eps = config.eps * task.schedule.fraction(moment, config.epochs, progress.validation)
-                    share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
-                    set_lr(optimiser, share)
-                    # Dropout and the like draw from the global generator: seeded per step, a resumed run draws alike.
-                    torch.manual_seed(
-                        randomness.number(config.seed, "step", progress.step, fabric.global_rank)
-                    )
-                    protocols.train_mode(classifier, phase.trained)
-                    sums = _update(fabric, model, optimiser, objective, crafted, (x, y, ids), eps, epoch, config)
-                    _check_finite(fabric, sums, progress.step + 1, ids, checkpoints)
-                    optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)
-                    if average:
-                        average.update(classifier)
-                    progress.step += 1
-                    progress.epoch_sums = [
-                        a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)
-                    ]
-                    metrics.step(progress, epoch, eps, share * config.optimiser.backbone_lr, sums)
-                    bar.advance(f"epoch {epoch}/{config.epochs}  eps {eps * 255:.2f}/255  loss {sums[2] / sums[0]:.3f}")
-                    last = index + 1 == steps_per_epoch
-                    asked = _anyone(fabric, stop.requested)
-                    due = _anyone(fabric, time.monotonic() - last_save > config.checkpoint_seconds)
-                    if not last and (asked or due):
-                        save()
-                        last_save = time.monotonic()
-                    if not last and asked:
-                        raise Stopped(f"{task.folder}: stopped at step {progress.step}; --resume continues")
-
-                with _averaged(classifier, average):
-                    accuracy = _accuracy(classifier, pairs, task.validation, config, fabric)
-                samples, correct, loss = progress.epoch_sums
-                progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
-                progress.validation.append(accuracy)
-                metrics.epoch(
-                    progress, eps, share * config.optimiser.backbone_lr,
-                    loss / samples, correct / samples, accuracy, time.monotonic() - started,
-                )  # fmt: skip
-                save()
-                if fabric.is_global_zero:
-                    log.info(
-                        "epoch %d/%d: eps %.2f/255, training loss %.3f, training accuracy %.3f, validation %.3f",
-                        epoch, config.epochs, eps * 255, loss / samples, correct / samples, accuracy,
-                    )  # fmt: skip
-                if _anyone(fabric, stop.requested) and epoch < config.epochs:
-                    raise Stopped(f"{task.folder}: stopped after epoch {epoch}; --resume continues")
-
-    finished = load_checkpoint(_existing(checkpoints))
+            if progress.epoch < phase.last:
+                train_phase(session, phase, saved)
+                saved = None
+    finished = load_checkpoint(_existing(task.checkpoints))
     classifier.load_state_dict(finished.model if finished.average is None else finished.average)
     if lora is not None:
         protocols.merge_lora(lora, classifier)
-    metrics.flush()
+
+
+def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | None) -> None:
+    """Train what the phase trains, with an optimiser and a learning-rate schedule of its own."""
+    fabric, task, classifier, progress = session.fabric, session.task, session.classifier, session.progress
+    config = task.config.optimiser
+    protocols.set_trained(classifier, phase.trained)
+    optimiser = make_optimiser(classifier, config)
+    average = MovingAverage(classifier, config.ema) if config.ema else None
+    if saved and progress.step > (phase.first - 1) * task.steps_per_epoch:  # saved inside this phase
+        optimiser.load_state_dict(saved.optimiser)
+        if average and saved.average:
+            average.state = {name: fabric.to_device(value) for name, value in saved.average.items()}
+    model, optimiser = fabric.setup(classifier, optimiser)
+
+    def save() -> None:
+        if fabric.is_global_zero:
+            progress.metrics_bytes = session.metrics.flush()
+            state = average.state if average else None
+            save_checkpoint(
+                task.checkpoints, Checkpoint(progress, classifier.state_dict(), state, optimiser.state_dict())
+            )
+        fabric.barrier()
+
+    for epoch in range(progress.epoch + 1, phase.last + 1):
+        started = time.monotonic()
+        eps, lr = train_epoch(session, phase, epoch, model, optimiser, average, save)
+        with _averaged(classifier, average):
+            accuracy = _accuracy(session)
+        samples, correct, loss = progress.epoch_sums
+        progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
+        progress.validation.append(accuracy)
+        seconds = time.monotonic() - started
+        session.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, seconds)
+        save()
+        if fabric.is_global_zero:
+            shown = f"{task.config.norm} {format_eps(task.config.norm, eps)}"
+            log.info(
+                f"{task.folder.name}, epoch {epoch}/{task.config.epochs}: eps {shown}, training loss "
+                f"{loss / samples:.3f}, training accuracy {correct / samples:.3f}, "
+                f"validation accuracy {accuracy:.3f} ({seconds:.1f} s)"
+            )
+        if _anyone(fabric, session.stop.requested) and epoch < task.config.epochs:
+            raise Stopped(f"{task.folder}: stopped after epoch {epoch}; --resume continues")
+
+
+def train_epoch(
+    session: Session,
+    phase: protocols.Phase,
+    epoch: int,
+    model: Any,
+    optimiser: Any,
+    average: MovingAverage | None,
+    save: Callable[[], None],
+) -> tuple[float, float]:
+    """The updates of an epoch that are still to do; returns epsilon and the backbone's learning rate at its end."""
+    fabric, task, progress = session.fabric, session.task, session.progress
+    config, steps = task.config, task.steps_per_epoch
+    crafter = Crafter(session.classifier, session.pairs, config, fabric.autocast)
+    objective = objectives.make(
+        config.objective.name, crafter.logits, config.objective.beta, config.optimiser.label_smoothing
+    )
+    phase_start, phase_steps = (phase.first - 1) * steps, (phase.last - phase.first + 1) * steps
+    done = progress.step - (epoch - 1) * steps
+    last_save, eps, lr = time.monotonic(), 0.0, 0.0
+    for index, batch in enumerate(_batches(session, epoch, done), start=done):
+        moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps
+        eps = config.eps * task.schedule.fraction(moment, config.epochs, progress.validation)
+        share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
+        lr = share * config.optimiser.backbone_lr
+        set_lr(optimiser, share)
+        # Dropout and the like draw from the global generator: seeded per step, a resumed run draws the same.
+        torch.manual_seed(randomness.number(config.seed, "step", progress.step, fabric.global_rank))
+        protocols.train_mode(session.classifier, phase.trained)
+
+        sums = accumulate(fabric, model, objective, crafter, batch, eps, epoch, config.micro_batch)
+        _check_finite(sums, progress.step + 1, batch[2], task.checkpoints)
+        if config.optimiser.clip_norm is not None:
+            fabric.clip_gradients(model, optimiser, max_norm=config.optimiser.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if average:
+            average.update(session.classifier)
+
+        progress.step += 1
+        progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
+        session.metrics.step(progress, epoch, eps, lr, sums)
+        session.bar.advance(f"epoch {epoch}/{config.epochs}  eps {format_eps(config.norm, eps)}")
+        if index + 1 < steps:  # at its end an epoch is saved anyway
+            asked = _anyone(fabric, session.stop.requested)
+            if asked or _anyone(fabric, time.monotonic() - last_save > config.checkpoint_seconds):
+                save()
+                last_save = time.monotonic()
+            if asked:
+                raise Stopped(f"{task.folder}: stopped at step {progress.step}; --resume continues")
+    return eps, lr
+
+
+def accumulate(
+    fabric: Fabric,
+    model: Any,
+    objective: Objective,
+    crafter: "Crafter",
+    batch: tuple[Tensor, Tensor, Tensor],
+    eps: float,
+    epoch: int,
+    micro_batch: int | None,
+) -> Tensor:
+    """Add up the gradient of one batch, ``micro_batch`` samples at a time.
+
+    Returns:
+        Number of samples, number correct, and summed loss over all processes: float64 [3].
+    """
+    x, y, ids = batch
+    total = _summed(fabric, torch.tensor(float(len(y)))).item()
+    sums = torch.zeros(3, dtype=torch.float64)
+    size = micro_batch or len(y)
+    for start in range(0, len(y), size):
+        part = slice(start, start + size)
+        attack = crafter.attack(eps, epoch, ids[part])
+        with fabric.no_backward_sync(model, enabled=start + size < len(y)):
+            result = objective(model, x[part], y[part], attack)
+            samples = len(y[part])
+            # DDP averages over processes; what is wanted is the mean over the samples of all of them.
+            fabric.backward(result.loss * (samples * fabric.world_size / total))
+        correct = (result.logits.detach().argmax(1) == y[part]).sum().item()
+        sums += torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
+    return _summed(fabric, sums)
 
 
 def _existing(checkpoints: Path) -> Path:
@@ -227,47 +291,20 @@ def inner_attack(
     starts = keys if random_start else None
     if attack.name == "pgd":
         return pgd(
-            model, x, y, eps, config.norm, steps=attack.steps, keys=starts, step_size=attack.step_size, loss=loss
+            model,
+            x,
+            y,
+            eps,
+            config.norm,
+            steps=attack.steps,
+            keys=starts,
+            step_size=attack.step_size,
+            loss=loss,
         )
     return apgd(model, x, y, eps, config.norm, steps=attack.steps, keys=starts, loss=loss)
 
 
-def _update(
-    fabric: Fabric,
-    model: Any,
-    optimiser: Any,
-    objective: Objective,
-    crafted: Crafter,
-    batch: tuple[Tensor, Tensor, Tensor],
-    eps: float,
-    epoch: int,
-    config: FinetuneConfig,
-) -> Tensor:
-    """Accumulate the gradient of one batch: (samples, correct, summed loss) over all devices, float64 [3]."""
-    x, y, ids = batch
-    total = fabric.all_reduce(torch.tensor(float(len(y)), device=fabric.device), reduce_op="sum")
-    assert isinstance(total, Tensor)
-    sums = torch.zeros(3, dtype=torch.float64)
-    size = config.micro_batch or len(y)
-    for start in range(0, len(y), size):
-        part = slice(start, start + size)
-        attack = crafted.attack(eps, epoch, ids[part])
-        with fabric.no_backward_sync(model, enabled=start + size < len(y)):
-            result = objective(model, x[part], y[part], attack)
-            # DDP averages over devices; what is wanted is the mean over the samples of all of them.
-            weight = len(y[part]) * fabric.world_size / total
-            fabric.backward(result.loss * weight)
-        correct = (result.logits.detach().argmax(1) == y[part]).sum()
-        samples = len(y[part])
-        sums += torch.tensor([samples, correct.item(), result.loss.item() * samples], dtype=torch.float64)
-    if config.optimiser.clip_norm is not None and torch.isfinite(sums).all():
-        fabric.clip_gradients(model, optimiser, max_norm=config.optimiser.clip_norm)
-    reduced = fabric.all_reduce(sums.to(fabric.device, torch.float32), reduce_op="sum") if fabric.world_size > 1 else sums
-    assert isinstance(reduced, Tensor)
-    return reduced.cpu().to(torch.float64)
-
-
-def _check_finite(fabric: Fabric, sums: Tensor, step: int, ids: Tensor, checkpoints: Path) -> None:
+def _check_finite(sums: Tensor, step: int, ids: Tensor, checkpoints: Path) -> None:
     if torch.isfinite(sums).all():
         return
     good = last_checkpoint(checkpoints)
@@ -278,19 +315,16 @@ def _check_finite(fabric: Fabric, sums: Tensor, step: int, ids: Tensor, checkpoi
     )
 
 
-def _batches(
-    pixels: Pixels, task: Task, epoch: int, done: int, fabric: Fabric
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _batches(session: Session, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """This process's part of each batch of an epoch, from batch ``done`` on: images float NCHW, labels, ids.
 
     Batches differ in size by at most one sample, so that none is too small for batch norm.
     """
-    config, count = task.config, len(task.train)
+    fabric, config, count = session.fabric, session.task.config, len(session.task.train)
     order = np.random.default_rng((config.seed, epoch)).permutation(count)
-    batches = np.array_split(order, -(-count // config.batch_size))[done:]
-    rank, world = fabric.global_rank, fabric.world_size
-    indices = [[(epoch, int(i)) for i in batch[rank::world]] for batch in batches]
-    loader = DataLoader(pixels, batch_sampler=indices, num_workers=config.data.workers)  # type: ignore[arg-type]
+    batches = np.array_split(order, session.task.steps_per_epoch)[done:]
+    indices = [[(epoch, int(i)) for i in batch[fabric.global_rank :: fabric.world_size]] for batch in batches]
+    loader = DataLoader(session.pixels, batch_sampler=indices, num_workers=config.data.workers)
     for images, labels, ids in loader:
         yield to_pixels(images, fabric.device), labels.to(fabric.device), ids.to(fabric.device)
 
@@ -306,20 +340,17 @@ def _example(pixels: Pixels, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(
-    classifier: Classifier, pairs: list[Pair], dataset: Dataset, config: FinetuneConfig, fabric: Fabric
-) -> float:
-    """Clean accuracy, shared out over the processes."""
-    pixels = Pixels(dataset, classifier.image_size, classifier.channels)
+def _accuracy(session: Session) -> float:
+    """Clean accuracy on the validation data, shared out over the processes."""
+    fabric, dataset = session.fabric, session.task.validation
+    pixels = Pixels(dataset, session.classifier.image_size, session.classifier.channels)
     mine = range(fabric.global_rank, len(dataset), fabric.world_size)
-    loader = DataLoader(pixels, sampler=mine, batch_size=256, num_workers=config.data.workers)
+    workers = session.task.config.data.workers
     correct = torch.zeros((), device=fabric.device)
-    with crafting(classifier, pairs) as model, fabric.autocast():
-        for images, labels, _ in loader:
+    with crafting(session.classifier, session.pairs) as model, fabric.autocast():
+        for images, labels, _ in DataLoader(pixels, sampler=mine, batch_size=256, num_workers=workers):
             correct += (model(to_pixels(images, fabric.device)).argmax(1) == labels.to(fabric.device)).sum()
-    total = fabric.all_reduce(correct, reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total.item() / len(dataset)
+    return _summed(fabric, correct).item() / len(dataset)
 
 
 @contextmanager
@@ -336,16 +367,21 @@ def _averaged(classifier: Classifier, average: MovingAverage | None) -> Iterator
         classifier.load_state_dict(own)
 
 
+def _summed(fabric: Fabric, mine: Tensor) -> Tensor:
+    """The sum of every process's tensor, on the CPU."""
+    if fabric.world_size == 1:
+        return mine.cpu()
+    total = fabric.all_reduce(fabric.to_device(mine), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total.cpu()
+
+
 def _anyone(fabric: Fabric, mine: bool) -> bool:
     """Whether any process says yes; all hear the same answer, so that all save at the same step."""
-    if fabric.world_size == 1:
-        return mine
-    votes = fabric.all_reduce(torch.tensor(float(mine), device=fabric.device), reduce_op="sum")
-    assert isinstance(votes, Tensor)
-    return votes.item() > 0
+    return _summed(fabric, torch.tensor(float(mine))).item() > 0
 
 
-class _Metrics:
+class Metrics:
     """The run's metrics file, and the experiment trackers if there are any."""
 
     def __init__(self, path: Path, fabric: Fabric, keep_bytes: int) -> None:
@@ -357,14 +393,23 @@ class _Metrics:
             self._file.truncate(keep_bytes)
 
     def step(self, progress: Progress, epoch: int, eps: float, lr: float, sums: Tensor) -> None:
+        """Note an update of the weights."""
         samples, correct, loss = sums.tolist()
         row = {"loss": loss / samples, "accuracy": correct / samples, "eps": eps, "lr": lr}
         self._write({"kind": "step", "step": progress.step, "epoch": epoch, **row})
         self._fabric.log_dict({f"step/{name}": value for name, value in row.items()}, step=progress.step)
 
     def epoch(
-        self, progress: Progress, eps: float, lr: float, loss: float, accuracy: float, validation: float, seconds: float
+        self,
+        progress: Progress,
+        eps: float,
+        lr: float,
+        loss: float,
+        accuracy: float,
+        validation: float,
+        seconds: float,
     ) -> None:
+        """Note a finished epoch."""
         row = {
             "train_loss": loss,
             "train_accuracy": accuracy,
@@ -373,11 +418,18 @@ class _Metrics:
             "lr": lr,
         }
         self._write(
-            {"kind": "epoch", "epoch": progress.epoch, "step": progress.step, **row, "seconds": round(seconds, 3)}
+            {
+                "kind": "epoch",
+                "epoch": progress.epoch,
+                "step": progress.step,
+                **row,
+                "seconds": round(seconds, 3),
+            }
         )
         self._fabric.log_dict({f"epoch/{name}": value for name, value in row.items()}, step=progress.step)
 
     def flush(self) -> int:
+        """Hand everything to the operating system; returns the length of the file."""
         if self._file is None:
             return 0
         self._file.flush()

@@ -98,9 +98,7 @@ def _cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float) -> Result:
     return Result(functional.cross_entropy(logits.float(), y, label_smoothing=label_smoothing), logits)
 
 
-def _trades(
-    model: Model, x: Tensor, x_adv: Tensor, y: Tensor, beta: float, label_smoothing: float
-) -> Result:
+def _trades(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, beta: float, label_smoothing: float) -> Result:
     clean_logits, logits = _both(model, x, x_adv)
     clean = _cross_entropy(clean_logits, y, label_smoothing).loss
     return Result(clean + beta * _divergence(clean_logits, logits).mean(), logits)

@@ -43,9 +43,7 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         train, validation = train.subset(rest), train.subset(held_out)
     for argument, part in (("data.validation", validation), ("data.test", test)):
         if part.class_names != train.class_names:
-            raise ArgumentError(
-                argument, part.name, f"its classes differ from those of the training data {train.name}"
-            )
+            raise ArgumentError(argument, part.name, f"its classes differ from those of the training data {train.name}")
     if config.train_limit is not None:
         train = train.limit(config.train_limit, seed)
     if config.test_limit is not None:
