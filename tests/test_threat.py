@@ -66,7 +66,7 @@ def test_threats_are_read_in_order_without_repeats():
 
 @pytest.mark.parametrize("text", ["", [], "Linf", "Linf:", "Linf:0", "L3:1", "Linf:2/255,", "Linf:x", ":1"])
 def test_what_is_no_threat_is_refused(text):
-    with pytest.raises(ArgumentError, match="^threat = "):
+    with pytest.raises(ArgumentError, match=r"^threat = "):
         parse_threats(text)
 
 

@@ -45,6 +45,8 @@ def crafting(model: nn.Module, pairs: list[Pair] | None = None) -> Iterator[nn.M
 @contextmanager
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Iterator[None]:
     weight, bias = conv.weight, conv.bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     new_weight, new_bias = fuse_conv_bn_weights(
         weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
@@ -52,7 +54,7 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Iterator[None]:
         conv.weight = nn.Parameter(new_weight.detach(), requires_grad=False)
         conv.bias = nn.Parameter(new_bias.detach(), requires_grad=False)
         # An instance attribute hides the class's forward until it is deleted.
-        norm.forward = _after_norm(norm)  # type: ignore[method-assign]
+        norm.forward = _after_norm(norm)  # type: ignore[method-assign, assignment]
         yield
     finally:
         conv.weight, conv.bias = weight, bias
@@ -81,17 +83,20 @@ def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
         model: any module.
         example: float [N, C, H, W] in [0, 1]; a few images or noise.
     """
-    produced: dict[int, tuple[Tensor, nn.Conv2d]] = {}
+    produced: dict[int, tuple[Tensor, int, nn.Conv2d]] = {}
     found: list[Pair] = []
     calls: dict[nn.Module, int] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
         if isinstance(module, nn.Conv2d):
-            # The tensor is kept so that its id stays its own while the pass runs.
-            produced[id(output)] = (output, module)
+            # The tensor is kept so that its id stays its own while the pass runs, and its version because an
+            # activation that works in place gives back the same tensor.
+            produced[id(output)] = (output, output._version, module)
         elif id(inputs[0]) in produced:
-            found.append((produced[id(inputs[0])][1], module))  # type: ignore[arg-type]
+            _, version, conv = produced[id(inputs[0])]
+            if inputs[0]._version == version:
+                found.append((conv, module))  # type: ignore[arg-type]
 
     kinds = {nn.Conv2d, nn.BatchNorm2d, BatchNormAct2d}
     # Subclasses may compute something else (weight standardisation, other padding), so types are matched exactly,

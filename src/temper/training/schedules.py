@@ -50,7 +50,7 @@ class EpsilonSchedule:
                 (0.25, 0.75) over 50 epochs is the paper's (12, 37). Above 1: epochs.
 
         Raises:
-            ArgumentError: start is negative or later than end, or one is a fraction and the other in epochs.
+            ArgumentError: start or end is negative, start later than end, or one is a fraction and the other in epochs.
         """
         _check_hinges(start, end)
 
@@ -131,8 +131,9 @@ def converged(validation: Sequence[float], patience: int, tolerance: float) -> i
 
 
 def _check_hinges(start: float, end: float) -> None:
-    if start < 0:
-        raise ArgumentError("schedule.start", start, "must be at least 0")
+    for name, hinge in (("start", start), ("end", end)):
+        if not hinge >= 0:  # which NaN is not
+            raise ArgumentError(f"schedule.{name}", hinge, "must be at least 0")
     if start > end:
         raise ArgumentError("schedule.start", start, f"must not be later than schedule.end = {end}")
     if 0 < start < 1 < end:

@@ -1,0 +1,463 @@
+"""PGD and APGD against models whose margins are known, and what they promise about batches, radii and costs."""
+
+import importlib.util
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from temper import randomness
+from temper.attacks.apgd import apgd, checkpoints
+from temper.attacks.crafting import crafting
+from temper.attacks.losses import cross_entropy, flipped, kl_divergence
+from temper.attacks.pgd import input_gradient, pgd
+from temper.threat import NORMS, distance
+
+ATTACKS = pytest.mark.parametrize("attack", [pgd, apgd])
+EVERY_NORM = pytest.mark.parametrize("norm", NORMS)
+
+
+def keys_of(count: int, seed: int = 0) -> Tensor:
+    return randomness.sample_keys(seed, torch.arange(count), "attack")
+
+
+# --- linear classifiers: exact margins ------------------------------------------------------------
+
+
+def distances_to_planes(weights: np.ndarray, gaps: np.ndarray, room: np.ndarray, norm: str) -> np.ndarray:
+    """Exact distance to each half space {delta: weights_k . delta >= gaps_k} inside the box: [K, D], [K] -> [K].
+
+    Each coordinate can move by ``room`` at most. L1: greedy, the largest weights first. Linf and L2: the optimal
+    perturbation is min(t, room) or min(t |w|, room) with the smallest t that closes the gap, found by bisection.
+    """
+    size = np.abs(weights)
+    if norm == "L1":
+        order = np.argsort(-size, 1)
+        size, room = np.take_along_axis(size, order, 1), np.take_along_axis(room, order, 1)
+        before = np.cumsum(size * room, 1) - size * room
+        moves = np.clip((gaps[:, None] - before) / np.maximum(size, 1e-300), 0, room)
+        reached, lengths = (moves * size).sum(1), moves.sum(1)
+    else:
+        slope = np.ones_like(size) if norm == "Linf" else size
+        low, high = np.zeros(len(gaps)), np.full(len(gaps), 1e3)
+        for _ in range(70):
+            middle = (low + high) / 2
+            enough = (size * np.minimum(middle[:, None] * slope, room)).sum(1) >= gaps
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        moves = np.minimum(high[:, None] * slope, room)
+        reached = (moves * size).sum(1)
+        lengths = moves.max(1) if norm == "Linf" else np.sqrt((moves**2).sum(1))
+    return np.where(reached >= gaps * (1 - 1e-9), lengths, np.inf)
+
+
+DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
+
+
+class Linear(nn.Module):
+    """A random linear classifier whose planes go through the middle of the box, and the exact margins of images.
+
+    The first two classes lead the others by ``lead``: with many classes close to each other, gradient ascent may
+    well climb towards another one than the nearest.
+    """
+
+    def __init__(self, classes: int, pixels: int, lead: float) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(classes)
+        self.weight = nn.Parameter(torch.randn(classes, pixels, generator=generator) / pixels**0.5)
+        self.bias = nn.Parameter(lead * (torch.arange(classes) < 2) - self.weight.detach().sum(1) / 2)
+        self.double()  # exact margins need exact gaps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T + self.bias
+
+    def margins(self, x: Tensor, y: Tensor, norm: str) -> Tensor:
+        weight, bias = self.weight.detach().double().numpy(), self.bias.detach().double().numpy()
+        margins = []
+        for image, label in zip(x.flatten(1).double().numpy(), y.tolist(), strict=True):
+            rivals = np.arange(len(bias)) != label
+            weights = weight[rivals] - weight[label]
+            gaps = -(weights @ image + bias[rivals] - bias[label])
+            # Without the box every plane is at least as near, which leaves few rivals to look at closely.
+            lower_bounds = gaps / np.linalg.norm(weights, DUAL[norm], axis=1)
+            first = np.argsort(lower_bounds)[:20]
+            room = np.where(weights > 0, 1 - image, image)
+            margins.append(distances_to_planes(weights[first], gaps[first], room[first], norm).min())
+            assert len(gaps) <= 20 or margins[-1] <= np.sort(lower_bounds)[20]
+        return torch.tensor(margins, dtype=x.dtype)
+
+
+def linear_case(classes: int, box: str, lead: float = 20.0) -> tuple[Linear, Tensor, Tensor]:
+    """Images in the middle of the box or in its corners, with the classes that the model gives them."""
+    model = Linear(classes, 3 * 12 * 12, lead)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(12, 3, 12, 12, generator=generator, dtype=torch.float64)
+    x = (
+        0.47 + 0.06 * x
+        if box == "far"
+        else 0.97 * x.round() + 0.03 * torch.rand(x.shape, generator=generator, dtype=x.dtype)
+    )
+    return model, x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+@EVERY_NORM
+def test_margins_far_from_the_box_are_the_dual_norms(classes, norm):
+    """The oracle itself: gap / dual norm of the weights, from the textbook."""
+    model, x, y = linear_case(classes, "far")
+    weight, logits = model.weight.detach(), model(x).detach()
+    expected = [
+        min(
+            ((logits[i, c] - logits[i, k]) / torch.linalg.vector_norm(weight[k] - weight[c], DUAL[norm])).item()
+            for k in range(classes)
+            if k != c
+        )
+        for i, c in enumerate(y.tolist()[:4])
+    ]
+    np.testing.assert_allclose(model.margins(x[:4], y[:4], norm), expected, rtol=1e-4)
+
+
+# How far above the exact margin an attack of 50 steps must succeed. PGD's fixed step leaves part of a random start
+# in L2, and in L1 it moves the largest 1 % of the coordinates alike where moving the largest alone would be best.
+ENOUGH = {
+    ("pgd", "Linf"): 1.01,
+    ("pgd", "L2"): 1.05,
+    ("pgd", "L1"): 1.5,
+    ("pgd", "L1", "near"): 4.0,  # pixels at the faces of the box take part of the steps; without within_box, for good
+    ("apgd", "Linf"): 1.01,
+    ("apgd", "L2"): 1.03,
+    ("apgd", "L1"): 1.3,
+}
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+@pytest.mark.parametrize("box", ["far", "near"])
+@EVERY_NORM
+@ATTACKS
+def test_linear_classifiers_flip_just_above_their_margin_and_never_below(attack, norm, box, classes):
+    model, x, y = linear_case(classes, box)
+    margins = model.margins(x, y, norm)
+    enough = ENOUGH.get((attack.__name__, norm, box), ENOUGH[attack.__name__, norm])
+    for share, expected in ((0.999, False), (enough, True)):
+        eps = margins * share
+        with crafting(model):
+            moved = attack(model, x, y, eps, norm, steps=50, keys=keys_of(len(x)), keep_flips=True)
+        assert ((moved >= 0) & (moved <= 1)).all()
+        assert (distance((moved - x).double(), norm) <= eps * (1 + 1e-6) + 1e-6).all()
+        assert (flipped(model(moved), y) == expected).all()
+
+
+@pytest.mark.parametrize("box", ["far", "near"])
+@EVERY_NORM
+@ATTACKS
+def test_no_class_is_reached_below_the_margin(attack, norm, box):
+    """Ten classes alike; a random start and 2 steps as well as many."""
+    model, x, y = linear_case(10, box, lead=0)
+    assert len(y.unique()) > 3
+    for steps in (2, 30):
+        eps = model.margins(x, y, norm) * 0.999
+        moved = attack(model, x, y, eps, norm, steps=steps, keys=keys_of(len(x)), keep_flips=True)
+        assert not flipped(model(moved), y).any()
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def network(shared_data: Path) -> Callable[[str], nn.Module]:
+    """Loads one of the trained networks in shared/data."""
+    spec = importlib.util.spec_from_file_location("networks", shared_data / "networks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load
+
+
+def images_of(file: Path, count: int) -> tuple[Tensor, Tensor]:
+    with np.load(file) as arrays:
+        x = torch.from_numpy(arrays["images"][:count]).permute(0, 3, 1, 2).float() / 255
+        return x, torch.from_numpy(arrays["labels"][:count]).long()
+
+
+@pytest.mark.parametrize(("name", "eps"), [("resnet20", 1 / 255), ("cifar_resnet4b", 2 / 255)])
+def test_apgd_is_as_strong_as_pgd(network, shared_data, name, eps):
+    model = network(name)
+    x, y = images_of(shared_data / "images" / "cifar10_test.npz", 64)
+    with crafting(model):
+        broken, losses = {}, {}
+        for attack in (pgd, apgd):
+            logits = model(attack(model, x, y, eps, "Linf", steps=10, keys=keys_of(64)))
+            broken[attack], losses[attack] = int(flipped(logits, y).sum()), cross_entropy(logits, y).mean()
+        clean = int(flipped(model(x), y).sum())
+    assert clean + 5 < broken[pgd] <= broken[apgd] + 1  # one image may go either way
+    assert losses[apgd] > 0.98 * losses[pgd]
+
+
+def test_proven_samples_are_never_broken(network, shared_data):
+    model = network("cifar_resnet4b")
+    with np.load(shared_data / "proven" / "cifar10_resnet21__resnet_4b.npz") as proven:
+        robust = proven["verdict"] == "robust"
+        x, y = torch.from_numpy(proven["x"][robust]), torch.from_numpy(proven["label"][robust])
+        eps = torch.from_numpy(proven["eps"][robust]) * (1 - 1e-4)
+    assert len(x) >= 10
+    with crafting(model):
+        assert not flipped(model(x), y).any()
+        for attack in (pgd, apgd):
+            for seed in range(3):
+                moved = attack(model, x, y, eps, "Linf", steps=20, keys=keys_of(len(x), seed), keep_flips=True)
+                assert not flipped(model(moved), y).any()
+
+
+# --- what does not matter: batches, order, scale --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[nn.Module, Tensor, Tensor]:
+    """A random conv net that bends a lot, float64 so that a batch's size does not move gradient signs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5)
+        ).double()
+        for layer in (model[0], model[2], model[5]):
+            layer.weight.data *= 3
+        x = torch.rand(12, 3, 8, 8, dtype=torch.float64)
+    model.requires_grad_(False)
+    return model, x, model(x).argmax(1)
+
+
+EPS = {"Linf": 0.02, "L2": 0.15, "L1": 1.0}  # break some of the small network's samples, not all
+
+
+@pytest.mark.parametrize("keep_flips", [False, True])
+@EVERY_NORM
+@ATTACKS
+def test_results_do_not_depend_on_the_batch(small, attack, norm, keep_flips):
+    model, x, y = small
+    keys = keys_of(len(x))
+
+    def run(who: list[int]) -> Tensor:
+        return attack(model, x[who], y[who], EPS[norm], norm, steps=12, keys=keys[who], keep_flips=keep_flips)
+
+    together = run(list(range(12)))
+    assert 0 < flipped(model(together), y).sum() < 12
+    shuffled = [7, 3, 11, 0, 5]
+    torch.testing.assert_close(run(shuffled), together[shuffled], rtol=0, atol=1e-7)
+    for i in (0, 4, 11):
+        torch.testing.assert_close(run([i]), together[[i]], rtol=0, atol=1e-7)
+
+
+@EVERY_NORM
+@ATTACKS
+def test_a_radius_per_sample_is_each_samples_own(small, attack, norm):
+    model, x, y = small
+    eps = EPS[norm] * torch.linspace(0, 2, len(x), dtype=torch.float64)
+    together = attack(model, x, y, eps, norm, steps=8, keys=keys_of(len(x)))
+    for i, radius in enumerate(eps.tolist()):
+        one = slice(i, i + 1)
+        alone = attack(model, x[one], y[one], radius, norm, steps=8, keys=keys_of(len(x))[one])
+        torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-7)
+    assert torch.equal(together[0], x[0])
+
+
+@EVERY_NORM
+@ATTACKS
+def test_other_keys_are_other_starts_and_no_keys_start_at_the_image(small, attack, norm):
+    model, x, y = small
+    seen: list[Tensor] = []
+
+    def run(keys: Tensor | None) -> Tensor:
+        seen.clear()
+
+        def watched(images: Tensor) -> Tensor:
+            seen.append(images.detach())
+            return model(images)
+
+        attack(watched, x, y, EPS[norm], norm, steps=2, keys=keys)
+        return seen[0]
+
+    assert torch.equal(run(None), x)
+    first = run(keys_of(12, 0))
+    assert torch.equal(run(keys_of(12, 0)), first)
+    assert not torch.isclose(run(keys_of(12, 1)), first).flatten(1).all(1).any()
+
+
+@ATTACKS
+def test_global_generators_are_untouched(small, attack):
+    model, x, y = small
+    state = torch.get_rng_state()
+    attack(model, x, y, 0.1, "L2", steps=2, keys=keys_of(12))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@EVERY_NORM
+@ATTACKS
+def test_an_empty_batch_stays_empty(small, attack, norm):
+    model, x, y = small
+    moved = attack(model, x[:0], y[:0], 0.1, norm, steps=3, keys=keys_of(0), keep_flips=True)
+    assert moved.shape == (0, 3, 8, 8)
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def iterates(attack: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, *args, **options):
+    """Every image batch that an attack shows the model, and what it returns."""
+    seen: list[Tensor] = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images.detach())
+        return model(images)
+
+    return seen, attack(watched, x, y, *args, **options)
+
+
+@EVERY_NORM
+def test_steps_scale_with_the_radius(norm):
+    """On a linear model far from the box, iterates at twice the radius are twice as far."""
+    model, x, y = linear_case(2, "far")
+    for attack, options in ((pgd, {}), (pgd, {"step_size": 0.3}), (apgd, {})):
+        seen, _ = iterates(attack, model, x, y, 0.001, norm, steps=5, keys=None, **options)
+        wide, _ = iterates(attack, model, x, y, 0.002, norm, steps=5, keys=None, **options)
+        for near, far in zip(seen, wide, strict=True):
+            torch.testing.assert_close(far - x, 2 * (near - x), rtol=0, atol=1e-6)
+        length = {"apgd": 1.0}.get(attack.__name__, options.get("step_size", 2.5 / 5))
+        torch.testing.assert_close(
+            distance(seen[1] - x, norm), torch.full((len(x),), 0.001 * length, dtype=x.dtype), rtol=2e-2, atol=1e-6
+        )
+
+
+@ATTACKS
+def test_costs_are_as_promised(small, attack):
+    model, x, y = small
+    passes = []
+
+    def counted(images: Tensor) -> Tensor:
+        passes.append(images.requires_grad)
+        return model(images)
+
+    attack(counted, x, y, 0.001, "Linf", steps=6, keys=None)
+    assert (sum(passes), len(passes)) == {"pgd": (6, 6), "apgd": (6, 7)}[attack.__name__]
+
+
+@EVERY_NORM
+@ATTACKS
+def test_a_flip_that_was_seen_is_returned(small, attack, norm):
+    model, x, y = small
+    options = {"step_size": 1.5} if attack is pgd else {}  # long steps leave the flipped region again
+    seen, kept = iterates(attack, model, x, y, EPS[norm], norm, steps=20, keys=keys_of(12), keep_flips=True, **options)
+    flips = torch.stack([flipped(model(images), y) for images in seen])
+    assert 0 < flips.any(0).sum() < 12
+    for i in torch.nonzero(flips.any(0)).flatten().tolist():
+        assert torch.equal(kept[i], seen[int(flips[:, i].int().argmax())][i])
+
+
+@EVERY_NORM
+def test_apgd_returns_the_highest_loss_and_pgd_the_last_iterate(small, norm):
+    model, x, y = small
+    seen, best = iterates(apgd, model, x, y, EPS[norm], norm, steps=15, keys=keys_of(12))
+    losses = torch.stack([cross_entropy(model(images), y) for images in seen])
+    assert torch.equal(cross_entropy(model(best), y), losses.amax(0))
+    # One step more shows the model what one step less returned.
+    seen, _ = iterates(pgd, model, x, y, EPS[norm], norm, steps=6, keys=None, step_size=0.2)
+    last = pgd(model, x, y, EPS[norm], norm, steps=5, keys=None, step_size=0.2)
+    torch.testing.assert_close(last, seen[-1], rtol=0, atol=1e-12)
+
+
+def test_attacks_climb_the_loss_they_are_given(small):
+    """Against KL of a uniform prediction, the attack must not care about labels."""
+    model, x, y = small
+    loss = kl_divergence(model(x))
+    for attack in (pgd, apgd):
+        moved = [attack(model, x, labels, 0.02, "Linf", steps=5, keys=keys_of(12), loss=loss) for labels in (y, 4 - y)]
+        assert torch.equal(*moved)
+        assert (loss(model(moved[0]), y) > 0.01).all()
+
+
+# --- APGD's checkpoints ---------------------------------------------------------------------------
+
+
+def test_checkpoints_of_100_steps_are_the_published_ones():
+    """p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06) (arXiv:2003.01690, section 3.1)."""
+    shares = [Fraction(0), Fraction(22, 100)]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - Fraction(3, 100), Fraction(6, 100)))
+    expected = [int(100 * share) for share in shares[1:] if share <= 1]
+    assert checkpoints(100, "Linf") == checkpoints(100, "L2") == expected == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 7, 10, 20, 33, 50, 75, 200])
+def test_other_lengths_round_as_the_authors_code_does(steps):
+    """Periods in whole steps, rounded down, one at least; counted as in the published attack's loop."""
+    period, decrease, shortest = (max(percent * steps // 100, 1) for percent in (22, 3, 6))
+    expected, counter = [], 0
+    for step in range(1, steps + 1):
+        counter += 1
+        if counter == period:
+            expected.append(step)
+            period, counter = max(period - decrease, shortest), 0
+    assert checkpoints(steps, "Linf") == expected
+
+
+def test_l1_checkpoints_are_evenly_spaced():
+    assert checkpoints(100, "L1") == list(range(4, 100, 4))
+    assert checkpoints(5, "L1") == [1, 2, 3, 4]
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def test_losses_are_per_sample_and_never_averaged():
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1])
+    probabilities = logits.softmax(1)
+    torch.testing.assert_close(cross_entropy(logits, y), -probabilities[range(6), y].log())
+    clean = torch.randn(6, 4, generator=generator)
+    expected = stats.entropy(clean.softmax(1).numpy(), probabilities.numpy(), axis=1)
+    np.testing.assert_allclose(kl_divergence(clean)(logits, y), expected, rtol=1e-5)
+    assert kl_divergence(clean)(clean, y).abs().max() < 1e-6
+
+
+def test_the_clean_side_of_the_kl_is_constant():
+    clean = torch.randn(2, 3, requires_grad=True)
+    loss = kl_divergence(clean)(clean * 2, torch.tensor([0, 1])).sum()
+    (gradient,) = torch.autograd.grad(loss, clean)
+    other = clean.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(kl_divergence(clean.detach())(other * 2, torch.tensor([0, 1])).sum(), other)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_a_samples_gradient_is_its_own_whatever_the_batch(small):
+    model, x, y = small
+    logits, losses, gradient = input_gradient(model, x, y, cross_entropy)
+    assert not logits.requires_grad
+    assert not losses.requires_grad
+    for i in range(3):
+        _, loss, alone = input_gradient(model, x[i : i + 1], y[i : i + 1], cross_entropy)
+        torch.testing.assert_close(gradient[i : i + 1], alone, rtol=1e-5, atol=1e-12)
+        torch.testing.assert_close(losses[i : i + 1], loss)
+
+
+def test_gradients_are_taken_inside_no_grad(small):
+    model, x, y = small
+    with torch.no_grad():
+        _, _, gradient = input_gradient(model, x, y, cross_entropy)
+    assert gradient.abs().sum() > 0
+    assert not x.requires_grad
+
+
+def test_low_precision_logits_lose_nothing_more():
+    logits = torch.tensor([[8.0, 0.0]], dtype=torch.bfloat16)
+    loss = cross_entropy(logits, torch.tensor([0]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(np.log1p(np.exp(-8)), rel=1e-3)
+
+
+def test_only_finite_logits_flip():
+    logits = torch.tensor([[2.0, 1.0], [1.0, 2.0], [float("nan"), 2.0], [float("-inf"), 2.0]])
+    assert flipped(logits, torch.zeros(4, dtype=torch.int64)).tolist() == [False, True, False, False]

@@ -1,0 +1,192 @@
+"""The configuration: YAML there and back, and one line that says what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from temper.errors import ArgumentError, TemperError
+from temper.training.config import FinetuneConfig, config_error, read_config, write_config
+
+FULL = {
+    "out": "runs/x",
+    "model": {
+        "name": "timm:mobilenetv2_100@weights.safetensors",
+        "weights": None,
+        "args": {"pad_type": "same", "drop_rate": 0.1, "scriptable": True, "stem": 3},
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5],
+        "image_size": 64,
+    },
+    "data": {"train": "images.zip", "classes": 20, "train_limit": 100, "augmentation": "crop"},
+    "norm": "L2",
+    "eps": "128/255",
+    "objective": {"name": "trades", "beta": 3},
+    "schedule": {"name": "hinge", "start": 0.1, "end": 0.9, "per": "epoch"},
+    "attack": {"name": "pgd", "steps": 5, "step_size": 0.3, "random_start": True},
+    "protocol": {"name": "linear-then-full", "linear_share": 0.5},
+    "optimiser": {"backbone_lr": "1e-3", "betas": [0.9, 0.95], "ema": 0.99, "clip_norm": 1},
+    "evaluation": {"points": 4},
+    "epochs": 3,
+    "micro_batch": 16,
+    "precision": "bf16",
+    "loggers": ["tensorboard"],
+}
+
+
+def message_of(source: Any) -> str:
+    """What is said about a configuration that cannot work: one line."""
+    with pytest.raises(ArgumentError) as error:
+        read_config(source)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("content", [{}, FULL, {"eps": 1e-5, "seed": 2**40}])
+def test_yaml_there_and_back(tmp_path, content):
+    config = read_config(content)
+    path = tmp_path / "run.yaml"
+    write_config(config, path)
+    assert read_config(path) == read_config(str(path)) == config
+    # Everything is written out, also what was left to its default.
+    assert set(yaml.safe_load(path.read_text())) == set(FinetuneConfig.model_fields)
+
+
+def test_defaults_are_a_configuration():
+    assert read_config({}) == FinetuneConfig()
+    config = FinetuneConfig(epochs=3)
+    assert read_config(config) is config
+
+
+def test_an_empty_file_is_all_defaults(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing yet\n")
+    assert read_config(path) == FinetuneConfig()
+
+
+@pytest.mark.parametrize("eps", ["8/255", 8 / 255, " 8 / 255 "])
+def test_epsilon_reads_fractions(tmp_path, eps):
+    assert read_config({"eps": eps}).eps == 8 / 255
+    path = tmp_path / "run.yaml"
+    path.write_text(f"eps: {eps}\n")
+    assert read_config(path).eps == 8 / 255
+
+
+def test_numbers_as_yaml_reads_them():
+    """YAML takes 1e-3 for a string."""
+    assert read_config({"optimiser": {"head_lr": "1e-3"}}).optimiser.head_lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("content", "start", "hint"),
+    [
+        ({"epoch": 3}, "epoch = 3: unknown key", "did you mean epochs?"),
+        ({"optimizer": {}}, "optimizer = {}: unknown key", "did you mean optimiser?"),
+        ({"optimiser": {"lr_schedul": "cosine"}}, "optimiser.lr_schedul", "did you mean optimiser.lr_schedule?"),
+        ({"schedule": {"T1": 3}}, "schedule.T1 = 3: unknown key", "known: name, start, end, patience"),
+        ({"attack": {"step": 3}}, "attack.step = 3: unknown key", "did you mean attack.steps?"),
+        ({"zzz": 1}, "zzz = 1: unknown key", "known: out, model, data"),
+    ],
+)
+def test_an_unknown_key_suggests_the_nearest(content, start, hint):
+    message = message_of(content)
+    assert message.startswith(start)
+    assert hint in message
+
+
+@pytest.mark.parametrize(
+    ("content", "start"),
+    [
+        ({"eps": "8/0"}, "eps = '8/0': write a number of at least 0"),
+        ({"eps": -1}, "eps = -1: write a number of at least 0"),
+        ({"eps": None}, "eps = None: write a number"),
+        ({"norm": "L7"}, "norm = 'L7': Input should be 'Linf', 'L2' or 'L1'"),
+        ({"epochs": 0}, "epochs = 0: Input should be greater than or equal to 1"),
+        ({"epochs": "many"}, "epochs = 'many'"),
+        ({"batch_size": 1}, "batch_size = 1"),
+        ({"seed": -1}, "seed = -1"),
+        ({"optimiser": {"backbone_lr": 0}}, "optimiser.backbone_lr = 0"),
+        ({"optimiser": {"ema": 1}}, "optimiser.ema = 1"),
+        ({"optimiser": {"warmup": 1}}, "optimiser.warmup = 1"),
+        ({"data": {"validation_fraction": 1}}, "data.validation_fraction = 1"),
+        ({"attack": {"steps": 0}}, "attack.steps = 0"),
+        ({"attack": 3}, "attack = 3"),
+        ({"loggers": ["wand"]}, "loggers.0 = 'wand'"),
+        ({"schedule": {"start": float("nan")}}, "schedule.start = nan"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(content, start):
+    assert message_of(content).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"eps": 0}, "eps is 0: choose objective.name standard"),
+        ({"attack": {"name": "apgd", "step_size": 0.1}}, "attack apgd chooses its own step_size"),
+        ({"attack": {"step_size": 0.1}}, "attack apgd chooses its own step_size"),
+        (
+            {"objective": {"name": "trades"}, "attack": {"random_start": False}},
+            "objective trades needs attack.random_start",
+        ),
+        ({"schedule": {"name": "fixed", "start": 0.5}}, "schedule fixed has no option start"),
+        ({"schedule": {"name": "linear", "start": 0.5}}, "schedule linear has no option start"),
+        ({"schedule": {"name": "abrupt", "end": 0.5}}, "schedule abrupt has no option end"),
+        ({"schedule": {"name": "hinge", "patience": 5}}, "schedule hinge has no option patience"),
+        ({"schedule": {"name": "uniform", "function": "a:b"}}, "schedule uniform has no option function"),
+        ({"schedule": {"name": "custom"}}, "schedule custom needs function"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(content, said):
+    assert said in message_of(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"eps": 0, "objective": {"name": "standard"}},
+        {"objective": {"name": "trades-guide"}, "attack": {"random_start": False}},
+        {"attack": {"name": "pgd", "step_size": 0.1}},
+        {"schedule": {"name": "auto", "patience": 3, "tolerance": 0.0}},
+        {"schedule": {"name": "custom", "function": "module:function"}},
+        {"schedule": {"name": "hinge", "start": 0, "end": 0}},
+    ],
+)
+def test_options_that_go_together_are_accepted(content):
+    assert isinstance(read_config(content), FinetuneConfig)
+
+
+def test_nothing_changes_after_reading():
+    with pytest.raises(ValidationError, match="frozen"):
+        read_config({}).epochs = 3
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    assert message_of(tmp_path / "none.yaml").endswith("cannot be read (No such file or directory); name a YAML file")
+    for content, said in (("a: [", "is not YAML"), ("- 1\n- 2", "key: value"), ("8/255", "key: value")):
+        path = tmp_path / "bad.yaml"
+        path.write_text(content)
+        message = message_of(path)
+        assert str(path) in message
+        assert said in message
+    path.write_bytes(b"\xff\xfe\x00bad")
+    assert "is not YAML" in message_of(path)
+
+
+def test_a_mapping_is_not_changed():
+    content = {"eps": "8/255", "model": {"name": "bundled"}}
+    read_config(content)
+    assert content == {"eps": "8/255", "model": {"name": "bundled"}}
+
+
+def test_pydantics_own_errors_become_ours():
+    with pytest.raises(ValidationError) as error:
+        FinetuneConfig(epochs=0)
+    assert isinstance(config_error(error.value), TemperError)
+
+
+def test_paths_stay_paths():
+    assert read_config({"out": "a/b"}).out == Path("a/b")
