@@ -1,5 +1,6 @@
 """The commands: they read the call, hand it on, and say how it went."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -7,14 +8,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
-from temper.errors import ArgumentError, NonFiniteLossError, TemperError
+from temper.errors import ArgumentError, NonFiniteLossError, TemperError, TemperWarning
 from temper.interrupt import Stopped
 
 T = TypeVar("T")
@@ -81,20 +83,24 @@ class Evaluate:
         """Measure, save, and print."""
         from temper.folders import evaluate_into
 
-        budget = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
         out = self.out or Path("runs") / _slug(f"evaluate-{self.model}-{self.data}")
         batch = None if self.batch_size == "auto" else self.batch_size
-        summary, complete = evaluate_into(
-            out, self.model, self.data, self.threat,
-            suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
-        )  # fmt: skip
+        # A user's model or a data set's download may print; with --json nothing but the object goes to stdout.
+        with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
+            summary, complete = evaluate_into(
+                out, self.model, self.data, self.threat,
+                suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
+            )  # fmt: skip
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
         else:
             from temper.console import show_evaluation
 
             show_evaluation(summary, out)
-        return DONE if complete else STOPPED
+        if complete:
+            return DONE
+        return _say(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,24 +174,15 @@ COMMANDS = {"demo": Demo, "evaluate": Evaluate, "report": Report}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE)
-        return DONE if words else WRONG_CALL
-    command, rest = words[0], words[1:]
-    if command == "--version":
-        from importlib.metadata import version
-
-        sys.stdout.write(f"temper {version('temper')}\n")
-        return DONE
+    if sys.stdout is None:
+        return _say("error: stdout is closed; send it to a file, or to /dev/null", WRONG_CALL)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("temper").setLevel(logging.INFO)
     try:
-        if command == "finetune":
-            return _finetune(rest)
-        if command not in COMMANDS:
-            raise ArgumentError("COMMAND", command, f"choose one of {', '.join(['finetune', *COMMANDS])}")
-        return _parse(COMMANDS[command], rest, f"temper {command}").run()
+        with _plain_warnings():
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        _flush()
+        return status
     except Stopped as news:
         return _say(str(news), STOPPED)
     except NonFiniteLossError as error:
@@ -195,7 +192,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("stopped; what was saved is kept, and the same command continues", STOPPED)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            _flush()
         return _say(f"error: {_os_error(error)}", FAILED)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return DONE if words else WRONG_CALL
+    command, rest = words[0], words[1:]
+    if command == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"temper {version('temper')}\n")
+        return DONE
+    if command == "finetune":
+        return _finetune(rest)
+    if command not in COMMANDS:
+        raise ArgumentError("COMMAND", command, f"choose one of {', '.join(['finetune', *COMMANDS])}")
+    return _parse(COMMANDS[command], rest, f"temper {command}").run()
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Temper's own warnings are one line, like its errors; other packages' are shown as ever."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, TemperWarning):
+                _say(f"warning: {message}", DONE)
+            else:
+                before(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def _flush() -> None:
+    """Flush stdout where a failure can still be told; what is stuck would make noise at Python's exit."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        error.filename = "stdout"
+        raise
 
 
 def _say(message: str, status: int) -> int:

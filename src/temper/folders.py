@@ -1,5 +1,6 @@
 """Result folders: what an evaluation or a fine-tuning run leaves, and the report of one or several."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from temper import data, evaluation, models
-from temper.errors import ArgumentError, RunError
+from temper import data, evaluation
+from temper.data import Dataset
+from temper.errors import ArgumentError, EvidenceError, RunError
 from temper.evaluation import TABLE, Example
 from temper.files import write_json, written
 from temper.margins import EvidenceTable
+from temper.models import Classifier
 from temper.report import CurvePoint, EpochRow, RunView, SampleView, Value, write_report
-from temper.threat import Norm, Threat, format_eps, parse_threats
+from temper.threat import Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
 
@@ -24,7 +27,7 @@ def save_examples(folder: Path, examples: Sequence[Example], class_names: Sequen
     """Write the examples of a report as arrays; images as float32 NCHW in [0, 1]."""
     if not examples:
         return
-    arrays = {
+    arrays: dict[str, Any] = {
         "images": torch.stack([e.image for e in examples]).numpy(),
         "adversarial": torch.stack([e.adversarial for e in examples]).numpy(),
         "classes": np.array([[e.label, e.prediction, e.adversarial_prediction] for e in examples]),
@@ -60,45 +63,32 @@ def evaluate_into(
         EvidenceError: ``folder`` holds evidence on another model or other data.
     """
     wanted = parse_threats(threats)
-    classifier = models.load(model)
-    if torch.cuda.is_available():
-        classifier = classifier.cuda()
+    _make(folder)
+    classifier = evaluation.load_classifier(model)
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
+    _check_classes(dataset, data_spec, classifier, model)
     if limit is not None:
         dataset = dataset.limit(limit, seed)
-    if dataset.labels.max() >= classifier.num_classes:
-        raise ArgumentError(
-            "data", data_spec, f"has {dataset.num_classes} classes, model {model} has {classifier.num_classes}"
-        )
-    images = evaluation.from_dataset(dataset, classifier)
+    samples = evaluation.from_dataset(dataset, classifier)
     path = folder / TABLE
-    done = evaluation.measure(
-        classifier, images, wanted, suite, seed,
-        batch_size=batch_size or evaluation.batch_size_for(classifier.image_size),
-        known=EvidenceTable.load(path) if path.exists() else None,
-        save=lambda table: table.save(path),
-        time_budget=time_budget,
-    )  # fmt: skip
-    found = [
-        example
-        for norm in dict.fromkeys(threat.norm for threat in wanted)
-        for example in evaluation.examples(classifier, images, done.table, norm, suite, seed)
-    ]
-    save_examples(folder, found, dataset.class_names)
+    known = EvidenceTable.load(path) if path.exists() else None
+    try:
+        done = evaluation.measure(
+            classifier, samples, wanted, suite, seed,
+            batch_size=batch_size, known=known, save=lambda table: table.save(path), time_budget=time_budget,
+        )  # fmt: skip
+    except EvidenceError as error:
+        raise EvidenceError(f"{path}: {error}; name another folder for this measurement (--out)") from None
+    if done.complete:
+        norms = dict.fromkeys(threat.norm for threat in wanted)
+        found = [e for norm in norms for e in evaluation.examples(classifier, samples, done.table, norm, suite, seed)]
+        save_examples(folder, found, dataset.class_names)
     summary = {
         "model": {"spec": model, **done.table.identity["model"]},
-        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": images.fingerprint},
+        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": samples.fingerprint},
         "clean_accuracy": done.table.clean_accuracy().to_json(),
-        "threats": [
-            {
-                "norm": threat.norm,
-                "eps": threat.eps,
-                "robust_accuracy": done.table.robust_accuracy(threat.norm, threat.eps, suite).to_json(),
-                "expected_robustness": done.table.expected_robustness(threat.norm, threat.eps, suite).to_json(),
-            }
-            for threat in wanted
-        ],
+        "threats": [_threat_summary(done.table, threat, wanted, suite) for threat in wanted],
         "passes": done.table.passes(),
         "seconds": done.seconds,
         "table": str(path),
@@ -106,6 +96,43 @@ def evaluate_into(
     write_json(folder / "evaluation.json", summary)
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
     return summary, done.complete
+
+
+def _make(folder: Path) -> None:
+    """Make the folder before hours are spent on what goes into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise ArgumentError("out", str(folder), "may not be written to; choose another folder")
+
+
+def _check_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> None:
+    """Class k of the data must be output k of the model; names tell, where both have some."""
+    named = dataset.class_names != tuple(str(k) for k in range(dataset.num_classes))
+    few = dataset.num_classes < classifier.num_classes and named  # without names the last classes may lack samples
+    if few or dataset.num_classes > classifier.num_classes:
+        fix = f"has {dataset.num_classes} classes, model {model} has {classifier.num_classes}; they must be the same"
+        raise ArgumentError("data", data_spec, fix)
+    trained = classifier.info.get("class_names")
+    if named and trained and list(dataset.class_names) != trained:
+        k, own, other = next(
+            (k, *pair) for k, pair in enumerate(zip(dataset.class_names, trained, strict=True)) if len(set(pair)) > 1
+        )
+        raise ArgumentError("data", data_spec, f"class {k} is {own!r}, model {model} was trained on {other!r} there")
+
+
+def _threat_summary(table: EvidenceTable, threat: Threat, wanted: Sequence[Threat], suite: str) -> dict[str, Any]:
+    norm, eps = threat.norm, threat.eps
+    grid = sorted(other.eps for other in wanted if other.norm == norm and other.eps <= eps)
+    return {
+        "norm": norm,
+        "eps": eps,
+        "robust_accuracy": table.robust_accuracy(norm, eps, suite).to_json(),
+        "expected_robustness": table.expected_robustness(norm, eps, suite).to_json(),
+        "expected_robustness_trapezoid": table.expected_robustness(norm, eps, suite, grid=grid).to_json(),
+    }
 
 
 def view(folder: Path, name: str) -> RunView:
@@ -131,7 +158,8 @@ def view(folder: Path, name: str) -> RunView:
 
 def report(folders: Sequence[Path], out: Path, title: str) -> Path:
     """Write one HTML report of one or several folders."""
-    names = [folder.resolve().name for folder in folders]
+    folders = list(dict.fromkeys(folder.resolve() for folder in folders))
+    names = [folder.name for folder in folders]
     distinct = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
     views = [view(folder, name) for folder, name in zip(folders, distinct, strict=True)]
     return write_report(views, out, title=title)
@@ -139,32 +167,31 @@ def report(folders: Sequence[Path], out: Path, title: str) -> Path:
 
 def headline(table: EvidenceTable) -> dict[str, Value]:
     """Clean accuracy, robust accuracy at the largest radius, expected robustness up to it, both ways, per norm."""
-    columns = {"clean accuracy": Value(**table.clean_accuracy().to_json())}
-    for norm, radii, suite in _searched(table):
-        threat = Threat(norm, max(radii))
-        columns[f"robust accuracy at {threat}"] = Value(**table.robust_accuracy(norm, threat.eps, suite).to_json())
-        exact = table.expected_robustness(norm, threat.eps, suite)
-        columns[f"expected robustness up to {threat}"] = Value(**exact.to_json())
-        if len(radii) > 1 and np.allclose(radii, np.linspace(0, threat.eps, len(radii) + 1)[1:]):
-            trapezoid = table.expected_robustness(norm, threat.eps, suite, points=len(radii))
-            columns[f"expected robustness up to {threat}, trapezoid of {len(radii) + 1} points"] = Value(
-                **trapezoid.to_json()
-            )
-    return columns
+    columns = {"clean accuracy": table.clean_accuracy()}
+    for norm, suite, radii in _searched(table):
+        threat, by = Threat(norm, radii[-1]), f" ({suite})" if len(table.provenance.suites) > 1 else ""
+        expected = f"expected robustness up to {threat}"
+        columns[f"robust accuracy at {threat}{by}"] = table.robust_accuracy(norm, threat.eps, suite)
+        columns[f"{expected}{by}"] = table.expected_robustness(norm, threat.eps, suite)
+        if len(radii) > 1:
+            trapezoid = table.expected_robustness(norm, threat.eps, suite, grid=radii)
+            columns[f"{expected}, trapezoid of {len(radii) + 1} points{by}"] = trapezoid
+    return {name: Value(**vars(estimate)) for name, estimate in columns.items()}
 
 
-def _searched(table: EvidenceTable) -> list[tuple[Norm, list[float], str]]:
-    """Norm, radii and suite of every search in the table."""
-    pairs = table.frame[["norm", "suite"]].drop_duplicates().sort_values(["norm", "suite"])
-    return [(norm, table.provenance["radii"][norm], suite) for norm, suite in pairs.itertuples(index=False)]
+def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
+    """Norm, suite and rising radii of every search in the table."""
+    radii = table.provenance.radii
+    return sorted((check_norm(norm), suite, found) for suite, norms in radii.items() for norm, found in norms.items())
 
 
 def _curves(table: EvidenceTable) -> dict[str, list[CurvePoint]]:
+    """One curve per norm; of several suites, that of the one that searched at most radii."""
     curves = {}
-    for norm, radii, suite in _searched(table):
+    for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
         points = zip([0.0, *radii], table.accuracy_curve(norm, [0.0, *radii], suite), strict=True)
         curves[norm] = [CurvePoint(eps, e.value, e.low, e.high, e.unknown) for eps, e in points]
-    return curves
+    return {norm: curves[norm] for norm in sorted(curves)}
 
 
 def _history(run: Run) -> list[EpochRow]:
@@ -205,7 +232,7 @@ def _samples(folder: Path) -> list[SampleView]:
 
 def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
     facts = _run_facts(run.config, run.record) if run else {}
-    for suite in table.provenance["suites"].values():
+    for suite in table.provenance.suites.values():
         attacks = ", ".join(f"{attack['name']} with {attack['steps']} steps" for attack in suite["attacks"])
         facts[f"suite {suite['name']}"] = f"{attacks}; {suite['bisections']} bisections of the margin"
     passes = table.passes()

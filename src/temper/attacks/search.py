@@ -20,9 +20,10 @@ class Found:
     Attributes:
         upper: float64 [N], distance of the nearest verified flip; inf where none was found.
         survived: float64 [N], largest radius at which every attack of the suite failed; 0 if none was survived.
-        attack: index [N] of the suite's attack that set ``upper``, -1 where none did.
-        nearest: float [N, ...], the image at distance ``upper``, or the clean one.
-        forward, backward: int64 [N], passes spent per sample.
+        attack: index [N] of the suite's attack that set ``upper``, -1 where this search did not.
+        nearest: float [N, ...], the image at distance ``upper``, or the clean one where this search found none.
+        forward, backward: int64 [N], passes spent on each sample, those of its batch: an attack runs until every
+            sample that it has before it is flipped.
     """
 
     upper: Tensor
@@ -58,12 +59,15 @@ def search(
     radii: Sequence[float],
     suite: Suite,
     seed: int,
+    *,
+    known: tuple[Tensor, Tensor] | None = None,
     pairs: list[Pair] | None = None,
 ) -> Found:
     """Attack correctly classified samples at growing radii, then close in on the margin.
 
     A sample broken at one radius is broken at every larger one, so only survivors are attacked again. Then the gap
-    between the largest radius survived and the nearest flip is halved ``suite.bisections`` times.
+    between the largest radius survived and the nearest flip is halved ``suite.bisections`` times. What an attack
+    does at a radius depends on nothing but seed, sample, attack, norm and radius.
 
     Args:
         model: float [N, ...] in [0, 1] to logits [N, K].
@@ -73,17 +77,20 @@ def search(
         radii: in pixel units of [0, 1].
         suite: what to run.
         seed: of the random starts.
+        known: (upper, survived), float64 [N] each, from where to go on; nothing known by default.
         pairs: convolutions and batch norms to fold while searching, from
             :func:`temper.attacks.crafting.foldable`.
     """
-    count = len(x)
-    upper = torch.full((count,), torch.inf, dtype=torch.float64, device=x.device)
-    survived = torch.zeros_like(upper)
-    attack = torch.full((count,), -1, device=x.device)
+    if known is None:
+        upper = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        survived = torch.zeros_like(upper)
+    else:
+        upper, survived = known[0].clone(), known[1].clone()
+    attack = torch.full((len(x),), -1, device=x.device)
     nearest = x.clone()
-    forward = torch.zeros(count, dtype=torch.int64, device=x.device)
+    forward = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     backward = torch.zeros_like(forward)
-    keys = [randomness.sample_keys(seed, ids, a.name, norm) for a in suite.attacks]
+    keys = [randomness.sample_keys(seed, ids, each.name, norm) for each in suite.attacks]
 
     def try_at(eps: Tensor, who: Tensor) -> None:
         """Run the suite on the samples ``who`` (indices) at their radii; record flips and survivals."""
@@ -92,20 +99,21 @@ def search(
             with crafting(counted, pairs):
                 tried = each.run(counted, x[who], y[who], eps[who].to(x.dtype), norm, keys[index][who])
             tried = _into_ball(x[who], tried, eps[who], norm)
-            flips = verified_flips(model, x[who], tried, y[who], eps[who], norm)
+            flips = verified_flips(model, tried, y[who])
             forward[who] += counted.forward_passes + 1
             backward[who] += counted.backward_passes
-            reached = distance((tried - x[who]).double(), norm)
+            reached = _reached(x[who], tried, norm)
             nearer = flips & (reached < upper[who])
             closer = who[nearer]
             upper[closer], attack[closer], nearest[closer] = reached[nearer], index, tried[nearer]
+            # Rounding may leave a flip a hair outside its ball: then the radius is neither broken nor survived.
             who = who[~flips]
             if not len(who):
                 return
         survived[who] = torch.maximum(survived[who], eps[who])
 
     for radius in sorted(radii):
-        standing = torch.nonzero(upper > radius).flatten()
+        standing = torch.nonzero((upper > radius) & (survived < radius)).flatten()
         if len(standing):
             try_at(torch.full_like(upper, radius), standing)
     for _ in range(suite.bisections):
@@ -116,25 +124,27 @@ def search(
 
 
 @torch.no_grad()
-def verified_flips(
-    model: nn.Module, x: Tensor, tried: Tensor, y: Tensor, eps: Tensor, norm: Norm
-) -> Tensor:
-    """Which images count: in the box, in the ball, and classified differently at full precision. bool [N]."""
+def verified_flips(model: nn.Module, tried: Tensor, y: Tensor) -> Tensor:
+    """Which images lie in the box and are classified differently at full precision: bool [N]."""
     in_box = ((tried >= 0) & (tried <= 1)).flatten(1).all(1)
-    in_ball = distance((tried - x).double(), norm) <= eps
-    with crafting(model), torch.autocast(x.device.type, enabled=False):
-        return flipped(model(tried.float()), y) & in_box & in_ball
+    with crafting(model), torch.autocast(tried.device.type, enabled=False):
+        return flipped(model(tried.float()), y) & in_box
+
+
+def _reached(x: Tensor, tried: Tensor, norm: Norm) -> Tensor:
+    """Distance of each image tried: float64 [N], free of float32's rounding."""
+    return distance(tried.double() - x.double(), norm)
 
 
 def _into_ball(x: Tensor, tried: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     """Pull images that rounding left a hair outside their ball back inside it."""
-    reached = distance((tried - x).double(), norm)
-    excess = reached > eps
-    if not excess.any():
+    reached = _reached(x, tried, norm)
+    outside = reached > eps
+    if not outside.any():
         return tried
     shrink = (eps / reached * (1 - 1e-6)).to(x.dtype)
     # A fixed slack on top, because adding the shrunken step to x rounds again.
     slack = 6e-8 if norm == "Linf" else 0.0
     delta = (tried - x) * rows(shrink, x)
     delta = delta.sign() * (delta.abs() - slack).clamp_min(0)
-    return torch.where(rows(excess, x), (x + delta).clamp(0, 1), tried)
+    return torch.where(rows(outside, x), (x + delta).clamp(0, 1), tried)

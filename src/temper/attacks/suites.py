@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from temper.attacks.apgd import apgd
@@ -48,8 +47,8 @@ class Suite:
     bisections: int
 
     def describe(self) -> dict[str, Any]:
-        """The suite as plain data."""
-        return asdict(self)
+        """The suite as plain data, such as JSON can hold."""
+        return asdict(self) | {"attacks": [asdict(attack) for attack in self.attacks]}
 
 
 # 10 steps of APGD-CE are what the Epsilon-Scheduling paper reports (arXiv:2509.23325, section 2).
@@ -67,8 +66,3 @@ def get_suite(name: str) -> Suite:
     if name not in SUITES:
         raise ArgumentError("suite", name, f"choose one of {', '.join(SUITES)}")
     return SUITES[name]
-
-
-def as_radius(eps: float, like: Tensor) -> Tensor:
-    """One radius for every sample of a batch: [N]."""
-    return torch.full((len(like),), eps, dtype=like.dtype, device=like.device)

@@ -1,7 +1,7 @@
 """What evidence says: the table, and the figures that are pure functions of it."""
 
-from temper.margins.metrics import accuracy_curve, clean_accuracy, expected_robustness, robust_accuracy
 from temper.margins.intervals import Estimate
+from temper.margins.metrics import accuracy_curve, clean_accuracy, expected_robustness, robust_accuracy
 from temper.margins.table import EvidenceTable
 
 __all__ = [

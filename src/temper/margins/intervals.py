@@ -1,6 +1,6 @@
 """Estimates with 95 % intervals that hold both kinds of doubt: few samples, and samples not settled."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, float | int]:
         """The five numbers under their names."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "unknown": self.unknown}
+        return asdict(self)
 
     def __str__(self) -> str:
         doubt = f", {self.unknown:.1%} unknown" if self.unknown else ""
@@ -38,10 +38,11 @@ class Estimate:
 
 
 def share(shown: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> Estimate:
-    """The share of samples (bool [N]) for which something is shown, with Wilson's score interval.
+    """The share of samples for which something is shown, with Wilson's score interval.
 
     Args:
-        shown: what counts; unknown: what might. No sample is both.
+        shown: bool [N], what counts.
+        unknown: bool [N], what might; no sample is both.
     """
     n, count, doubtful = len(shown), int(shown.sum()), int(unknown.sum())
     return Estimate(
@@ -63,18 +64,23 @@ def _wilson(count: int, n: int) -> tuple[float, float]:
 def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], seed: int = 0) -> Estimate:
     """The mean of numbers in [0, 1] of which only brackets are known, with a percentile bootstrap interval.
 
+    Where all samples have one value the interval has no width, however few they are.
+
     Args:
         lowest: float64 [N]; highest: float64 [N], not below ``lowest``.
         seed: of the resampling.
     """
     n = len(lowest)
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
+    means = np.empty((RESAMPLES, 2))
+    for row in means:  # one resample at a time: all at once would take gigabytes for a large data set
+        drawn = rng.integers(0, n, n)
+        row[:] = lowest[drawn].mean(), highest[drawn].mean()
     tail = (1 - LEVEL) / 2
     return Estimate(
         value=float(lowest.mean()),
-        low=float(np.quantile([lowest[draw].mean() for draw in draws], tail)),
-        high=float(np.quantile([highest[draw].mean() for draw in draws], 1 - tail)),
+        low=float(np.quantile(means[:, 0], tail)),
+        high=float(np.quantile(means[:, 1], 1 - tail)),
         n=n,
         unknown=float((highest - lowest).mean()),
     )

@@ -14,6 +14,9 @@ from temper.margins.intervals import Estimate
 if TYPE_CHECKING:
     from temper.margins.table import EvidenceTable
 
+# 3 * (8/255 / 8) is not the float 3/255: radii this close (relatively) are one radius, reckoned in two ways.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -30,12 +33,18 @@ class Evidence:
     survived: NDArray[np.float64]
 
     def robust(self, eps: float) -> NDArray[np.bool_]:
-        """Samples that are correct and survived a search at ``eps`` or beyond."""
-        return self.correct & (self.survived >= eps) & (self.upper > eps)
+        """Samples that are correct, survived a search at ``eps`` or beyond, and have no flip within it."""
+        return self.correct & ~self._broken(eps) & self._searched(eps)
 
     def unknown(self, eps: float) -> NDArray[np.bool_]:
         """Samples that are correct and neither broken at ``eps`` nor shown to survive it."""
-        return self.correct & (self.survived < eps) & (self.upper > eps)
+        return self.correct & ~self._broken(eps) & ~self._searched(eps)
+
+    def _broken(self, eps: float) -> NDArray[np.bool_]:
+        return self.upper <= eps * (1 + ROUNDING)
+
+    def _searched(self, eps: float) -> NDArray[np.bool_]:
+        return self.survived >= eps * (1 - ROUNDING)
 
 
 def evidence(table: "EvidenceTable", norm: str, suite: str | None = None) -> Evidence:
@@ -79,7 +88,7 @@ def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | 
     Raises:
         ArgumentError: eps is negative. EvidenceError: see :func:`evidence`.
     """
-    if eps < 0:
+    if not eps >= 0:
         raise ArgumentError("eps", eps, "must be at least 0")
     found = evidence(table, norm, suite)
     if eps == 0:
@@ -95,7 +104,12 @@ def accuracy_curve(
 
 
 def expected_robustness(
-    table: "EvidenceTable", norm: str, eps: float, suite: str | None = None, *, points: int | None = None
+    table: "EvidenceTable",
+    norm: str,
+    eps: float,
+    suite: str | None = None,
+    *,
+    grid: Sequence[float] | None = None,
 ) -> Estimate:
     """Robust accuracy averaged over all radii from 0 to ``eps`` (arXiv:2509.23325, section 5).
 
@@ -104,36 +118,43 @@ def expected_robustness(
         norm: Linf, L2 or L1.
         eps: eps_g, the largest radius, in pixel units of [0, 1].
         suite: whose survival counts; may be left out where there is one.
-        points: None integrates exactly, as the mean of correct * min(margin, eps) / eps; a number k is the paper's
-            estimator (appendix A), a trapezoid over 0, eps/k, ..., eps.
+        grid: None integrates exactly, as the mean of correct * min(margin, eps) / eps; rising radii that end in
+            ``eps`` give the paper's estimator (appendix A), the trapezoid over 0 and them.
 
     Raises:
-        ArgumentError: eps is not above 0, or points below 1. EvidenceError: see :func:`evidence`.
+        ArgumentError: eps is not above 0, or the grid does not rise from above 0 to eps.
+        EvidenceError: see :func:`evidence`.
     """
-    if eps <= 0:
+    if not eps > 0:
         raise ArgumentError("eps", eps, "must be above 0")
     found = evidence(table, norm, suite)
-    if points is None:
+    if grid is None:
         lowest = found.correct * np.minimum(found.survived, eps) / eps
         highest = found.correct * np.minimum(found.upper, eps) / eps
         return intervals.mean(lowest, highest)
-    weights = trapezoid_weights(points)
-    radii = np.linspace(0, eps, points + 1)
-    robust = np.stack([found.correct] + [found.robust(radius) for radius in radii[1:]])
-    unknown = np.stack([np.zeros_like(found.correct)] + [found.unknown(radius) for radius in radii[1:]])
+    if not grid or not np.isclose(grid[-1], eps, rtol=ROUNDING, atol=0):
+        raise ArgumentError("grid", list(grid), f"must end in eps = {eps}")
+    weights = trapezoid_weights(grid)
+    robust = np.stack([found.correct, *[found.robust(radius) for radius in grid]])
+    unknown = np.stack([np.zeros_like(found.correct), *[found.unknown(radius) for radius in grid]])
     return intervals.mean(weights @ robust, weights @ (robust | unknown))
 
 
-def trapezoid_weights(points: int) -> NDArray[np.float64]:
-    """Weights of accuracy at 0, eps/k, ..., eps in expected robustness: 1/2k at the ends, 1/k inside.
+def trapezoid_weights(grid: Sequence[float]) -> NDArray[np.float64]:
+    """Weights of accuracy at 0 and at the radii of a grid in expected robustness up to its end.
 
-    (arXiv:2509.23325, appendix A.)
+    In k equal steps they are 1/2k at the ends and 1/k inside (arXiv:2509.23325, appendix A).
 
-    >>> trapezoid_weights(4).tolist()
+    >>> trapezoid_weights([1, 2, 3, 4]).tolist()
     [0.125, 0.25, 0.25, 0.25, 0.125]
+
+    Raises:
+        ArgumentError: the grid does not rise, or not from above 0.
     """
-    if points < 1:
-        raise ArgumentError("points", points, "must be at least 1")
-    weights = np.full(points + 1, 1 / points)
-    weights[[0, -1]] /= 2
-    return weights
+    widths = np.diff([0, *grid])
+    if not len(widths) or (widths <= 0).any():
+        raise ArgumentError("grid", list(grid), "must be radii that rise from above 0")
+    weights = np.zeros(len(widths) + 1)
+    weights[:-1] += widths / 2
+    weights[1:] += widths / 2
+    return weights / grid[-1]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from temper.errors import EvidenceError
 from temper.files import written
@@ -29,8 +30,44 @@ COLUMNS: dict[str, str] = {
     "forward": "int64",
     "backward": "int64",
 }
-KEY = ["sample", "norm", "suite"]
+KEY = ["norm", "suite", "sample"]
 METADATA_KEY = b"temper"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where evidence comes from.
+
+    Attributes:
+        suites: name to attacks and budgets.
+        radii: suite to norm to the radii that were searched, rising.
+        seeds: of the random starts.
+        versions: of Temper.
+    """
+
+    suites: Mapping[str, Any]
+    radii: Mapping[str, Mapping[str, list[float]]]
+    seeds: list[int]
+    versions: list[str]
+
+    def merge(self, other: "Provenance") -> "Provenance":
+        """Of both; raises EvidenceError where one name stands for two suites."""
+        for suite in {*self.suites} & {*other.suites}:
+            if self.suites[suite] != other.suites[suite]:
+                raise EvidenceError(
+                    f"suite {suite} had other attacks or budgets in one table than in the other; "
+                    "what one survived says nothing about the other"
+                )
+        return Provenance(
+            suites={**self.suites, **other.suites},
+            radii={suite: self._radii(other, suite) for suite in {*self.radii, *other.radii}},
+            seeds=sorted({*self.seeds, *other.seeds}),
+            versions=sorted({*self.versions, *other.versions}),
+        )
+
+    def _radii(self, other: "Provenance", suite: str) -> dict[str, list[float]]:
+        one, two = self.radii.get(suite, {}), other.radii.get(suite, {})
+        return {norm: sorted({*one.get(norm, []), *two.get(norm, [])}) for norm in {*one, *two}}
 
 
 @dataclass(frozen=True)
@@ -38,28 +75,38 @@ class EvidenceTable:
     """Evidence on the margins of one model's decisions on one data set.
 
     Attributes:
-        frame: one row per sample, norm and suite, sorted, with the columns of :data:`COLUMNS`: ``upper`` is the
+        frame: one row per norm, suite and sample, sorted, with the columns of :data:`COLUMNS`: ``upper`` is the
             smallest distance of a verified flip (inf: none found), ``survived`` the largest eps at which the suite
             searched and found nothing (0: never searched), ``attack`` the one that set ``upper``, ``forward`` and
-            ``backward`` the passes spent.
+            ``backward`` the passes spent on the search.
         identity: fingerprints of model, preprocessing and data, as ``{"model": ..., "data": ...}``.
-        provenance: what else a reader wants to know: suites with their attacks and budgets, seeds, version.
+        provenance: suites, radii, seeds, versions.
+
+    Raises:
+        EvidenceError: the frame is not such a table.
     """
 
     frame: pd.DataFrame
     identity: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     def __post_init__(self) -> None:
         missing = [column for column in COLUMNS if column not in self.frame.columns]
         if missing:
             raise EvidenceError(f"evidence lacks the column {missing[0]}; it needs {', '.join(COLUMNS)}")
-        frame = self.frame[list(COLUMNS)].astype(COLUMNS).sort_values(KEY, ignore_index=True)
-        twice = frame.duplicated(KEY)
-        if twice.any():
-            raise EvidenceError(f"two rows of evidence on {frame.loc[twice.idxmax(), KEY].to_dict()}: merge them")
-        if frame[["upper", "survived"]].isna().any(axis=None) or (frame[["upper", "survived"]] < 0).any(axis=None):
+        if self.frame.empty:
+            raise EvidenceError("evidence needs at least one sample")
+        try:
+            frame = self.frame[list(COLUMNS)].astype(COLUMNS).sort_values(KEY, ignore_index=True)
+        except (ValueError, TypeError) as error:
+            raise EvidenceError(f"evidence has values of the wrong kind ({error})") from None
+        twice = frame[frame.duplicated(KEY)]
+        if len(twice):
+            raise EvidenceError(f"two rows of evidence on {twice[KEY].iloc[0].to_dict()}: merge them")
+        distances = frame[["upper", "survived"]]
+        if not (distances >= 0).all(axis=None):
             raise EvidenceError("upper and survived must be numbers of at least 0 (inf: no flip, 0: not searched)")
+        _check_one_decision(frame)
         object.__setattr__(self, "frame", frame)
 
     def __len__(self) -> int:
@@ -75,26 +122,22 @@ class EvidenceTable:
         """Both tables' evidence: per sample, norm and suite the smaller ``upper`` and the larger ``survived``.
 
         Commutative, associative and idempotent, so tables may come from any number of workers, in any order,
-        repeatedly.
+        repeatedly. For that the passes are the larger of both, too, not their sum.
 
         Raises:
-            EvidenceError: the tables are of different models, preprocessing or data.
+            EvidenceError: the tables are of different models, preprocessing, data or suites of one name.
         """
-        for part, own in self.identity.items():
-            if other.identity.get(part) != own:
-                raise EvidenceError(
-                    f"the tables are of different {part}s ({own} and {other.identity.get(part)}); evidence on one "
-                    "says nothing about the other"
-                )
+        for part in sorted({*self.identity, *other.identity}):
+            if self.identity.get(part) != other.identity.get(part):
+                raise EvidenceError(f"the evidence is on another {part}, and says nothing about this one")
         both = pd.concat([self.frame, other.frame], ignore_index=True)
-        # Sorted so that the first row of a group holds the smallest flip; equal ones go by the attack's name.
-        both = both.sort_values([*KEY, "upper", "attack"], ignore_index=True)
-        groups = both.groupby(KEY, sort=False)
-        if (groups[["label", "prediction"]].nunique() > 1).any(axis=None):
-            raise EvidenceError("the tables disagree about a label or prediction; is the model random?")
-        merged = groups.first()
-        merged[["survived", "forward", "backward"]] = groups[["survived", "forward", "backward"]].max()
-        return EvidenceTable(merged.reset_index(), self.identity, _merge_notes(self.provenance, other.provenance))
+        _check_one_decision(both)
+        # The smallest flip comes first; the other columns settle ties, so that no order of merging matters.
+        both = both.sort_values([*KEY, "upper", "attack", "logit_margin"])
+        merged = both.drop_duplicates(KEY).set_index(KEY)
+        largest = ["survived", "forward", "backward"]
+        merged[largest] = both.groupby(KEY)[largest].max()
+        return EvidenceTable(merged.reset_index(), self.identity, self.provenance.merge(other.provenance))
 
     def to_pandas(self) -> pd.DataFrame:
         """A copy of the rows."""
@@ -103,7 +146,7 @@ class EvidenceTable:
     def save(self, path: Path) -> None:
         """Write Parquet with identity and provenance in the file's metadata."""
         content = pa.Table.from_pandas(self.frame, preserve_index=False)
-        notes = {"identity": dict(self.identity), "provenance": dict(self.provenance)}
+        notes = {"identity": dict(self.identity), "provenance": asdict(self.provenance)}
         content = content.replace_schema_metadata({METADATA_KEY: json.dumps(notes, sort_keys=True)})
         with written(path) as unfinished:
             pq.write_table(content, unfinished)
@@ -117,13 +160,17 @@ class EvidenceTable:
         """
         try:
             content = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise EvidenceError(f"{path}: cannot be read as Parquet ({error})") from None
-        notes = (content.schema.metadata or {}).get(METADATA_KEY)
-        if notes is None:
-            raise EvidenceError(f"{path}: is not an evidence table (no temper metadata)")
-        known = json.loads(notes)
-        return cls(content.to_pandas(), known["identity"], known["provenance"])
+        except (OSError, pa.ArrowException) as error:
+            raise EvidenceError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+        try:
+            notes = json.loads((content.schema.metadata or {})[METADATA_KEY])
+            identity, provenance = notes["identity"], Provenance(**notes["provenance"])
+        except (KeyError, TypeError, ValueError):
+            raise EvidenceError(f"{path}: is not an evidence table (temper's metadata is not in it)") from None
+        try:
+            return cls(content.to_pandas(), identity, provenance)
+        except EvidenceError as error:
+            raise EvidenceError(f"{path}: {error}") from None
 
     def clean_accuracy(self) -> Estimate:
         """See :func:`temper.margins.metrics.clean_accuracy`."""
@@ -138,40 +185,30 @@ class EvidenceTable:
         return metrics.accuracy_curve(self, norm, radii, suite)
 
     def expected_robustness(
-        self, norm: str, eps: float, suite: str | None = None, *, points: int | None = None
+        self, norm: str, eps: float, suite: str | None = None, *, grid: Sequence[float] | None = None
     ) -> Estimate:
         """See :func:`temper.margins.metrics.expected_robustness`."""
-        return metrics.expected_robustness(self, norm, eps, suite, points=points)
+        return metrics.expected_robustness(self, norm, eps, suite, grid=grid)
 
     def passes(self) -> dict[str, int]:
-        """Forward and backward passes spent on all samples together."""
+        """Forward and backward passes that the searches spent on all samples together."""
         return {"forward": int(self.frame["forward"].sum()), "backward": int(self.frame["backward"].sum())}
 
 
-def _merge_notes(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance of both: mappings are joined, lists united and sorted."""
-    merged: dict[str, Any] = {}
-    for key in sorted({*one, *other}):
-        a, b = one.get(key), other.get(key)
-        if a is None or b is None or a == b:
-            merged[key] = b if a is None else a
-        elif isinstance(a, Mapping) and isinstance(b, Mapping):
-            merged[key] = _merge_notes(a, b)
-        else:
-            merged[key] = sorted({*_as_list(a), *_as_list(b)}, key=str)
-    return merged
+def _check_one_decision(frame: pd.DataFrame) -> None:
+    decisions = frame.drop_duplicates(["sample", "label", "prediction"])
+    twice = decisions[decisions.duplicated("sample")]
+    if len(twice):
+        sample = twice["sample"].iloc[0]
+        raise EvidenceError(f"evidence disagrees about label or prediction of sample {sample}; is the model random?")
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def rows(
+def untouched(
     *,
-    samples: np.ndarray,
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    logit_margins: np.ndarray,
+    samples: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    logit_margins: NDArray[np.float64],
     norm: str,
     suite: str,
 ) -> pd.DataFrame:
