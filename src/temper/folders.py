@@ -63,6 +63,8 @@ def evaluate_into(
         EvidenceError: ``folder`` holds evidence on another model or other data.
     """
     wanted = parse_threats(threats)
+    if limit is not None and limit < 1:
+        raise ArgumentError("limit", limit, "give at least 1")
     _make(folder)
     classifier = evaluation.load_classifier(model)
     parts = data.available_splits(data_spec)

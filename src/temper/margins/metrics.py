@@ -14,7 +14,7 @@ from temper.margins.intervals import Estimate
 if TYPE_CHECKING:
     from temper.margins.table import EvidenceTable
 
-# 3 * (8/255 / 8) is not the float 3/255: radii this close (relatively) are one radius, reckoned in two ways.
+# 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
 ROUNDING = 1e-12
 
 

@@ -1,0 +1,443 @@
+"""Measuring models whose margins are known, and leaving everything else as it was."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from temper import data, evaluation, models
+from temper.errors import ArgumentError, EvidenceError, ModelError, TemperWarning
+from temper.evaluation import Evaluation, evaluate, examples, from_arrays, from_dataset, measure
+from temper.margins import EvidenceTable
+from temper.threat import NORMS, parse_threats
+
+RADII = {"Linf": "0.01,0.02,0.04,0.08", "L2": "0.05,0.1,0.2,0.4", "L1": "0.2,0.5,1,2"}
+# By how much the last radius survived may exceed the margin: ten steps end on a face for Linf, near it for L2 and L1.
+SHORT = {"Linf": 1e-6, "L2": 0.08, "L1": 0.08}
+THREATS = [f"{norm}:{radii}" for norm, radii in RADII.items()]
+FOUND = ["sample", "label", "prediction", "norm", "suite", "upper", "survived", "attack"]
+
+
+class Linear(nn.Module):
+    """Three planes through the middle of the box of 3x4x4 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = nn.Parameter(torch.randn(3, 48, generator=generator))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) - 0.5) @ self.weight.T
+
+
+class Net(nn.Module):
+    """Convolution, batch norm and dropout; reshapes with view, as much user code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 6, 3, padding=1)
+            self.norm = nn.BatchNorm2d(6)
+            self.norm.running_mean.normal_()
+            self.head = nn.Linear(6 * 16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.dropout(functional.relu(self.norm(self.conv(x))), training=self.training)
+        return self.head(x.view(len(x), -1))
+
+
+def pictures(count: int = 24, seed: int = 0) -> torch.Tensor:
+    """Images [N, 3, 4, 4] of which some pixels lie at the faces of the box, all multiples of 1/255."""
+    raw = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 1.4 - 0.2
+    return (raw.clamp(0, 1) * 255).round() / 255
+
+
+def predictions(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(images).argmax(1)
+
+
+def exact_margins(model: Linear, images: torch.Tensor, norm: str) -> np.ndarray:
+    """Distance to the nearest of the other classes' half spaces inside the box, by definition of the norm.
+
+    The best perturbation moves each coordinate by min(t, room) (Linf), min(t |w|, room) (L2), or the coordinates of
+    the largest |w| first, as far as they go (L1).
+    """
+    weight, x = model.weight.detach().double().numpy(), images.double().flatten(1).numpy()
+    margins = []
+    for image in x:
+        logits = weight @ (image - 0.5)
+        own, reach = int(logits.argmax()), []
+        for other in set(range(len(weight))) - {own}:
+            slope, gap = weight[other] - weight[own], logits[own] - logits[other]
+            room, size = np.where(slope > 0, 1 - image, image), np.abs(slope)
+            if norm == "L1":
+                order = np.argsort(-size)
+                gains = np.concatenate([[0], np.cumsum((size * room)[order])])
+                lengths = np.concatenate([[0], np.cumsum(room[order])])
+                reach.append(np.interp(gap, gains, lengths, right=np.inf))
+                continue
+            low, high = 0.0, 1e3
+            for _ in range(100):
+                t = (low + high) / 2
+                move = np.minimum(t if norm == "Linf" else t * size, room)
+                low, high = (t, high) if move @ size < gap else (low, t)
+            move = np.minimum(high if norm == "Linf" else high * size, room)
+            length = move.max() if norm == "Linf" else np.sqrt((move**2).sum())
+            reach.append(length if move @ size >= gap * (1 - 1e-9) else np.inf)
+        margins.append(min(reach))
+    return np.array(margins)
+
+
+@pytest.fixture(scope="module")
+def linear() -> tuple[Linear, torch.Tensor, torch.Tensor, EvidenceTable]:
+    model, images = Linear(), pictures()
+    labels = predictions(model, images)
+    return model, images, labels, evaluate(model, images, labels, THREATS)
+
+
+def of(table: EvidenceTable, norm: str) -> pd.DataFrame:
+    return table.frame[table.frame["norm"] == norm].sort_values("sample")
+
+
+# --- evidence is true -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_evidence_on_a_linear_classifier_lies_on_the_right_sides_of_its_margins(linear, norm):
+    model, images, _, table = linear
+    margins, rows = exact_margins(model, images, norm), of(table, norm)
+    found = np.isfinite(rows["upper"])
+    assert found.sum() >= 8  # radii on both sides of the margins, or the test says nothing
+    assert (rows["upper"] >= margins * (1 - 1e-6)).all()
+    assert (rows["survived"] <= margins * (1 + SHORT[norm])).all()
+    largest = float(RADII[norm].split(",")[-1])
+    assert ((rows["upper"] <= largest) | (rows["survived"] >= largest)).all()
+    got = table.robust_accuracy(norm, largest)
+    assert got.unknown == 0
+    assert (margins > largest).mean() <= got.value <= (margins > largest / (1 + SHORT[norm])).mean()
+    integral = table.expected_robustness(norm, largest)
+    truth = np.minimum(margins, largest).mean() / largest
+    assert integral.value / (1 + SHORT[norm]) <= truth <= integral.value + integral.unknown + 1e-6
+    assert integral.unknown < 0.1
+
+
+def test_proven_networks_keep_their_word(shared_data):
+    spec = importlib.util.spec_from_file_location("networks", shared_data / "networks.py")
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    with np.load(shared_data / "proven" / "cifar10_resnet21__resnet_4b.npz") as proven:
+        chosen = np.flatnonzero(proven["verdict"] == "robust")[:6]
+        x, y, eps = torch.from_numpy(proven["x"][chosen]), proven["label"][chosen], proven["eps"][chosen]
+    assert len(chosen) == 6
+    model = networks.load("cifar_resnet4b")
+    limits = eps.astype(float) * (1 - 1e-4)
+    table = evaluate(model, x, y, [f"Linf:{r!r}" for r in sorted({*limits.tolist(), 6 / 255})])
+    rows = of(table, "Linf")
+    assert (rows["label"] == rows["prediction"]).all()
+    assert (rows["upper"] > limits).all()
+    assert (rows["survived"] >= limits).all()
+    assert np.isfinite(rows["upper"]).any()
+
+
+def test_examples_are_those_of_the_table_and_what_they_say(linear):
+    model, images, labels, table = linear
+    for norm in NORMS:
+        found = examples(model, from_arrays(images, labels), table, norm, "apgd", seed=0, count=4)
+        uppers = of(table, norm)["upper"].to_numpy()
+        assert len(found) == 4
+        assert found[0].distance == pytest.approx(uppers.min())
+        assert found[-1].distance == pytest.approx(uppers[np.isfinite(uppers)].max())
+        for example in found:
+            assert np.isclose(uppers, example.distance, rtol=1e-6).any()
+            delta = (example.adversarial.double() - example.image.double()).flatten()
+            length = delta.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm])
+            assert float(length) == pytest.approx(example.distance)
+            assert predictions(model, example.adversarial[None]).item() == example.adversarial_prediction
+            assert example.adversarial_prediction != example.prediction == example.label
+
+
+def test_examples_of_a_table_without_flips_are_none():
+    images = pictures(3)
+    labels = predictions(Linear(), images)
+    table = evaluate(Linear(), images, labels, "Linf:1e-6")
+    assert examples(Linear(), from_arrays(images, labels), table, "Linf", "apgd", seed=0) == []
+
+
+def test_wrong_predictions_are_not_attacked():
+    images = pictures()
+    labels = (predictions(Linear(), images) + torch.arange(24) % 2) % 3
+    rows = of(evaluate(Linear(), images, labels, "Linf:0.05"), "Linf")
+    wrong = rows[rows["label"] != rows["prediction"]]
+    assert len(wrong) == 12
+    assert (wrong["forward"] == 0).all()
+    assert np.isinf(wrong["upper"]).all()
+
+
+# --- results belong to samples, not to circumstances ----------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Linear, Net])
+def test_the_table_does_not_depend_on_the_batch_size(kind):
+    model, images = kind(), pictures(9)
+    labels = predictions(model, images)
+    tables = [evaluate(model, images, labels, THREATS, batch_size=size).frame for size in (1, 7, 64)]
+    for other in tables[1:]:
+        pd.testing.assert_frame_equal(tables[0][FOUND], other[FOUND], rtol=1e-4)
+        assert (np.isfinite(tables[0]["upper"]) == np.isfinite(other["upper"])).all()
+
+
+def test_samples_do_not_influence_each_other(linear):
+    model, images, labels, table = linear
+    fewer = evaluate(model, images[:5], labels[:5], THREATS).frame
+    same = table.frame[table.frame["sample"] < 5].reset_index(drop=True)
+    pd.testing.assert_frame_equal(fewer[FOUND], same[FOUND], rtol=1e-4)
+
+
+def test_seeds_repeat_and_differ():
+    model, images = Net(), pictures(6)
+    labels = predictions(model, images)
+    one, again, other = (evaluate(model, images, labels, "L2:0.5,1", suite="pgd", seed=s) for s in (1, 1, 2))
+    pd.testing.assert_frame_equal(one.frame, again.frame)
+    assert not one.frame["upper"].equals(other.frame["upper"])
+
+
+def test_bytes_and_floats_of_the_same_pictures_agree(linear):
+    model, images, labels, table = linear
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pd.testing.assert_frame_equal(evaluate(model, pixels, labels.tolist(), THREATS).frame, table.frame)
+
+
+def test_a_data_set_and_its_array_agree():
+    model = models.load("bundled", num_classes=10)
+    few = data.load("digits").limit(4, seed=0)
+    threats = parse_threats("Linf:1/255")
+    one = measure(model, from_dataset(few, model), threats, "pgd", 0).table
+    resized = np.stack([image.permute(1, 2, 0).numpy() for image, _, _ in from_dataset(few, model).items])
+    other = evaluate(model, resized, few.labels, "Linf:1/255", suite="pgd")
+    columns = ["label", "prediction", "upper", "survived"]
+    pd.testing.assert_frame_equal(one.frame[columns], other.frame[columns])
+    assert one.frame["sample"].tolist() == few.ids.tolist()
+    with pytest.raises(ArgumentError, match=r"images = \(1, 8, 8\): the model takes \(3, 32, 32\)"):
+        evaluate(model, np.stack([few.images[i] for i in range(4)]), few.labels, "Linf:1/255")
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+def test_resuming_ends_where_an_uninterrupted_measurement_does(monkeypatch, tmp_path):
+    model, images, path = Net(), pictures(10), tmp_path / "margins.parquet"
+
+    def run(**options) -> Evaluation:
+        samples, threats = from_arrays(images, predictions(model, images)), parse_threats(["Linf:0.02,0.1", "L2:0.5"])
+        return measure(model, samples, threats, "apgd", 4, batch_size=3, **options)
+
+    whole = run()
+    assert whole.complete
+    known = None
+    for budget in (3, 9, 14):  # the clock ticks twice for each of the 8 batches
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+            done = run(known=known, time_budget=budget, save=lambda table: table.save(path))
+        assert not done.complete
+        known = EvidenceTable.load(path)
+        pd.testing.assert_frame_equal(known.frame, done.table.frame)
+        assert known.robust_accuracy("L2", 0.5).unknown > 0
+        assert 0 < known.passes()["forward"] < whole.table.passes()["forward"]
+    for _ in range(2):  # the second time there is nothing left to do
+        finished = run(known=known)
+        known = finished.table
+        assert finished.complete
+        pd.testing.assert_frame_equal(known.frame, whole.table.frame)
+        assert known.provenance == whole.table.provenance
+
+
+def test_another_radius_goes_on_from_what_is_known():
+    model, images = Linear(), pictures(8)
+    samples = from_arrays(images, predictions(model, images))
+    first = measure(model, samples, parse_threats("Linf:0.02"), "apgd", 0).table
+    both = measure(model, samples, parse_threats("Linf:0.05"), "apgd", 0, known=first).table
+    assert both.provenance.radii == {"apgd": {"Linf": [0.02, 0.05]}}
+    before, after = of(first, "Linf"), of(both, "Linf")
+    broken = np.isfinite(before["upper"])
+    assert broken.any()
+    pd.testing.assert_frame_equal(before[broken.to_numpy()], after[broken.to_numpy()])
+    assert both.robust_accuracy("Linf", 0.02).value == first.robust_accuracy("Linf", 0.02).value
+    assert both.robust_accuracy("Linf", 0.05).unknown == 0
+
+
+def test_no_time_leaves_all_unknown():
+    images = pictures(6)
+    labels = predictions(Linear(), images)
+    saved = []
+    done = measure(
+        Linear(), from_arrays(images, labels), parse_threats("Linf:0.05"), "apgd", 0, time_budget=0, save=saved.append
+    )
+    assert not done.complete
+    got = done.table.robust_accuracy("Linf", 0.05)
+    assert (got.value, got.high, got.unknown, got.n) == (0, 1, 1, 6)
+    assert done.table.clean_accuracy().value == 1
+    assert done.table.passes() == {"forward": 0, "backward": 0}
+    assert len(saved) == 1
+
+
+def test_evidence_on_something_else_is_not_gone_on_with():
+    images = pictures(4)
+    labels = predictions(Linear(), images)
+    known = evaluate(Linear(), images, labels, "Linf:0.05")
+    other = Linear()
+    with torch.no_grad():
+        other.weight += 1e-3
+
+    def go_on(model, samples, seed=0) -> None:
+        measure(model, samples, parse_threats("Linf:0.05"), "apgd", seed, known=known)
+
+    with pytest.raises(EvidenceError, match="the evidence is on another model"):
+        go_on(other, from_arrays(images, labels))
+    with pytest.raises(EvidenceError, match="the evidence is on another data"):
+        go_on(Linear(), from_arrays(images.flip(0), labels.flip(0)))
+    with pytest.raises(EvidenceError, match="found with seed 0, not 1"):
+        go_on(Linear(), from_arrays(images, labels), seed=1)
+
+
+def test_ctrl_c_reaches_the_caller(monkeypatch):
+    images = pictures(2)
+    monkeypatch.setattr(evaluation, "measure", lambda *_, **__: Evaluation(None, complete=False, seconds=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Linear(), images, [0, 0], "Linf:0.1")
+
+
+# --- nothing else is changed ----------------------------------------------------------------------
+
+
+def test_model_and_random_numbers_are_left_as_they_were():
+    model, images = Net(), pictures(5)
+    labels = predictions(model, images)
+    model.train()
+    model.norm.eval()
+    model.conv.weight.requires_grad_(False)
+    model.head.weight.grad = torch.ones_like(model.head.weight)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    strides = [parameter.stride() for parameter in model.parameters()]
+    stream, pixels = torch.get_rng_state(), images.clone()
+    evaluate(model, images, labels, THREATS, batch_size=2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [parameter.stride() for parameter in model.parameters()] == strides
+    assert [m.training for m in (model, model.conv, model.norm, model.head)] == [True, True, False, True]
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert [name for name, flag in flags.items() if not flag] == ["conv.weight"]
+    grads = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    assert grads == ["head.weight"]
+    assert model.head.weight.grad.eq(1).all()
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert torch.equal(images, pixels)
+    assert torch.is_grad_enabled()
+
+
+def test_the_caller_may_be_in_autocast_or_without_gradients(linear):
+    model, images, labels, table = linear
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        again = evaluate(model, images, labels, "Linf:0.01,0.02,0.04,0.08")
+    assert of(again, "Linf")["prediction"].tolist() == of(table, "Linf")["prediction"].tolist()
+    assert (of(again, "Linf")["upper"] >= exact_margins(model, images, "Linf") * (1 - 1e-6)).all()
+
+
+# --- what cannot be measured ----------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """A linear model whose output goes through a function."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.linear, self.function = Linear(), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.full((1, 3, 4, 4), 1.5), [0], r"images = '1.5 to 1.5': must lie in \[0, 1\]; normalisation belongs"),
+        (torch.full((1, 3, 4, 4), float("nan")), [0], "images = 'nan to nan'"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [0], "give a uint8 NHWC array or a float NCHW tensor"),
+        (np.zeros((1, 4, 4, 3)), [0], "ndarray float64 .*give a uint8 NHWC array"),
+        (np.zeros((4, 4, 3), np.uint8), [0], "give a uint8 NHWC array"),
+        ([[0]], [0], "list .*give a uint8 NHWC array"),
+        (torch.zeros(0, 3, 4, 4), [], "give at least one image"),
+        (torch.zeros(2, 3, 4, 4), [0], "labels = 'int64 .1,.': give one integer for each of 2 images"),
+        (torch.zeros(2, 3, 4, 4), [0.0, 1.0], "labels = 'float64 .2,.': give one integer"),
+        (torch.zeros(2, 3, 4, 4), [0, 3], "label = 3: of sample 1: the model has classes 0 to 2"),
+        (torch.zeros(2, 3, 4, 4), torch.tensor([0, -1]), "label = -1: of sample 1"),
+    ],
+)
+def test_what_is_no_labelled_images_is_refused(images, labels, message):
+    with pytest.raises(ArgumentError, match=message) as error:
+        evaluate(Linear(), images, labels, "Linf:0.1")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("threats", "suite", "message"),
+    [
+        ("Linf", "apgd", "threat = 'Linf': write NORM:EPS"),
+        ("L3:0.1", "apgd", "threat = 'L3': choose one of"),
+        ("Linf:0", "apgd", "must be above 0"),
+        ([], "apgd", "name at least one"),
+        ("Linf:0.1", "best", "suite = 'best': choose one of apgd, pgd"),
+    ],
+)
+def test_threats_and_suites_that_are_none_are_refused(threats, suite, message):
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(Linear(), pictures(1), [0], threats, suite)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Fixed(lambda z: z / 0), r"not finite on samples \[0, 1\]"),
+        (Fixed(lambda z: z[:, :1]), r"returned shape \(2, 1\) for 2 images"),
+        (Fixed(lambda z: z[:, :, None]), r"returned shape \(2, 3, 1\)"),
+        (Fixed(lambda z: (z, z)), "returned tuple"),
+        (Linear().half(), "weight is torch.float16; evidence needs full precision"),
+        (Linear().double(), "weight is torch.float64; evidence needs full precision"),
+    ],
+)
+def test_models_without_usable_logits_are_refused(model, message):
+    with pytest.raises(ModelError, match=message):
+        evaluate(model, pictures(2), [0, 0], "Linf:0.1")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda z: z.softmax(1), "probabilities: attacks lose their gradient"),
+        (lambda z: z + torch.rand_like(z), "the model is random: its logits change by"),
+        (lambda z: (z * 4).round() + 0 * z, "no gradient on 2 of the first 2 samples"),
+        (lambda z: z * 1e4, "no gradient on 2 of the first 2 samples"),
+    ],
+)
+def test_models_that_hide_their_gradients_are_told(function, message):
+    images = pictures(2)
+    model = Fixed(function)
+    with torch.random.fork_rng(), pytest.warns(TemperWarning, match=message):
+        evaluate(model, images, predictions(Linear(), images), "Linf:1e-4")
+
+
+def test_a_batch_of_none_is_refused():
+    with pytest.raises(ArgumentError, match="batch_size = 0: must be at least 1"):
+        evaluate(Linear(), pictures(1), [0], "Linf:0.1", batch_size=0)
+
+
+def test_path_of_a_model_that_is_not_there(tmp_path: Path):
+    with pytest.raises(ArgumentError, match="must be a run folder that exists"):
+        evaluate(tmp_path / "nothing", pictures(1), [0], "Linf:0.1")
