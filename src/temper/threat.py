@@ -75,6 +75,8 @@ def parse_threats(texts: str | Sequence[str]) -> list[Threat]:
             threat = Threat(check_norm(norm, "threat"), parse_eps(radius, "threat"))
             if threat.eps == 0:
                 raise ArgumentError("threat", word, "eps must be above 0 (clean accuracy is always reported)")
+            if threat.norm == "Linf" and threat.eps > 1:
+                raise ArgumentError("threat", word, f"Linf {radius} is beyond the pixel box; did you mean {radius}/255?")
             if threat not in threats:
                 threats.append(threat)
     if not threats:

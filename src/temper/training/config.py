@@ -152,7 +152,7 @@ class OptimiserConfig(Section):
     """Weight decay of the backbone; biases and norms have none."""
     head_weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of the last linear layer; its bias has none."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's betas."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """Cosine to 0 over the training, or constant; both after the warm-up."""
@@ -217,6 +217,12 @@ class FinetuneConfig(Section):
     def _consistent(self) -> Self:
         if self.eps == 0 and self.objective.name != "standard":
             raise ValueError("eps is 0: choose objective.name standard, or an eps above 0")
+        if self.norm == "Linf" and self.eps > 1:
+            raise ValueError(f"eps = {self.eps:g} is beyond the pixel box [0, 1]; did you mean {self.eps:g}/255?")
+        if self.objective.beta is not None and self.objective.name in ("standard", "at"):
+            raise ValueError(f"objective {self.objective.name} has no beta; leave it out")
+        if self.objective.name == "mart" and self.optimiser.label_smoothing:
+            raise ValueError("objective mart has no label_smoothing; leave it out")
         if self.attack.name == "apgd" and self.attack.step_size is not None:
             raise ValueError("attack apgd chooses its own step_size; leave it out")
         if self.objective.name == "trades" and self.attack.random_start is False:

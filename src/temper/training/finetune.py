@@ -11,8 +11,8 @@ import torch
 from lightning_fabric import Fabric
 
 from temper import evaluation, folders, models
-from temper.errors import ArgumentError, MissingExtraError
-from temper.interrupt import Stopped
+from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError
+from temper.interrupt import Stop, Stopped
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.threat import Threat
@@ -104,21 +104,35 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
 
 
 def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classifier) -> None:
-    schedule = make_schedule(config.schedule, config.seed)
-    task = Task(config, schedule, run.folder, splits.train, splits.validation)
+    make_schedule(config.schedule, config.seed)  # what is wrong with it is said before any process starts
     fabric = make_fabric(config, run.folder)
     if config.devices == 1:
-        _train_here(fabric, task, classifier, splits)
+        _train_here(fabric, config, run.folder, splits, classifier)
     else:
-        # lightning-fabric types the launched function as one without arguments of its own.
-        fabric.launch(_train_here, task, classifier, splits)  # type: ignore[arg-type]
+        with Stop():  # the processes hear the signal themselves and save
+            # lightning-fabric types the launched function as one without arguments of its own.
+            news = fabric.launch(_train_process, config, run.folder)  # type: ignore[arg-type]
+        if news is not None:
+            raise news
 
 
-def _train_here(fabric: Fabric, task: Task, classifier: Classifier, splits: Splits) -> None:
-    train(fabric, task, classifier)
+def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stopped | NonFiniteLossError | None:
+    """One of several processes: each loads data and backbone for itself; all of them end with the same news."""
+    splits = load_splits(config.data, config.seed)
+    try:
+        _train_here(fabric, config, folder, splits, load_backbone(config, splits))
+    except (Stopped, NonFiniteLossError) as news:
+        return news
+    return None
+
+
+def _train_here(fabric: Fabric, config: FinetuneConfig, folder: Path, splits: Splits, classifier: Classifier) -> None:
+    """One process's part of the training; the first one saves the model."""
+    schedule = make_schedule(config.schedule, config.seed)
+    train(fabric, Task(config, schedule, folder, splits.train, splits.validation), classifier)
     if fabric.is_global_zero:
         classifier.cpu()
-        models.save(classifier, task.folder, extra={"class_names": list(splits.train.class_names)})
+        models.save(classifier, folder, extra={"class_names": list(splits.train.class_names)})
 
 
 def make_fabric(config: FinetuneConfig, folder: Path) -> Fabric:

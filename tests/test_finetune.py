@@ -1,0 +1,336 @@
+"""Fine-tuning as its user calls it: run folders, resumption, protocols, optimisation, several processes."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+from temper import models
+from temper.errors import ArgumentError, NonFiniteLossError, RunError
+from temper.interrupt import Stopped
+from temper.training import loop
+from temper.training.checkpoints import last_checkpoint
+from temper.training.config import read_config
+from temper.training.finetune import finetune
+from temper.training.run import Run
+
+
+@pytest.fixture(autouse=True)
+def _tiny_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def config(out: Path, **changes: Any) -> dict[str, Any]:
+    """A run of a second: 3 epochs of 3 updates on 8x8 digits."""
+    base: dict[str, Any] = {
+        "out": out,
+        "model": {"name": "tiny:network", "image_size": 8},
+        "data": {"train": "digits", "train_limit": 90, "test_limit": 20, "validation_fraction": 0.02},
+        "eps": "16/255",
+        "attack": {"name": "pgd", "steps": 2},
+        "schedule": {"name": "linear"},
+        "evaluation": {"points": 2},
+        "epochs": 3,
+        "batch_size": 30,
+        "accelerator": "cpu",
+        "checkpoint_seconds": 0,
+    }
+    for key, value in changes.items():
+        base[key] = base[key] | value if isinstance(base.get(key), dict) else value
+    return base
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "weights.safetensors")
+
+
+def assert_same_weights(one: Run, other: Run) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def steps(run: Run) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        return finetune(config(tmp_path_factory.mktemp("reference") / "run"))
+
+
+def test_run_folder_holds_everything(reference: Run) -> None:
+    files = {path.name for path in reference.folder.iterdir()}
+    assert files == {
+        "config.yaml", "run.json", "metrics.jsonl", "checkpoints", "model.json", "weights.safetensors",
+        "margins.parquet", "samples.npz", "report.html",
+    }  # fmt: skip
+    record = reference.record
+    assert record["finished"] is True
+    assert record["seed"] == 0
+    assert {"python", "torch", "temper"} <= record["versions"].keys()
+    assert [step["step"] for step in steps(reference)] == list(range(1, 10))
+    assert len(reference.history()) == 3
+    results = record["results"]
+    assert results["clean accuracy"]["n"] == 20
+    assert len(pd.read_parquet(reference.folder / "margins.parquet")) == 20
+
+
+def test_split_is_recorded_and_disjoint(reference: Run) -> None:
+    data = reference.record["data"]
+    ids = [set(data[part]["ids"]) for part in ("train", "validation", "test")]
+    assert [len(part) for part in ids] == [90, 29, 20]
+    assert not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])
+
+
+def test_config_file_repeats_the_run_bit_identically(reference: Run, tmp_path: Path) -> None:
+    again = yaml.safe_load((reference.folder / "config.yaml").read_text()) | {"out": str(tmp_path / "again")}
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump(again))
+    assert_same_weights(reference, finetune(path))
+
+
+def test_another_seed_gives_another_run(reference: Run, tmp_path: Path) -> None:
+    other = finetune(config(tmp_path / "run", seed=1))
+    assert not torch.equal(weights(reference)["network.conv.weight" if "network.conv.weight" in weights(other) else
+                           "conv.weight"], weights(other)["network.conv.weight" if "network.conv.weight" in
+                           weights(other) else "conv.weight"])  # fmt: skip
+
+
+def test_finished_run_is_kept(reference: Run) -> None:
+    stamp = (reference.folder / "weights.safetensors").stat().st_mtime_ns
+    with pytest.raises(RunError, match="--resume continues it, --force replaces it"):
+        finetune(config(reference.folder))
+    finetune(config(reference.folder), resume=True)
+    assert (reference.folder / "weights.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_resume_refuses_another_configuration(reference: Run) -> None:
+    with pytest.raises(RunError, match="epochs = 3, not 4"):
+        finetune(config(reference.folder, epochs=4), resume=True)
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not a run"):
+        finetune(config(tmp_path), force=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path) -> None:
+    schedule = {"name": "custom", "function": "tiny:interrupting"}
+    with pytest.raises(Stopped, match="--resume continues"):
+        finetune(config(tmp_path / "run", schedule=schedule))
+    # The same rule without the interruption, under the name that the run was started with.
+    with pytest.MonkeyPatch.context() as patch:
+        import tiny
+
+        patch.setattr(tiny, "interrupting", tiny.constant)
+        resumed = finetune(config(tmp_path / "run", schedule=schedule), resume=True)
+    whole = finetune(config(tmp_path / "whole", schedule={"name": "custom", "function": "tiny:constant"}))
+    assert_same_weights(resumed, whole)
+    assert [row["step"] for row in steps(resumed)] == list(range(1, 10))
+    assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
+
+
+def _run_in_process(settings: dict[str, Any]) -> None:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    finetune(settings, resume=True)
+
+
+def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
+    settings = config(tmp_path / "killed", epochs=8, optimiser={"ema": 0.9, "clip_norm": 1.0})
+    # A fork server imports once; its children are fresh processes all the same.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["temper.training.finetune"])
+    rng = np.random.default_rng(int(os.environ.get("KILL_SEED", "0")))
+    killed_at: list[Path | None] = []
+    for wanted in sorted(rng.choice(np.arange(1, 23), size=4, replace=False)):
+        process = context.Process(target=_run_in_process, args=(settings,))
+        process.start()
+        deadline = time.monotonic() + 120
+        while process.is_alive() and time.monotonic() < deadline:
+            newest = last_checkpoint(tmp_path / "killed" / "checkpoints")
+            if newest is not None and int(newest.name.rpartition("-")[2]) >= wanted:
+                time.sleep(rng.uniform(0, 0.03))  # any moment of the step, of the save, of the validation
+                break
+            time.sleep(0.002)
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        killed_at.append(last_checkpoint(tmp_path / "killed" / "checkpoints"))
+    assert any(moment is not None for moment in killed_at)
+    resumed = finetune(settings, resume=True)
+    whole = finetune(settings | {"out": tmp_path / "whole"})
+    assert_same_weights(resumed, whole)
+    assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
+
+
+def test_no_attack_runs_while_epsilon_is_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacked: list[float] = []
+
+    def spy(model: Any, x: torch.Tensor, y: Any, eps: float, *args: Any, **options: Any) -> torch.Tensor:
+        attacked.append(eps)
+        return x
+
+    monkeypatch.setattr(loop, "pgd", spy)
+    run = finetune(config(tmp_path / "run", schedule={"name": "abrupt", "start": 1 / 3}, epochs=3))
+    # T1 is the end of epoch 1; its last step is the first at full epsilon (the ramp's end counts as reached).
+    assert [row["eps"] > 0 for row in steps(run)] == [False, False] + [True] * 7
+    assert attacked == [16 / 255] * 7
+
+
+def test_epsilon_per_epoch_and_per_step(tmp_path: Path, reference: Run) -> None:
+    per_epoch = finetune(config(tmp_path / "run", schedule={"name": "linear", "end": 1.0, "per": "epoch"}))
+    assert [round(row["eps"] * 255 / 16, 3) for row in steps(per_epoch)] == [0.333] * 3 + [0.667] * 3 + [1] * 3
+    values = [row["eps"] for row in steps(reference)]
+    assert values == sorted(values)
+    assert len(set(values)) > 3
+
+
+def test_standard_objective_never_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "pgd", None)
+    run = finetune(config(tmp_path / "run", objective={"name": "standard"}))
+    assert run.finished
+
+
+@pytest.mark.parametrize("name", ["trades", "trades-guide", "mart"])
+@pytest.mark.parametrize("attack", [{"name": "apgd", "steps": 2}])
+def test_objectives_train(name: str, attack: dict[str, Any], tmp_path: Path) -> None:
+    run = finetune(config(tmp_path / "run", objective={"name": name}, attack=attack, epochs=2))
+    assert np.isfinite([row["loss"] for row in steps(run)]).all()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("L2", 0.5), ("L1", 3.0)])
+def test_other_norms_train_and_are_measured(norm: str, eps: float, tmp_path: Path) -> None:
+    run = finetune(config(tmp_path / "run", norm=norm, eps=eps, epochs=2))
+    assert f"robust accuracy at {norm}:{eps:g}" in run.record["results"]
+
+
+def test_linear_probe_changes_the_head_alone(tmp_path: Path) -> None:
+    before = models.load("tiny:network", num_classes=10, image_size=8, seed=0).state_dict()
+    run = finetune(config(tmp_path / "run", protocol={"name": "linear"}))
+    after = models.load(run.folder).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"network.head.weight", "network.head.bias"}  # not even batch-norm statistics
+
+
+def test_linear_then_full_changes_the_backbone_in_its_second_phase(tmp_path: Path) -> None:
+    before = models.load("tiny:network", num_classes=10, image_size=8, seed=0).state_dict()
+    run = finetune(config(tmp_path / "run", protocol={"name": "linear-then-full"}, epochs=4))
+    after = models.load(run.folder).state_dict()
+    assert not torch.equal(before["network.conv.weight"], after["network.conv.weight"])
+    rates = [row["lr"] for row in steps(run)]
+    assert rates[3] > rates[2]  # each phase has a learning-rate schedule of its own
+
+
+def test_lora_is_merged_into_plain_weights(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    before = models.load("tiny:network", num_classes=10, image_size=8, seed=0).state_dict()
+    settings = config(tmp_path / "run", protocol={"name": "lora", "lora_rank": 2}, epochs=2)
+    after = models.load(finetune(settings).folder).state_dict()
+    assert after.keys() == before.keys()
+    assert torch.equal(before["network.conv.bias"], after["network.conv.bias"])
+    update = (after["network.conv.weight"] - before["network.conv.weight"]).flatten(1)
+    assert 1 <= torch.linalg.matrix_rank(update, tol=1e-6) <= 2
+
+
+def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
+    plain = {"name": "tiny:plain", "image_size": 8}
+    whole = finetune(config(tmp_path / "whole", model=plain))
+    parts = finetune(config(tmp_path / "parts", model=plain, micro_batch=7))
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    plain = {"name": "tiny:plain", "image_size": 8}
+    one = finetune(config(tmp_path / "one", model=plain, epochs=2))
+    two = finetune(config(tmp_path / "two", model=plain, epochs=2, devices=2))
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
+    assert [row["step"] for row in steps(two)] == [row["step"] for row in steps(one)]
+    np.testing.assert_allclose([row["loss"] for row in steps(two)], [row["loss"] for row in steps(one)], rtol=1e-3)
+
+
+def test_moving_average_is_what_is_saved(tmp_path: Path, reference: Run) -> None:
+    averaged = finetune(config(tmp_path / "run", optimiser={"ema": 0.999}))
+    start = models.load("tiny:network", num_classes=10, image_size=8, seed=0).state_dict()["network.conv.weight"]
+    own = models.load(reference.folder).state_dict()["network.conv.weight"]
+    mean = models.load(averaged.folder).state_dict()["network.conv.weight"]
+    assert (mean - start).norm() < 0.1 * (own - start).norm()
+
+
+def test_non_finite_loss_stops_with_step_samples_and_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"at step \d+, on samples \[.*last good checkpoint: ") as caught:
+        finetune(config(tmp_path / "run", optimiser={"backbone_lr": 1e30, "head_lr": 1e30}))
+    assert "none yet" not in str(caught.value)
+    good = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert good is not None
+    assert all(tensor.isfinite().all() for tensor in load_file(good / "model.safetensors").values()) or "step" in str(
+        good
+    )
+
+
+def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = finetune(config(tmp_path / "run", epochs=1, loggers=["tensorboard"]))
+    assert list((run.folder / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_global_random_state_and_grad_mode_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    finetune(config(tmp_path / "run", epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.is_grad_enabled()
+
+
+def test_auto_schedule_waits_for_convergence(tmp_path: Path) -> None:
+    schedule = {"name": "auto", "patience": 1, "tolerance": 0.9}
+    run = finetune(config(tmp_path / "run", schedule=schedule, epochs=4))
+    # Nothing rises by 0.9 after the first epoch, so validation has converged at the end of the second.
+    assert [row["eps"] > 0 for row in steps(run)] == [False] * 6 + [True] * 6
+    assert steps(run)[-1]["eps"] == 16 / 255
+
+
+def test_class_folders_with_their_own_test_part(tmp_path: Path) -> None:
+    from PIL import Image
+
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:160], digits.target[:160], strict=True)):
+        folder = tmp_path / "photos" / ("train" if number < 120 else "test") / f"digit{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).save(folder / f"{number}.png")
+    data = {"train": str(tmp_path / "photos"), "validation_fraction": 0.2, "train_limit": None, "test_limit": None}
+    run = finetune(config(tmp_path / "run", data=data, epochs=1))
+    record = run.record["data"]
+    assert [record[part]["n"] for part in ("train", "validation", "test")] == [96, 24, 40]
+
+
+def test_different_classes_in_the_test_data_are_refused(tmp_path: Path) -> None:
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "other.npz", images=images, labels=np.arange(6) % 3)
+    with pytest.raises(ArgumentError, match="classes"):
+        finetune(config(tmp_path / "run", data={"test": str(tmp_path / "other.npz")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_resolved_configuration_round_trips(reference: Run) -> None:
+    assert reference.config == read_config(config(reference.folder))
