@@ -3,7 +3,8 @@
 Same network (CIFAR ResNet-20), batch (128), attack (PGD-7, Linf 8/255), machine and process. The three are timed in
 turn, round after round, so that a drift of the machine's speed hits all alike; medians are reported.
 
-    python benchmarks/training_step/run.py [--weights resnet20.safetensors] [--threads N] [--rounds N] [--out FILE.json]
+    python benchmarks/training_step/run.py [--weights resnet20.safetensors] [--threads N] [--rounds N]
+        [--precisions fp32 bf16] [--out FILE.json]
 """
 
 import argparse
@@ -127,10 +128,11 @@ def main() -> None:
     parser.add_argument("--weights", default="none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results = {}
-    for precision in ("fp32", "bf16"):
+    for precision in options.precisions:
         numbers = measure(precision, options.weights, options.rounds, options.threads)
         results[precision] = numbers
         print(f"\n{precision}, {options.threads} thread(s), ResNet-20, batch {BATCH}, PGD-{STEPS}, medians of {options.rounds}")

@@ -171,10 +171,11 @@ def train_epoch(
     )
     phase_start, phase_steps = (phase.first - 1) * steps, (phase.last - phase.first + 1) * steps
     done = progress.step - (epoch - 1) * steps
+    target = 0.0 if config.objective.name == "standard" else config.eps
     last_save, eps, lr = time.monotonic(), 0.0, 0.0
     for index, batch in enumerate(_batches(session, epoch, done), start=done):
         moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps
-        eps = config.eps * task.schedule.fraction(moment, config.epochs, progress.validation)
+        eps = target * task.schedule.fraction(moment, config.epochs, progress.validation)
         share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
         lr = share * config.optimiser.backbone_lr
         set_lr(optimiser, share)
@@ -263,7 +264,7 @@ class Crafter:
 
     def attack(self, eps: float, epoch: int, ids: Tensor) -> objectives.Attack | None:
         """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
-        if eps == 0 or self._config.objective.name == "standard":
+        if eps == 0:
             return None
         keys = randomness.sample_keys(self._config.seed, ids, "training", epoch)
 
