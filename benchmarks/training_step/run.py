@@ -114,9 +114,7 @@ def measure(precision: str, weights: str, rounds: int, threads: int) -> dict[str
     medians = {name: statistics.median(values) for name, values in times.items()}
     parts = ("seven input gradients", "forward and backward", "optimiser")
     ratios = {
-        "step / sum of its parts": [
-            times["step"][i] / sum(times[part][i] for part in parts) for i in range(rounds)
-        ],
+        "step / sum of its parts": [times["step"][i] / sum(times[part][i] for part in parts) for i in range(rounds)],
         "speed against textbook": [times["textbook step"][i] / times["step"][i] for i in range(rounds)],
     }
     return medians | {name: statistics.median(values) for name, values in ratios.items()}
@@ -135,7 +133,9 @@ def main() -> None:
     for precision in options.precisions:
         numbers = measure(precision, options.weights, options.rounds, options.threads)
         results[precision] = numbers
-        print(f"\n{precision}, {options.threads} thread(s), ResNet-20, batch {BATCH}, PGD-{STEPS}, medians of {options.rounds}")
+        print(
+            f"\n{precision}, {options.threads} thread(s), ResNet-20, batch {BATCH}, PGD-{STEPS}, medians of {options.rounds}"
+        )
         for name, value in numbers.items():
             unit = "" if "/" in name or "against" in name else " ms"
             print(f"  {name:28s} {value * (1000 if unit else 1):9.2f}{unit}")
