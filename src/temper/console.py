@@ -1,26 +1,30 @@
 """What the commands print for a person."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from temper.folders import REPORT
 from temper.report import Value
 from temper.threat import format_eps
 from temper.training.run import Run
 
 
-def show_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Value]]) -> None:
-    """Print estimates: a row per name, a column per quantity, intervals below the values."""
+def show_table(title: str, results: Mapping[str, Mapping[str, Value]]) -> None:
+    """Print estimates: a column per run, a row per quantity, each with its interval."""
+    quantities = list(dict.fromkeys(quantity for values in results.values() for quantity in values))
+    count = next(iter(next(iter(results.values())).values())).n
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = f"95 % intervals in brackets; n = {next(iter(rows.values()))[0].n} test images"
+    table.caption = f"95 % intervals in brackets; n = {count} test images"
     table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, values in rows.items():
-        table.add_row(name, *[show_value(value) for value in values])
+    for name in results:
+        table.add_column(name, justify="right")
+    for quantity in quantities:
+        cells = [show_value(values[quantity]) if quantity in values else "" for values in results.values()]
+        table.add_row(quantity, *cells)
     Console().print(table)
 
 
@@ -33,21 +37,21 @@ def show_value(value: Value) -> str:
 def show_run(run: Run) -> None:
     """Print a finished run's results and where to look."""
     results = {name: Value(**numbers) for name, numbers in run.record["results"].items()}
-    show_table(run.folder.name, list(results), {run.config.schedule.name: list(results.values())})
-    Console().print(f"model, evidence and report: {run.folder}\nreport: {run.folder / 'report.html'}", soft_wrap=True)
+    show_table("Measured on the test data", {run.folder.name: results})
+    Console().print(f"run: {run.folder}\nreport: {run.folder / REPORT}", soft_wrap=True)
 
 
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper evaluate --json`` would."""
-    columns = ["robust accuracy", "expected robustness up to there"]
-    rows = {"clean": [Value(**summary["clean_accuracy"])]}
+    results = {"clean accuracy": Value(**summary["clean_accuracy"])}
     for threat in summary["threats"]:
-        name = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
-        rows[name] = [Value(**threat["robust_accuracy"]), Value(**threat["expected_robustness"])]
-    show_table(f"{summary['model']['spec']} on {summary['data']['name']}", columns, rows)
+        where = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
+        results[f"robust accuracy at {where}"] = Value(**threat["robust_accuracy"])
+        results[f"expected robustness up to {where}"] = Value(**threat["expected_robustness"])
+    show_table(f"Measured on {summary['data']['name']}", {summary["model"]["spec"]: results})
     passes = summary["passes"]
     Console().print(
         f"{passes['forward']:,} forward and {passes['backward']:,} backward passes, {summary['seconds']:.1f} s\n"
-        f"evidence: {summary['table']}\nreport: {out / 'report.html'}",
+        f"evidence: {summary['table']}\nreport: {out / REPORT}",
         soft_wrap=True,
     )

@@ -11,7 +11,8 @@ from temper.training.config import read_config
 from temper.training.finetune import finetune
 from temper.training.run import CONFIG
 
-EPS = 0.1
+EPS = 48 / 255
+EPOCHS = 20
 WAYS = {
     "standard": {"objective": {"name": "standard"}},
     "fixed epsilon": {"objective": {"name": "at"}, "schedule": {"name": "fixed"}},
@@ -32,7 +33,7 @@ def demo(out: Path) -> Path:
             {
                 "out": folder,
                 "eps": EPS,
-                "epochs": 12,
+                "epochs": EPOCHS,
                 "batch_size": 64,
                 "attack": {"name": "pgd", "steps": 5},
                 "data": {"augmentation": "none"},
@@ -41,9 +42,10 @@ def demo(out: Path) -> Path:
         )
         runs.append(finetune(config, resume=(folder / CONFIG).exists()))
     path = folders.report([run.folder for run in runs], out / folders.REPORT, "Temper: three ways to fine-tune")
-    results = {name: run.record["results"] for name, run in zip(WAYS, runs, strict=True)}
-    columns = list(next(iter(results.values())))
-    rows = {name: [Value(**result[column]) for column in columns] for name, result in results.items()}
-    show_table("Handwritten digits, three ways to fine-tune one network", columns, rows)
+    results = {
+        name: {quantity: Value(**numbers) for quantity, numbers in run.record["results"].items()}
+        for name, run in zip(WAYS, runs, strict=True)
+    }
+    show_table("Handwritten digits, one non-robust network fine-tuned three ways", results)
     console.print(f"report: {path}", soft_wrap=True)
     return path

@@ -76,7 +76,7 @@ def parse_threats(texts: str | Sequence[str]) -> list[Threat]:
             if threat.eps == 0:
                 raise ArgumentError("threat", word, "eps must be above 0 (clean accuracy is always reported)")
             if threat.norm == "Linf" and threat.eps > 1:
-                raise ArgumentError("threat", word, f"Linf {radius} is beyond the pixel box; did you mean {radius}/255?")
+                raise ArgumentError("threat", word, f"{radius} is beyond the pixel box; did you mean {radius}/255?")
             if threat not in threats:
                 threats.append(threat)
     if not threats:

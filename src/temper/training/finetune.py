@@ -47,6 +47,7 @@ def finetune(
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
     config = read_config(config)
+    make_schedule(config.schedule, config.seed)  # what is wrong with it is said before anything is written
     splits = load_splits(config.data, config.seed)
     classifier = load_backbone(config, splits)
     run = open_run(config, resume=resume, force=force)
@@ -104,7 +105,6 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
 
 
 def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classifier) -> None:
-    make_schedule(config.schedule, config.seed)  # what is wrong with it is said before any process starts
     fabric = make_fabric(config, run.folder)
     if config.devices == 1:
         _train_here(fabric, config, run.folder, splits, classifier)

@@ -3,7 +3,7 @@
 Same network (CIFAR ResNet-20), batch (128), attack (PGD-7, Linf 8/255), machine and process. The three are timed in
 turn, round after round, so that a drift of the machine's speed hits all alike; medians are reported.
 
-    python benchmarks/training_step/run.py [--weights resnet20.safetensors] [--threads N] [--rounds N]
+    python benchmarks/training_step/measure.py [--weights resnet20.safetensors] [--threads N] [--rounds N]
         [--precisions fp32 bf16] [--out FILE.json]
 """
 
@@ -65,17 +65,18 @@ def measure(precision: str, weights: str, rounds: int, threads: int) -> dict[str
     config = read_config(
         {"eps": EPS, "attack": {"name": "pgd", "steps": STEPS}, "schedule": {"name": "fixed"}, "precision": precision}
     )
-    stats = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
     def network() -> models.Classifier:
-        return models.load("backbone:resnet20", num_classes=10, weights=weights, image_size=32, **stats)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        return models.load("backbone:resnet20", num_classes=10, weights=weights, image_size=32, mean=mean, std=std)
 
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
     x = torch.rand(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(fabric.device)
     y, ids = torch.arange(BATCH, device=fabric.device) % 10, torch.arange(BATCH, device=fabric.device)
     fast = x.contiguous(memory_format=torch.channels_last)
 
-    classifier = fabric.to_device(network().to(memory_format=torch.channels_last))
+    classifier = network()
+    fabric.to_device(classifier.to(memory_format=torch.channels_last))
     pairs = foldable(classifier, fast[:2])
     model, optimiser = fabric.setup(classifier, torch.optim.AdamW(classifier.parameters()))
     crafter = Crafter(classifier, pairs, config, fabric.autocast)
@@ -134,7 +135,8 @@ def main() -> None:
         numbers = measure(precision, options.weights, options.rounds, options.threads)
         results[precision] = numbers
         print(
-            f"\n{precision}, {options.threads} thread(s), ResNet-20, batch {BATCH}, PGD-{STEPS}, medians of {options.rounds}"
+            f"\n{precision}, {options.threads} thread(s), ResNet-20, batch {BATCH}, PGD-{STEPS}, "
+            f"medians of {options.rounds} rounds"
         )
         for name, value in numbers.items():
             unit = "" if "/" in name or "against" in name else " ms"
