@@ -92,17 +92,13 @@ def robust_accuracy(classifier: Classifier, images: Tensor, labels: Tensor, eps:
     return (still_right & (classifier(torch.cat(attacked)).argmax(1) == labels)).double().mean().item()
 
 
-def card(
-    classifier: Classifier, options: argparse.Namespace, train_count: int, tests: tuple[Tensor, Tensor]
-) -> str:
+def card(classifier: Classifier, options: argparse.Namespace, train_count: int, tests: tuple[Tensor, Tensor]) -> str:
     """The model card, with everything measured on the weights as they are shipped."""
     images, labels = tests
     clean = accuracy(classifier, images, labels)
     first = images[:PGD_SAMPLES], labels[:PGD_SAMPLES]
     first_clean = accuracy(classifier, *first)
-    rows = "\n".join(
-        f"| {eps:g}/255 | {robust_accuracy(classifier, *first, eps / 255):.3f} |" for eps in EPSILONS
-    )
+    rows = "\n".join(f"| {eps:g}/255 | {robust_accuracy(classifier, *first, eps / 255):.3f} |" for eps in EPSILONS)
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
     recipe = [
         f"{options.epochs} epochs of SGD (batch {BATCH}, Nesterov momentum 0.9, weight decay {WEIGHT_DECAY})",
@@ -148,15 +144,11 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    classifier = models.load("bundled", weights="none", seed=options.seed).to(
-        memory_format=torch.channels_last
-    )
+    classifier = models.load("bundled", weights="none", seed=options.seed).to(memory_format=torch.channels_last)
     images, labels = read(options.data)
     train(classifier, images, labels, options.epochs)
 
-    halves = {
-        name: t.half() if t.is_floating_point() else t for name, t in classifier.network.state_dict().items()
-    }
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in classifier.network.state_dict().items()}
     contiguous = {name: tensor.contiguous() for name, tensor in halves.items()}
     safetensors.torch.save_file(contiguous, options.out / "weights.safetensors")
     shipped = models.load("bundled", weights=options.out / "weights.safetensors")

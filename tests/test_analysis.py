@@ -139,9 +139,7 @@ def test_treatment_and_baseline_swapped_change_signs_only(rows):
 
 
 def test_equal_differences_cannot_be_tested():
-    frame = pd.DataFrame(
-        {"schedule": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "robust": [0.0, 0.0, 0.5, 0.5]}
-    )
+    frame = pd.DataFrame({"schedule": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "robust": [0.0, 0.0, 0.5, 0.5]})
     result = paired_comparison(frame, ["robust"], treatment="b", baseline="a", pair_by=["seed"]).loc["robust"]
     assert np.isnan(result.t) and np.isnan(result.p) and result.mean_difference == 0.5 and result.wins == 2
 

@@ -76,9 +76,7 @@ def test_fingerprint_sees_every_part():
         Dataset(data.images, np.roll(data.labels, 1), data.class_names, data.ids, "small"),
         Dataset(data.images, data.labels, data.class_names, data.ids + 1, "small"),
         data.subset(range(11)),
-        Dataset(
-            ArrayImages(data.images.array.reshape(12, 5, 4, 3)), data.labels, ("a", "b", "c"), data.ids, "s"
-        ),
+        Dataset(ArrayImages(data.images.array.reshape(12, 5, 4, 3)), data.labels, ("a", "b", "c"), data.ids, "s"),
     ]
     assert len({other.fingerprint() for other in [data, *others]}) == len(others) + 1
 

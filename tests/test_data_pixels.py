@@ -115,9 +115,7 @@ def test_item_depends_on_seed_epoch_and_id_only(augmentation, size):
     forward = images(pixels, range(20))
     assert torch.equal(forward, images(pixels, reversed(range(20))).flip(0))
     subset = data.subset([11, 4])
-    assert torch.equal(
-        images(Pixels(subset, size, augmentation=augmentation, seed=3), [1, 0]), forward[[4, 11]]
-    )
+    assert torch.equal(images(Pixels(subset, size, augmentation=augmentation, seed=3), [1, 0]), forward[[4, 11]])
     pixels.epoch = 1
     assert not torch.equal(images(pixels, range(20)), forward)
     assert torch.equal(images(pixels, [(0, i) for i in range(20)]), forward)
@@ -147,9 +145,7 @@ def test_global_random_states_are_untouched():
 
 def test_paper_recipe_flips_half_and_stays_close():
     data = dataset(samples=400, height=8, width=8)
-    flat = Dataset(
-        ArrayImages(np.zeros_like(data.images.array)), data.labels, data.class_names, data.ids, "half"
-    )
+    flat = Dataset(ArrayImages(np.zeros_like(data.images.array)), data.labels, data.class_names, data.ids, "half")
     flat.images.array[:, :, :4] = 200  # left half bright
     out = images(Pixels(flat, augmentation="paper"), range(400)).float()[:, 0, 2:6]
     bright_left = (out[..., :4].mean(dim=(1, 2)) > out[..., 4:].mean(dim=(1, 2))).float().mean()
@@ -184,8 +180,6 @@ def test_wrong_arguments(arguments, message):
 
 
 def test_labels_and_ids_collate_to_int64():
-    images_, labels, ids = next(
-        iter(DataLoader(Pixels(load("digits"), 32, augmentation="paper"), batch_size=8))
-    )
+    images_, labels, ids = next(iter(DataLoader(Pixels(load("digits"), 32, augmentation="paper"), batch_size=8)))
     assert images_.shape == (8, 3, 32, 32)
     assert labels.dtype == ids.dtype == torch.int64

@@ -118,9 +118,7 @@ def test_damaged_or_missing_files(tmp_path):
 
 def test_saved_to_disk(tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs the extra temper[hub]")
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
 
     def part(values, labels):
         images = [{"bytes": png(value), "path": None} for value in values]

@@ -77,9 +77,7 @@ def test_mistakes_are_one_line(mnist, tmp_path, monkeypatch):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10.download", no_network)
-    with pytest.raises(
-        DataError, match=r"not downloaded \(no route to host\): put its files there"
-    ) as caught:
+    with pytest.raises(DataError, match=r"not downloaded \(no route to host\): put its files there") as caught:
         load(f"torchvision:CIFAR10:{tmp_path}", split="train")
     assert "\n" not in str(caught.value)
 

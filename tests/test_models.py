@@ -49,9 +49,7 @@ def test_normalisation_is_inside():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     classifier = Classifier(network, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2], image_size=2, head="1")
     images = torch.rand(4, 3, 2, 2)
-    normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(
-        3, 1, 1
-    )
+    normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(3, 1, 1)
     torch.testing.assert_close(classifier(images), network(normalised))
     assert (classifier.num_classes, classifier.channels, classifier.head) == (3, 3, network[1])
     assert [name for name, _ in classifier.head_parameters()] == ["network.1.weight", "network.1.bias"]
@@ -132,9 +130,7 @@ def test_timm_normalisation_and_size_are_from_its_own_config(name):
 
 
 def test_overrides():
-    classifier = load(
-        "timm:mobilenetv3_small_050", weights="none", mean=0.5, std=[0.1, 0.2, 0.3], image_size=64
-    )
+    classifier = load("timm:mobilenetv3_small_050", weights="none", mean=0.5, std=[0.1, 0.2, 0.3], image_size=64)
     assert classifier.mean.flatten().tolist() == [0.5] * 3
     torch.testing.assert_close(classifier.std.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     assert classifier.image_size == 64
@@ -242,9 +238,7 @@ def test_nothing_is_unpickled(tmp_path):
             return (open, (str(tmp_path / "exploded"), "w"))
 
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(
-        ModelError, match=r"bomb.pt: no torch checkpoint, or one with Python objects"
-    ) as error:
+    with pytest.raises(ModelError, match=r"bomb.pt: no torch checkpoint, or one with Python objects") as error:
         load("bundled", weights=tmp_path / "bomb.pt")
     one_line(error)
     assert not (tmp_path / "exploded").exists()
@@ -309,9 +303,7 @@ def test_only_the_head_may_differ(tmp_path):
     total = sum(parameter.numel() for parameter in fresh.parameters())
     assert fresh.info["loaded"] == pytest.approx(1 - 5 * 129 / total)
 
-    headless = weights_file(
-        tmp_path, lambda state: [state.pop(f"head.{part}") for part in ("weight", "bias")]
-    )
+    headless = weights_file(tmp_path, lambda state: [state.pop(f"head.{part}") for part in ("weight", "bias")])
     assert load("bundled", weights=headless, num_classes=5).info["head"] == "fresh"
     with pytest.raises(ModelError, match=r"has no head \(head\); give num_classes"):
         load("bundled", weights=headless)
@@ -342,9 +334,7 @@ def test_imagenet_backbone_from_a_local_file(shared_data):
         names = [name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
         classes = sorted({name.split("/")[-2] for name in names})
         chosen = sorted(names, key=lambda name: name.split("/")[-2])[::17]
-        arrays = [
-            np.asarray(Image.open(archive.open(name)).convert("RGB").resize((224, 224))) for name in chosen
-        ]
+        arrays = [np.asarray(Image.open(archive.open(name)).convert("RGB").resize((224, 224))) for name in chosen]
     labels = torch.tensor([classes.index(name.split("/")[-2]) for name in chosen])
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -358,9 +348,7 @@ def test_imagenet_backbone_from_a_local_file(shared_data):
 
 def test_a_cifar_network_of_a_user(shared_data, workplace, monkeypatch):
     monkeypatch.syspath_prepend(shared_data)
-    write_module(
-        workplace, "my_resnet", "from networks import CifarResNet\ndef make():\n    return CifarResNet(3)"
-    )
+    write_module(workplace, "my_resnet", "from networks import CifarResNet\ndef make():\n    return CifarResNet(3)")
     record = json.loads((shared_data / "networks.json").read_text())["resnet20"]
     arguments = {"weights": shared_data / record["file"], "mean": record["mean"], "std": record["std"]}
     classifier = load("my_resnet:make", **arguments)

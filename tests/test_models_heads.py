@@ -48,9 +48,7 @@ FAMILIES = [
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")
 @pytest.mark.parametrize(("name", "size", "arguments"), FAMILIES, ids=[family[0] for family in FAMILIES])
 def test_the_head_of_every_timm_family(name, size, arguments):
-    classifier = load(
-        f"timm:{name}", weights="none", num_classes=NUM_CLASSES, image_size=size, model_args=arguments
-    )
+    classifier = load(f"timm:{name}", weights="none", num_classes=NUM_CLASSES, image_size=size, model_args=arguments)
     images = torch.rand(2, 3, size, size)
     heads, backbone = dict(classifier.head_parameters()), dict(classifier.backbone_parameters())
     assert {**heads, **backbone}.keys() == dict(classifier.named_parameters()).keys()

@@ -68,9 +68,7 @@ def view(name="fixed", **parts):
             "clean accuracy": Value(0.78, 0.753, 0.805, 1000),
             "robust accuracy at Linf 8/255": Value(0.25, 0.224, 0.31, 1000, 0.031),
         },
-        "curves": {
-            "Linf": [CurvePoint(i / 255, 0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20) for i in range(9)]
-        },
+        "curves": {"Linf": [CurvePoint(i / 255, 0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20) for i in range(9)]},
         "history": [EpochRow(e, e / 255, 2.0 / e, 0.3, None if e == 1 else 0.4, 1e-3) for e in range(1, 5)],
         "samples": [sample()],
     }
@@ -153,9 +151,7 @@ def test_the_same_views_give_the_same_bytes(tmp_path):
 def test_the_pictures_are_the_images(tmp_path):
     _, page = report(tmp_path, view(samples=[sample(channels=1)]))
     urls = [image["src"] for image in page.all("img") if "png" in image["src"]]
-    first, second, difference = (
-        np.asarray(Image.open(BytesIO(base64.b64decode(u.split(",")[1])))) for u in urls
-    )
+    first, second, difference = (np.asarray(Image.open(BytesIO(base64.b64decode(u.split(",")[1])))) for u in urls)
     assert (first[..., :3] == 100).all() and (second[..., :3] == 104).all()
     assert (difference[..., :3] > 250).all()
     assert "tabby_cat" in page.text and "4.00/255" in page.text and "× 31" in page.text
