@@ -18,10 +18,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.stride > 1 or self.padding:
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return functional.relu(x + y)
+        y += x
+        return functional.relu(y, inplace=True)
 
 
 class ResNet20(nn.Module):
