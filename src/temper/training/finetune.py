@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -166,7 +167,8 @@ def _logger(name: str, folder: Path) -> Any:
 
         if name == "wandb":
             return loggers.WandbLogger(name=folder.name, save_dir=folder)
-        return loggers.MLFlowLogger(run_name=folder.name, save_dir=str(folder / "mlruns"))
+        store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.resolve()}/mlflow.db")
+        return loggers.MLFlowLogger(run_name=folder.name, tracking_uri=store)
     except ModuleNotFoundError:
         raise MissingExtraError(f"logger {name}", name) from None
 
