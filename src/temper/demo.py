@@ -12,8 +12,8 @@ from temper.training.config import read_config
 from temper.training.finetune import finetune
 from temper.training.run import CONFIG
 
-EPS = 48 / 255
-EPOCHS = 20
+EPS = 24 / 255
+EPOCHS = 12
 WAYS = {
     "standard": {"objective": {"name": "standard"}},
     "fixed epsilon": {"objective": {"name": "at"}, "schedule": {"name": "fixed"}},
