@@ -125,12 +125,22 @@ def test_the_average_follows_its_formula():
             module.weight.fill_(value)
         module.running_mean.fill_(value)
         module.num_batches_tracked += 1
-        average.update(module)
+        average.update(module, step=1000)  # late enough for the decay to have its full value
         expected = 0.9 * expected + 0.1 * value
     torch.testing.assert_close(average.state["weight"], expected)
     torch.testing.assert_close(average.state["running_mean"], torch.full((2,), 0.9 * 0.3 - 0.1))
     assert average.state["num_batches_tracked"] == 2  # integers are copied
     assert torch.equal(module.weight, torch.full((2,), -1.0))  # the module itself is not averaged
+
+
+def test_a_young_average_forgets_its_start():
+    module = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(module, decay=0.9)
+    with torch.no_grad():
+        module.weight.fill_(5.0)
+    begun = average.state["weight"].clone()
+    average.update(module, step=1)
+    torch.testing.assert_close(average.state["weight"], 0.1 * begun + 0.9 * 5.0)  # decay 1 / (9 + 1)
 
 
 def test_the_average_is_apart_from_the_module():

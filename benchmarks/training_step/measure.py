@@ -26,7 +26,7 @@ from temper.attacks.crafting import crafting, foldable
 from temper.attacks.losses import cross_entropy
 from temper.attacks.pgd import input_gradient
 from temper.training import objectives
-from temper.training.config import read_config
+from temper.training.config import read_config, resolve
 from temper.training.loop import Crafter, accumulate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "epsilon_scheduling"))
@@ -62,9 +62,7 @@ def textbook_step(model: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor,
 def measure(precision: str, weights: str, rounds: int, threads: int) -> dict[str, float]:
     """Median seconds of our step, its parts and the textbook step, in one precision."""
     torch.set_num_threads(threads)
-    config = read_config(
-        {"eps": EPS, "attack": {"name": "pgd", "steps": STEPS}, "schedule": {"name": "fixed"}, "precision": precision}
-    )
+    config = resolve(read_config({"eps": EPS, "attack": {"name": "pgd", "steps": STEPS}, "precision": precision}))
 
     def network() -> models.Classifier:
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

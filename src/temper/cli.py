@@ -191,6 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", WRONG_CALL)
     except KeyboardInterrupt:
         return _say("stopped; what was saved is kept, and the same command continues", STOPPED)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported just for its name
+            raise
+        return _say(
+            "error: the GPU's memory is full; lower --micro-batch (finetune) or --batch-size (evaluate)", FAILED
+        )
     except OSError as error:
         with contextlib.suppress(OSError):
             _flush()

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from temper import folders
 from temper.console import show_table
+from temper.interrupt import Stopped
 from temper.report import Value
 from temper.training.config import read_config
 from temper.training.finetune import finetune
@@ -41,7 +42,10 @@ def demo(out: Path) -> Path:
                 **way,
             }
         )
-        runs.append(finetune(config, resume=(folder / CONFIG).exists()))
+        try:
+            runs.append(finetune(config, resume=(folder / CONFIG).exists()))
+        except Stopped:
+            raise Stopped(f"{out}: stopped, everything is saved; run temper demo again to continue") from None
     path = folders.report([run.folder for run in runs], out / folders.REPORT, "Temper: three ways to fine-tune")
     results = {
         name: {quantity: Value(**numbers) for quantity, numbers in run.record["results"].items()}

@@ -1,7 +1,6 @@
 """Measuring a model: from images and threats to an evidence table, stoppable and resumable at any moment."""
 
 import hashlib
-import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from temper import models
 from temper.attacks.crafting import Pair, crafting, foldable
 from temper.attacks.losses import cross_entropy
 from temper.attacks.pgd import input_gradient
-from temper.attacks.search import Found, search
+from temper.attacks.search import Found, full_precision, search
 from temper.attacks.suites import Suite, get_suite
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, EvidenceError, ModelError, TemperWarning
@@ -31,8 +30,6 @@ from temper.margins.table import EvidenceTable, Provenance, untouched
 from temper.models import Classifier
 from temper.progress import progress_bar
 from temper.threat import Norm, Threat, parse_threats
-
-log = logging.getLogger(__name__)
 
 TABLE = "margins.parquet"
 SAVE_SECONDS = 10.0
@@ -304,7 +301,7 @@ def _clean_rows(model: nn.Module, samples: Samples, batch_size: int) -> dict[str
     names = ("samples", "labels", "predictions", "logit_margins")
     parts: list[tuple[NDArray[Any], ...]] = []
     for x, y, ids in _on_device(model, samples.batches(batch_size)):
-        with crafting(model), torch.autocast(x.device.type, enabled=False):
+        with crafting(model), full_precision(x.device):
             logits = model(x)
             _check_logits(logits, y, ids)
             if not parts:

@@ -85,7 +85,8 @@ def evaluate_into(
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
         found = [e for norm in norms for e in evaluation.examples(classifier, samples, done.table, norm, suite, seed)]
-        save_examples(folder, found, dataset.class_names)
+        beyond = map(str, range(dataset.num_classes, classifier.num_classes))
+        save_examples(folder, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
     summary = {
         "model": {"spec": model, **done.table.identity["model"]},
         "data": {"name": dataset.name, "n": len(dataset), "fingerprint": samples.fingerprint},

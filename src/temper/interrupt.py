@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -20,7 +21,10 @@ class Stop:
     Only the main thread can catch signals; in others nothing is changed.
     """
 
-    requested = False
+    def __init__(self, forward: Callable[[int], None] | None = None) -> None:
+        """``forward`` is called with a SIGTERM's number, to hand it on to processes that did not hear it."""
+        self.requested = False
+        self._forward = forward
 
     def __enter__(self) -> Self:
         self._before = {}
@@ -36,6 +40,9 @@ class Stop:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
+        # A terminal sends Ctrl-C to all processes itself; SIGTERM reaches the one that it names.
+        if self._forward and number == signal.SIGTERM:
+            self._forward(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

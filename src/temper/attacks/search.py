@@ -1,6 +1,7 @@
 """Searching for evidence: from images and radii to verified flips and survived radii."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -123,11 +124,23 @@ def search(
     return Found(upper, survived, attack, nearest, forward, backward)
 
 
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in true float32: no autocast, and no TF32 on GPUs that would round inputs to 10 bits."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
 @torch.no_grad()
 def verified_flips(model: nn.Module, tried: Tensor, y: Tensor) -> Tensor:
     """Which images lie in the box and are classified differently at full precision: bool [N]."""
     in_box = ((tried >= 0) & (tried <= 1)).flatten(1).all(1)
-    with crafting(model), torch.autocast(tried.device.type, enabled=False):
+    with crafting(model), full_precision(tried.device):
         return flipped(model(tried.float()), y) & in_box
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 
@@ -50,14 +50,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     unfinished = folder / f".{final.name}.part"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_file(_contiguous(checkpoint.model), unfinished / "model.safetensors")
+    # Through Python's own files, so that a full disk is an OSError that says so.
+    (unfinished / "model.safetensors").write_bytes(save(_contiguous(checkpoint.model)))
     if checkpoint.average is not None:
-        save_file(_contiguous(checkpoint.average), unfinished / "average.safetensors")
-    torch.save(checkpoint.optimiser, unfinished / "optimiser.pt")
+        (unfinished / "average.safetensors").write_bytes(save(_contiguous(checkpoint.average)))
+    with (unfinished / "optimiser.pt").open("wb") as file:
+        torch.save(checkpoint.optimiser, file)
     (unfinished / "progress.json").write_text(json.dumps(asdict(progress)))
     for path in unfinished.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
     unfinished.rename(final)
     for old in _saved(folder):
         if old != final:

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import torch
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from temper.errors import ArgumentError
+from temper.files import written
 from temper.threat import Norm, parse_eps
+from temper.training.schedules import PATIENCE, TOLERANCE
 
 Epsilon = Annotated[
     float,
@@ -23,6 +26,18 @@ Epsilon = Annotated[
         str_from_instance=lambda value: [str(value)],
     ),
 ]
+
+
+# One number, or one per channel.
+Statistic = Annotated[tuple[float, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float) else v)]
+
+DEFAULT_BETA = {"trades": 6.0, "trades-guide": 1.0, "mart": 5.0}
+DEFAULT_SCHEDULE: dict[str, dict[str, float]] = {
+    "hinge": {"start": 0.25, "end": 0.75},
+    "linear": {"end": 0.75},
+    "abrupt": {"start": 0.25},
+    "auto": {"patience": PATIENCE, "tolerance": TOLERANCE},
+}
 
 
 class Section(BaseModel):
@@ -40,9 +55,9 @@ class ModelConfig(Section):
     """"pretrained" (default), "none", or a .safetensors file or torch checkpoint."""
     args: dict[str, bool | int | float | str] = {}
     """Further arguments of timm.create_model."""
-    mean: tuple[float, ...] | None = None
+    mean: Statistic | None = None
     """Normalisation mean in [0, 1] pixel units, one number or one per channel; the model's own by default."""
-    std: tuple[float, ...] | None = None
+    std: Statistic | None = None
     """Normalisation standard deviation, as mean."""
     image_size: int | None = None
     """Height and width in pixels that images are resized to; the model's own by default."""
@@ -79,7 +94,7 @@ class AttackConfig(Section):
     name: Literal["apgd", "pgd"] = "apgd"
     """"apgd" (no step size to tune; the paper's) or "pgd"."""
     steps: int = Field(7, ge=1)
-    """Forward and backward passes per training image while epsilon is above 0."""
+    """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more)."""
     step_size: float | None = Field(None, gt=0)
     """PGD's step as a share of the epsilon in force; 2.5 / steps by default."""
     random_start: bool | None = None
@@ -173,8 +188,8 @@ class EvaluationConfig(Section):
     """Attack suite."""
     points: int = Field(8, ge=1)
     """Radii of the accuracy curve, in equal steps up to eps."""
-    batch_size: int = Field(256, ge=1)
-    """Samples attacked at once."""
+    batch_size: int | None = Field(None, ge=1)
+    """Samples attacked at once; by default that goes by their size."""
 
 
 class FinetuneConfig(Section):
@@ -202,8 +217,8 @@ class FinetuneConfig(Section):
     """Samples per device at once; gradients are accumulated up to batch_size. All of them by default."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """"auto" is bf16 autocast where the hardware computes it, float32 elsewhere."""
-    accelerator: str = "auto"
-    """"auto", "cpu" or "gpu"; as lightning-fabric's."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute."""
     devices: int = Field(1, ge=1)
     """Devices, or processes on the CPU."""
     seed: int = Field(0, ge=0)
@@ -217,6 +232,10 @@ class FinetuneConfig(Section):
     def _consistent(self) -> Self:
         if self.eps == 0 and self.objective.name != "standard":
             raise ValueError("eps is 0: choose objective.name standard, or an eps above 0")
+        if self.batch_size < 2 * self.devices:
+            raise ValueError(
+                f"batch_size {self.batch_size} leaves less than 2 samples for each of {self.devices} devices"
+            )
         if self.norm == "Linf" and self.eps > 1:
             raise ValueError(f"eps = {self.eps:g} is beyond the pixel box [0, 1]; did you mean {self.eps:g}/255?")
         if self.objective.beta is not None and self.objective.name in ("standard", "at"):
@@ -249,7 +268,39 @@ def read_config(source: "FinetuneConfig | Mapping[str, Any] | str | Path") -> Fi
 
 def write_config(config: FinetuneConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that :func:`read_config` reads back to an equal one."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    with written(path) as unfinished:
+        unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def resolve(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with every default that depends on other values, or on the machine, filled in."""
+    attack, objective, schedule = config.attack, config.objective, config.schedule
+    if attack.random_start is None:
+        start = attack.name == "pgd" or objective.name == "trades"
+        attack = attack.model_copy(update={"random_start": start})
+    if attack.name == "pgd" and attack.step_size is None:
+        attack = attack.model_copy(update={"step_size": 2.5 / attack.steps})
+    if objective.beta is None and objective.name in DEFAULT_BETA:
+        objective = objective.model_copy(update={"beta": DEFAULT_BETA[objective.name]})
+    missing = {k: v for k, v in DEFAULT_SCHEDULE.get(schedule.name, {}).items() if getattr(schedule, k) is None}
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if _computes_bf16(config.accelerator) else "fp32"
+    return config.model_copy(
+        update={
+            "attack": attack,
+            "objective": objective,
+            "schedule": schedule.model_copy(update=missing),
+            "precision": precision,
+        }
+    )
+
+
+def _computes_bf16(accelerator: str) -> bool:
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions a CPU emulates bf16, several times slower than float32.
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

@@ -1,10 +1,10 @@
 """Robust fine-tuning from a configuration to a finished run folder."""
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,38 @@ import torch
 from lightning_fabric import Fabric
 
 from temper import evaluation, folders, models
-from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError
+from temper.attacks.suites import get_suite
+from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
 from temper.interrupt import Stop, Stopped
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.threat import Threat
-from temper.training.config import FinetuneConfig, ScheduleConfig, read_config
+from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
+from temper.training.protocols import phases
 from temper.training.run import Run, open_run
 from temper.training.schedules import EpsilonSchedule
 from temper.training.splits import Splits, load_splits
 
-log = logging.getLogger(__name__)
-
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
 
+Schedule = EpsilonSchedule | Callable[[float, int], float]
+
+
 def finetune(
-    config: FinetuneConfig | Mapping[str, Any] | str | Path, *, resume: bool = False, force: bool = False
+    config: FinetuneConfig | Mapping[str, Any] | str | Path,
+    *,
+    schedule: Schedule | None = None,
+    resume: bool = False,
+    force: bool = False,
 ) -> Run:
     """Fine-tune a classifier as configured, measure it on the test data, and write its report.
 
     Args:
         config: a :class:`FinetuneConfig`, a mapping with its keys, or the path of a YAML file.
+        schedule: takes the place of the configured one: an :class:`EpsilonSchedule`, or a callable from
+            (epoch, epochs) to a share in [0, 1]. In one process only; several need ``schedule.function``.
         resume: continue the run in ``config.out`` where it stopped; on the CPU the weights end bit-identical to
             those of an uninterrupted run.
         force: replace a run that is in ``config.out``.
@@ -47,18 +56,49 @@ def finetune(
         RunError: the folder holds a run and neither ``resume`` nor ``force`` is given.
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
-    config = read_config(config)
-    make_schedule(config.schedule, config.seed)  # what is wrong with it is said before anything is written
+    config = resolve(read_config(config))
+    schedule = _check(config, schedule)
     splits = load_splits(config.data, config.seed)
     classifier = load_backbone(config, splits)
     run = open_run(config, resume=resume, force=force)
-    run.note(data=splits.record())
+    _note_data(run, splits)
     if not (run.folder / "model.json").exists():
         with torch.random.fork_rng():
-            _train(config, run, splits, classifier)
+            _train(config, run, splits, classifier, schedule)
     if not run.finished:
         _evaluate(config, run, splits)
     return run
+
+
+def _check(config: FinetuneConfig, schedule: Schedule | None) -> EpsilonSchedule:
+    """Say what cannot work before anything is read or written; returns the schedule."""
+    get_suite(config.evaluation.suite)
+    phases(config.protocol, config.epochs)
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ArgumentError("accelerator", "gpu", "there is no GPU that torch can use; choose cpu or auto")
+    if config.protocol.name == "lora" and not find_spec("peft"):
+        raise MissingExtraError("protocol lora", "lora")
+    for name in config.loggers:
+        if not find_spec(name) or (name != "tensorboard" and not find_spec("pytorch_lightning")):
+            raise MissingExtraError(f"logger {name}", name)
+    if schedule is not None and config.devices > 1:
+        raise ArgumentError("schedule", schedule, "several processes need schedule.function, as module:function")
+    if schedule is None:
+        schedule = make_schedule(config.schedule, config.seed)
+    elif not isinstance(schedule, EpsilonSchedule):
+        schedule = EpsilonSchedule.custom(schedule)
+    if schedule.name in ("hinge", "linear", "abrupt") and schedule.fraction(config.epochs, config.epochs) < 1:
+        fix = f"never reaches eps in {config.epochs} epochs; give shares of the training, or train longer"
+        raise ArgumentError("schedule.end", config.schedule.end, fix)
+    return schedule
+
+
+def _note_data(run: Run, splits: Splits) -> None:
+    """Record the split; a run that goes on must find the very same."""
+    record = splits.record()
+    if run.record.get("data", record) != record:
+        raise RunError(f"{run.folder}: the data changed since the run was started; restore them, or begin with --force")
+    run.note(data=record)
 
 
 def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
@@ -81,8 +121,8 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     found = evaluation.examples(classifier, test, done.table, config.norm, suite, config.seed)
     folders.save_examples(run.folder, found, splits.test.class_names)
     results = {name: vars(value) for name, value in folders.headline(done.table).items()}
-    run.note(results=results, finished=True)
     folders.report([run.folder], run.folder / folders.REPORT, f"Temper: {run.folder.name}")
+    run.note(results=results, finished=True)
 
 
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
@@ -91,8 +131,8 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
         config.model.name,
         num_classes=splits.train.num_classes,
         weights=config.model.weights,
-        mean=config.model.mean,
-        std=config.model.std,
+        mean=_statistic(config.model.mean),
+        std=_statistic(config.model.std),
         image_size=config.model.image_size,
         model_args=config.model.args or None,
         seed=config.seed,
@@ -102,15 +142,21 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
             models.replace_head(classifier.network, classifier.head_names, splits.train.num_classes)
+        classifier.info["head"] = "fresh"
     return classifier
 
 
-def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classifier) -> None:
+def _statistic(values: tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+    """One number stands for all channels."""
+    return values[0] if values and len(values) == 1 else values
+
+
+def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classifier, schedule: EpsilonSchedule) -> None:
     fabric = make_fabric(config, run.folder)
     if config.devices == 1:
-        _train_here(fabric, config, run.folder, splits, classifier)
+        _train_here(fabric, config, run.folder, splits, classifier, schedule)
     else:
-        with Stop():  # the processes hear the signal themselves and save
+        with Stop(forward=_tell_children):  # the processes hear the signal and save
             # lightning-fabric types the launched function as one without arguments of its own.
             news = fabric.launch(_train_process, config, run.folder)  # type: ignore[arg-type]
         if news is not None:
@@ -121,15 +167,28 @@ def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stop
     """One of several processes: each loads data and backbone for itself; all of them end with the same news."""
     splits = load_splits(config.data, config.seed)
     try:
-        _train_here(fabric, config, folder, splits, load_backbone(config, splits))
+        schedule = make_schedule(config.schedule, config.seed)
+        _train_here(fabric, config, folder, splits, load_backbone(config, splits), schedule)
     except (Stopped, NonFiniteLossError) as news:
         return news
     return None
 
 
-def _train_here(fabric: Fabric, config: FinetuneConfig, folder: Path, splits: Splits, classifier: Classifier) -> None:
+def _tell_children(number: int) -> None:
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            os.kill(child.pid, number)
+
+
+def _train_here(
+    fabric: Fabric,
+    config: FinetuneConfig,
+    folder: Path,
+    splits: Splits,
+    classifier: Classifier,
+    schedule: EpsilonSchedule,
+) -> None:
     """One process's part of the training; the first one saves the model."""
-    schedule = make_schedule(config.schedule, config.seed)
     train(fabric, Task(config, schedule, folder, splits.train, splits.validation), classifier)
     if fabric.is_global_zero:
         classifier.cpu()
@@ -143,34 +202,22 @@ def make_fabric(config: FinetuneConfig, folder: Path) -> Fabric:
         devices=config.devices,
         # Processes that are spawned get the task handed over; they need no command line to run again.
         strategy="ddp_spawn" if config.devices > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16" or _auto_bf16(config) else "32-true",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         loggers=[_logger(name, folder) for name in config.loggers],
     )
 
 
-def _auto_bf16(config: FinetuneConfig) -> bool:
-    if config.precision != "auto":
-        return False
-    if torch.cuda.is_available() and config.accelerator != "cpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions a CPU emulates bf16, several times slower than float32.
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
 def _logger(name: str, folder: Path) -> Any:
-    try:
-        if name == "tensorboard":
-            from lightning_fabric.loggers import TensorBoardLogger
+    if name == "tensorboard":
+        from lightning_fabric.loggers import TensorBoardLogger
 
-            return TensorBoardLogger(folder / "tensorboard", name="", version="")
-        from pytorch_lightning import loggers
+        return TensorBoardLogger(folder / "tensorboard", name="", version="")
+    from pytorch_lightning import loggers
 
-        if name == "wandb":
-            return loggers.WandbLogger(name=folder.name, save_dir=folder)
-        store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.resolve()}/mlflow.db")
-        return loggers.MLFlowLogger(run_name=folder.name, tracking_uri=store)
-    except ModuleNotFoundError:
-        raise MissingExtraError(f"logger {name}", name) from None
+    if name == "wandb":
+        return loggers.WandbLogger(name=folder.name, save_dir=folder)
+    store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.resolve()}/mlflow.db")
+    return loggers.MLFlowLogger(run_name=folder.name, tracking_uri=store)
 
 
 def make_schedule(config: ScheduleConfig, seed: int) -> EpsilonSchedule:

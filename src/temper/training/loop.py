@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -34,7 +35,7 @@ from temper.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from temper.training.config import AttackConfig, FinetuneConfig
+from temper.training.config import FinetuneConfig
 from temper.training.objectives import Objective
 from temper.training.optimisation import MovingAverage, lr_share, make_optimiser, set_lr
 from temper.training.schedules import EpsilonSchedule
@@ -89,6 +90,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier) -> None:
     newest = last_checkpoint(task.checkpoints)
     saved = load_checkpoint(newest) if newest else None
     progress = saved.progress if saved else Progress()
+    torch.manual_seed(randomness.number(config.seed, "lora"))
     lora = protocols.add_lora(classifier, config.protocol.lora_rank) if config.protocol.name == "lora" else None
     if saved:
         classifier.load_state_dict(saved.model)
@@ -177,20 +179,21 @@ def train_epoch(
         moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps
         eps = target * task.schedule.fraction(moment, config.epochs, progress.validation)
         share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
-        lr = share * config.optimiser.backbone_lr
+        lr = share * (config.optimiser.head_lr if phase.trained == "head" else config.optimiser.backbone_lr)
         set_lr(optimiser, share)
         # Dropout and the like draw from the global generator: seeded per step, a resumed run draws the same.
         torch.manual_seed(randomness.number(config.seed, "step", progress.step, fabric.global_rank))
         protocols.train_mode(session.classifier, phase.trained)
 
         sums = accumulate(fabric, model, objective, crafter, batch, eps, epoch, config.micro_batch)
-        _check_finite(sums, progress.step + 1, batch[2], task.checkpoints)
+        _check_finite(session, sums, epoch, index)
         if config.optimiser.clip_norm is not None:
             fabric.clip_gradients(model, optimiser, max_norm=config.optimiser.clip_norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        _share_statistics(fabric, session.classifier)
         if average:
-            average.update(session.classifier)
+            average.update(session.classifier, progress.step + 1)
 
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
@@ -224,16 +227,17 @@ def accumulate(
     x, y, ids = batch
     total = _summed(fabric, torch.tensor(float(len(y)))).item()
     sums = torch.zeros(3, dtype=torch.float64)
-    size = micro_batch or len(y)
-    for start in range(0, len(y), size):
-        part = slice(start, start + size)
+    # Parts of equal size but for one sample, so that no rest is too small for batch norm.
+    parts = list(torch.arange(len(y), device=y.device).tensor_split(-(-len(y) // (micro_batch or len(y)))))
+    for part in parts:
+        samples = len(part)
+        xs, ys = (x, y) if len(parts) == 1 else (x[part], y[part])
         attack = crafter.attack(eps, epoch, ids[part])
-        with fabric.no_backward_sync(model, enabled=start + size < len(y)):
-            result = objective(model, x[part], y[part], attack)
-            samples = len(y[part])
+        with fabric.no_backward_sync(model, enabled=part is not parts[-1]):
+            result = objective(model, xs, ys, attack)
             # DDP averages over processes; what is wanted is the mean over the samples of all of them.
             fabric.backward(result.loss * (samples * fabric.world_size / total))
-        correct = (result.logits.detach().argmax(1) == y[part]).sum().item()
+        correct = (result.logits.detach().argmax(1) == ys).sum().item()
         sums += torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
     return _summed(fabric, sums)
 
@@ -285,45 +289,47 @@ def inner_attack(
     config: FinetuneConfig,
 ) -> Tensor:
     """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
-    attack: AttackConfig = config.attack
-    random_start = attack.random_start
-    if random_start is None:
-        random_start = attack.name == "pgd" or config.objective.name == "trades"
-    starts = keys if random_start else None
+    attack = config.attack
+    starts = keys if attack.random_start else None
     if attack.name == "pgd":
         return pgd(
-            model,
-            x,
-            y,
-            eps,
-            config.norm,
-            steps=attack.steps,
-            keys=starts,
-            step_size=attack.step_size,
-            loss=loss,
+            model, x, y, eps, config.norm, steps=attack.steps, keys=starts, step_size=attack.step_size, loss=loss
         )
     return apgd(model, x, y, eps, config.norm, steps=attack.steps, keys=starts, loss=loss)
 
 
-def _check_finite(sums: Tensor, step: int, ids: Tensor, checkpoints: Path) -> None:
-    if torch.isfinite(sums).all():
+def _check_finite(session: Session, sums: Tensor, epoch: int, index: int) -> None:
+    """Raise before an update that would spoil the weights: a loss or gradient that is not finite."""
+    gradients = [p.grad.norm() for p in session.classifier.parameters() if p.grad is not None]
+    if torch.isfinite(sums).all() and torch.isfinite(torch.stack(gradients)).all():
         return
-    good = last_checkpoint(checkpoints)
+    task, (samples, _, loss) = session.task, sums.tolist()
+    good = last_checkpoint(task.checkpoints)
     raise NonFiniteLossError(
-        f"loss is {sums[2].item()} at step {step}, on samples {ids.tolist()}; "
-        f"last good checkpoint: {good or 'none yet'}; lower optimiser.backbone_lr and optimiser.head_lr, set "
-        "optimiser.clip_norm, or use precision fp32"
+        f"loss is {loss / samples} and its gradient not finite at step {session.progress.step + 1}, on samples "
+        f"{task.train.ids[_epoch_batches(task, epoch)[index]].tolist()}; last good checkpoint: {good or 'none yet'}; "
+        "lower optimiser.backbone_lr and optimiser.head_lr, set optimiser.clip_norm, or use precision fp32"
     )
 
 
-def _batches(session: Session, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """This process's part of each batch of an epoch, from batch ``done`` on: images float NCHW, labels, ids.
+def _share_statistics(fabric: Fabric, classifier: Classifier) -> None:
+    """Average batch-norm statistics over the processes, so that all craft, validate and resume with the same."""
+    if fabric.world_size > 1:
+        for statistic in classifier.buffers():
+            if statistic.is_floating_point():
+                statistic.copy_(fabric.all_reduce(statistic, reduce_op="mean"))
 
-    Batches differ in size by at most one sample, so that none is too small for batch norm.
-    """
-    fabric, config, count = session.fabric, session.task.config, len(session.task.train)
-    order = np.random.default_rng((config.seed, epoch)).permutation(count)
-    batches = np.array_split(order, session.task.steps_per_epoch)[done:]
+
+def _epoch_batches(task: Task, epoch: int) -> list[NDArray[np.int64]]:
+    """Positions of the training samples in each batch of an epoch; sizes differ by at most one sample."""
+    order = np.random.default_rng((task.config.seed, epoch)).permutation(len(task.train))
+    return np.array_split(order, task.steps_per_epoch)
+
+
+def _batches(session: Session, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """This process's part of each batch of an epoch, from batch ``done`` on: images float NCHW, labels, ids."""
+    fabric, config = session.fabric, session.task.config
+    batches = _epoch_batches(session.task, epoch)[done:]
     indices = [[(epoch, int(i)) for i in batch[fabric.global_rank :: fabric.world_size]] for batch in batches]
     loader = DataLoader(session.pixels, batch_sampler=indices, num_workers=config.data.workers)
     for images, labels, ids in loader:

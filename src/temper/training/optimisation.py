@@ -51,10 +51,14 @@ class MovingAverage:
         self.state: dict[str, Tensor] = {name: value.clone() for name, value in module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's present state."""
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the average towards the module's state after ``step`` updates.
+
+        The decay grows with the steps up to its value, so that a short run's average forgets where it began.
+        """
+        decay = min(self.decay, step / (9 + step))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - self.decay)
+                self.state[name].lerp_(value, 1 - decay)
             else:
                 self.state[name].copy_(value)

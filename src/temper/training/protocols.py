@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from temper.errors import ArgumentError, MissingExtraError
+from temper.errors import ArgumentError
 from temper.models import Classifier
 from temper.training.config import ProtocolConfig
 
@@ -55,19 +55,14 @@ def add_lora(classifier: Classifier, rank: int) -> Any:
 
     Returns:
         peft's wrapper, for :func:`merge_lora`.
-
-    Raises:
-        MissingExtraError: peft is not installed.
     """
-    try:
-        import peft
-    except ImportError:
-        raise MissingExtraError("protocol lora", "lora") from None
+    import peft
+
     targets = [
         name
         for name, module in classifier.network.named_modules()
-        # peft's low-rank convolution does not cover grouped ones.
-        if (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+        # peft's low-rank convolution covers neither grouped ones nor subclasses that compute something else.
+        if (type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1))
         and name not in classifier.head_names
     ]
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)

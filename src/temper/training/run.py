@@ -1,7 +1,6 @@
 """A run is a folder: what it was asked, what it did, what came out."""
 
 import json
-import logging
 import platform
 import shutil
 from dataclasses import dataclass
@@ -11,15 +10,19 @@ from typing import Any
 
 from temper.errors import ArgumentError, RunError
 from temper.files import write_json
-from temper.training.config import FinetuneConfig, read_config, write_config
-
-log = logging.getLogger(__name__)
+from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 
 CONFIG, RECORD = "config.yaml", "run.json"
 PACKAGES = ("temper", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 
-# What may differ between a run and its resumption: where it runs, not what it computes.
-FREE_TO_CHANGE = {"out", "checkpoint_seconds", "loggers"}
+# What may differ between a run and its resumption: where it runs and how it is measured, not what it trains.
+FREE_TO_CHANGE = {"out", "checkpoint_seconds", "loggers", "evaluation"}
+
+# The names of everything that Temper writes into a run's folder; wandb's and tensorboard's are folders.
+OWN = {
+    CONFIG, RECORD, "metrics.jsonl", "checkpoints", "model.json", "weights.safetensors", "margins.parquet",
+    "samples.npz", "report.html", "tensorboard", "wandb", "mlflow.db",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,33 @@ def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
     """
     folder = config.out
     run = Run(folder)
-    if (folder / CONFIG).exists():
-        if force:
-            shutil.rmtree(folder)
-        elif resume:
+    _check_own(folder)
+    if (folder / RECORD).exists() and (folder / CONFIG).exists():
+        if not (resume or force):
+            raise RunError(f"{folder}: holds a run already; --resume continues it, --force replaces it")
+        if not force:
             _check_same(run, config)
             return run
-        else:
-            raise RunError(f"{folder}: holds a run already; --resume continues it, --force replaces it")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: exists and is not a run; choose another out folder")
+        shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror})") from None
     write_json(folder / RECORD, {"seed": config.seed, "versions": versions(), "finished": False})
-    # Last, because a folder with a configuration counts as a run.
+    # Last, because only a folder with both counts as a run: a crash between the two leaves one that is begun anew.
     write_config(config, folder / CONFIG)
     return run
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder that holds anything but a run, so that nothing of the user's is ever replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; choose another out folder")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    strangers = sorted(name for name in names - OWN if not name.endswith(".part"))
+    if strangers or (CONFIG in names and RECORD not in names):
+        stranger = strangers[0] if strangers else CONFIG
+        raise RunError(f"{folder}: is not a run's folder (it holds {stranger}); choose another out folder")
 
 
 def versions() -> dict[str, str]:
@@ -100,7 +112,9 @@ def versions() -> dict[str, str]:
 
 
 def _check_same(run: Run, config: FinetuneConfig) -> None:
-    before, now = run.config.model_dump(), config.model_dump()
+    before, now = resolve(run.config).model_dump(), config.model_dump()
+    for settings in (before, now):
+        del settings["data"]["workers"]
     for key, value in now.items():
         if key not in FREE_TO_CHANGE and before[key] != value:
             raise RunError(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from temper import data
 from temper.data import Dataset
 from temper.errors import ArgumentError
@@ -31,16 +33,14 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     """
     parts = data.available_splits(config.train)
     train = data.load(config.train, split="train" if parts else None, classes=config.classes)
-    test = _given(config.test, config) or _own(config, parts, "test")
-    validation = _given(config.validation, config) or _own(config, parts, "validation")
-    if test and validation and test.images.where(0) == validation.images.where(0):
+    test = _given(config, "test") or _own(config, parts, "test")
+    validation = _given(config, "validation") or _own(config, parts, "validation")
+    if config.validation is None and test and validation and _same(test, validation):
         validation = None  # a source without a test part is tested on its validation part
     if test is None:
-        rest, held_out = data.split(train, fraction=config.test_fraction, seed=seed)
-        train, test = train.subset(rest), train.subset(held_out)
+        train, test = _hold_out(train, config.test_fraction, seed, "data.test_fraction")
     if validation is None:
-        rest, held_out = data.split(train, fraction=config.validation_fraction, seed=seed + 1)
-        train, validation = train.subset(rest), train.subset(held_out)
+        train, validation = _hold_out(train, config.validation_fraction, seed + 1, "data.validation_fraction")
     for argument, part in (("data.validation", validation), ("data.test", test)):
         if part.class_names != train.class_names:
             raise ArgumentError(argument, part.name, f"its classes differ from those of the training data {train.name}")
@@ -51,12 +51,30 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     return Splits(train, validation, test)
 
 
-def _given(spec: str | None, config: DataConfig) -> Dataset | None:
+def _given(config: DataConfig, part: data.SplitName) -> Dataset | None:
+    """The data that the configuration names for a part; of a divided source, that very part where it has one."""
+    spec = config.test if part == "test" else config.validation
     if spec is None:
         return None
     parts = data.available_splits(spec)
-    return data.load(spec, split="test" if "test" in parts else None, classes=config.classes)
+    if spec == config.train and part not in parts:
+        raise ArgumentError(f"data.{part}", spec, "is the training data; leave it out to hold out a share of them")
+    wanted = next((name for name in (part, "test", "train") if name in parts), None)
+    return data.load(spec, split=wanted, classes=config.classes)
 
 
 def _own(config: DataConfig, parts: tuple[data.SplitName, ...], part: data.SplitName) -> Dataset | None:
     return data.load(config.train, split=part, classes=config.classes) if part in parts else None
+
+
+def _same(one: Dataset, other: Dataset) -> bool:
+    """Whether two data sets are one and the same, judged by labels and first image."""
+    return np.array_equal(one.labels, other.labels) and one.images.content(0) == other.images.content(0)
+
+
+def _hold_out(whole: Dataset, fraction: float, seed: int, argument: str) -> tuple[Dataset, Dataset]:
+    try:
+        rest, held_out = data.split(whole, fraction=fraction, seed=seed)
+    except ArgumentError as error:
+        raise ArgumentError(argument, fraction, str(error).split(": ", 1)[-1]) from None
+    return whole.subset(rest), whole.subset(held_out)
