@@ -5,7 +5,8 @@
 CIFAR-10 ResNet-20 (non-robust) fine-tuned on the first 20 classes of CIFAR-100 (5,000 training, 1,000 test images),
 Linf 8/255, PGD-5 training, 16 epochs, batch 128, AdamW 2e-3; then APGD-CE with 10 steps at 1/255 ... 8/255. Standard,
 fixed and hinge (25 %, 75 %) with three seeds; the grid of (T1, T2) and epsilon per epoch with one. Finished runs are
-kept and a stopped one continues. Writes results.csv, table.md and figure.svg beside this file.
+kept and a stopped one continues. Writes results.csv, history.csv, table.md and figure.svg beside this file; rows of
+runs that are not in --out are kept.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def jobs() -> list[tuple[str, int]]:
 
 
 def measure(run: Run, name: str, seed: int) -> dict[str, object]:
-    """A result row from a finished run's evidence."""
+    """A result row from a finished run's evidence: headline figures with intervals, and the accuracy curve."""
     table = EvidenceTable.load(run.folder / TABLE)
     estimates = {
         "clean": table.clean_accuracy(),
@@ -54,19 +55,36 @@ def measure(run: Run, name: str, seed: int) -> dict[str, object]:
     row: dict[str, object] = {"run": name, "seed": seed, "n": estimates["clean"].n}
     for metric, estimate in estimates.items():
         row |= {metric: estimate.value, f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
-    history = run.history()
-    row["epochs_to_20_percent"] = next((h["epoch"] for h in history if h["validation_accuracy"] > 0.2), None)
-    return row
+    curve = table.accuracy_curve("Linf", [0.0, *RADII])
+    return row | {f"at_{k}": estimate.value for k, estimate in enumerate(curve)}
+
+
+def history(run: Run, name: str, seed: int) -> list[dict[str, object]]:
+    """The epochs of a run."""
+    keys = ("epoch", "eps", "train_loss", "train_accuracy", "validation_accuracy")
+    return [{"run": name, "seed": seed} | {key: row[key] for key in keys} for row in run.history()]
+
+
+def merged(rows: list[dict[str, object]], path: Path, key: list[str]) -> pd.DataFrame:
+    """New rows together with those of runs measured elsewhere, which the file already has; written back."""
+    frame = pd.DataFrame(rows).round(6)
+    if path.exists():
+        frame = pd.concat([pd.read_csv(path), frame]).drop_duplicates(key, keep="last")
+    order = {job: place for place, job in enumerate(jobs())}
+    place = [order[job] for job in zip(frame["run"], frame["seed"], strict=True)]
+    frame = frame.iloc[pd.Series(place).argsort(kind="stable")]
+    frame.to_csv(path, index=False)
+    return frame
 
 
 def write_table(results: pd.DataFrame, path: Path) -> None:
     """Mean and spread over seeds, and the grid, as Markdown."""
     main = results[results["run"].isin(METHODS)]
-    spread = spread_over_seeds(main, METRICS, ["run"]).loc[list(METHODS)]
+    spread = spread_over_seeds(main, METRICS, ["run"])
     seeds = int(main.groupby("run")["seed"].nunique().min())
     lines = [f"Mean ± standard deviation over {seeds} seeds (n = {int(main['n'].iloc[0])} test images each).", ""]
     lines += ["| | " + " | ".join(TITLES.values()) + " |", "|---" * (len(TITLES) + 1) + "|"]
-    for name, row in spread.iterrows():
+    for name, row in spread.loc[[name for name in METHODS if name in spread.index]].iterrows():
         cells = [f"{row[(metric, 'mean')]:.3f} ± {row[(metric, 'std')]:.3f}" for metric in METRICS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     single = results[(results["seed"] == SEEDS[0]) & ~results["run"].isin(["standard"])]
@@ -88,22 +106,18 @@ def hinges(name: str) -> str:
     return known.get(name) or name.removeprefix("grid-").replace("-", ", ")
 
 
-def write_figure(out: Path, results: pd.DataFrame, path: Path) -> None:
+def write_figure(results: pd.DataFrame, epochs: pd.DataFrame, path: Path) -> None:
     """Accuracy against epsilon, and clean validation accuracy over training: a line per seed."""
     matplotlib.rcParams["svg.hashsalt"] = "temper"
     figure = Figure(figsize=(10, 4), layout="constrained")
     curve, training = figure.subplots(1, 2)
-    colours = dict(zip(METHODS, ("#0072b2", "#d55e00", "#009e73"), strict=True))
-    for name, seed in [(n, s) for n, s in zip(results["run"], results["seed"], strict=True) if n in METHODS]:
-        run = Run(out / f"{name}-seed{seed}")
-        table = EvidenceTable.load(run.folder / TABLE)
-        radii = [0.0, *RADII]
-        values = [estimate.value for estimate in table.accuracy_curve("Linf", radii)]
-        label = name if seed == SEEDS[0] else None
-        curve.plot([r * 255 for r in radii], values, color=colours[name], label=label, marker=".", alpha=0.8)
-        history = run.history()
-        epochs, accuracies = [h["epoch"] for h in history], [h["validation_accuracy"] for h in history]
-        training.plot(epochs, accuracies, color=colours[name], label=label, marker=".", alpha=0.8)
+    for name, colour in zip(METHODS, ("#0072b2", "#d55e00", "#009e73"), strict=True):
+        for row in results[results["run"] == name].itertuples():
+            style = {"color": colour, "label": name if row.seed == SEEDS[0] else None, "marker": ".", "alpha": 0.8}
+            values = [getattr(row, f"at_{k}") for k in range(len(RADII) + 1)]
+            curve.plot(range(len(values)), values, **style)
+            own = epochs[(epochs["run"] == name) & (epochs["seed"] == row.seed)]
+            training.plot(own["epoch"], own["validation_accuracy"], **style)
     curve.set(xlabel="epsilon (n/255, Linf)", ylabel="robust accuracy (1,000 test images)", ylim=(0, 1))
     training.set(xlabel="epoch", ylabel="clean validation accuracy", ylim=(0, 1))
     for axes in (curve, training):
@@ -127,19 +141,19 @@ def main() -> None:
         config = configuration(name, seed, options.data.resolve(), options.out)
         if not options.tabulate:
             finetune(config, resume=True)
-    rows = []
+    rows, epochs = [], []
     for name, seed in jobs():
         run = Run(options.out / f"{name}-seed{seed}")
         if (run.folder / "run.json").exists() and run.finished:
             rows.append(measure(run, name, seed))
-        else:
-            print(f"missing: {name}, seed {seed}")
-    if not rows:
-        return
-    results = pd.DataFrame(rows)
-    results.round(6).to_csv(HERE / "results.csv", index=False)
+            epochs += history(run, name, seed)
+    results = merged(rows, HERE / "results.csv", ["run", "seed"])
     write_table(results, HERE / "table.md")
-    write_figure(options.out, results, HERE / "figure.svg")
+    write_figure(results, merged(epochs, HERE / "history.csv", ["run", "seed", "epoch"]), HERE / "figure.svg")
+    have = set(zip(results["run"], results["seed"], strict=True))
+    for name, seed in jobs():
+        if (name, seed) not in have:
+            print(f"not measured: {name}, seed {seed}")
     print((HERE / "table.md").read_text())
 
 

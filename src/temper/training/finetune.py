@@ -1,6 +1,7 @@
 """Robust fine-tuning from a configuration to a finished run folder."""
 
 import importlib
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
