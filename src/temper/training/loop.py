@@ -317,7 +317,7 @@ def _share_statistics(fabric: Fabric, classifier: Classifier) -> None:
     if fabric.world_size > 1:
         for statistic in classifier.buffers():
             if statistic.is_floating_point():
-                statistic.copy_(fabric.all_reduce(statistic, reduce_op="mean"))
+                statistic.copy_(_summed(fabric, statistic) / fabric.world_size)
 
 
 def _epoch_batches(task: Task, epoch: int) -> list[NDArray[np.int64]]:
