@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from temper import data, models
+from temper.attacks.attack import perturb
 from temper.attacks.crafting import crafting
-from temper.attacks.pgd import pgd
+from temper.attacks.pgd import PGD
 from temper.models import bundled
 from temper.models.classifier import Classifier
 from temper.randomness import sample_keys
@@ -85,7 +86,7 @@ def robust_accuracy(classifier: Classifier, images: Tensor, labels: Tensor, eps:
     keys = sample_keys(0, torch.arange(len(images)), "card")
     with crafting(classifier):
         attacked = [
-            pgd(classifier, x, y, eps, "Linf", steps=PGD_STEPS, keys=k, keep_flips=True)
+            perturb(PGD(PGD_STEPS), classifier, x, y, eps, "Linf", keys=k, keep_flips=True)
             for x, y, k in zip(images.split(250), labels.split(250), keys.split(250), strict=True)
         ]
     still_right = classifier(images).argmax(1) == labels

@@ -12,11 +12,22 @@ from scipy import stats
 from torch import Tensor, nn
 
 from temper import randomness
-from temper.attacks.apgd import apgd, checkpoints
+from temper.attacks.apgd import APGD, checkpoints
+from temper.attacks.attack import input_gradient, perturb
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import cross_entropy, flipped, kl_divergence
-from temper.attacks.pgd import input_gradient, pgd
+from temper.attacks.pgd import PGD
 from temper.threat import NORMS, distance
+
+
+def pgd(model, x, y, eps, norm, *, steps, keys, step_size=None, loss=cross_entropy, keep_flips=False) -> Tensor:
+    attack = PGD(steps, step_size=step_size, climbs=loss)
+    return perturb(attack, model, x, y, eps, norm, keys=keys, keep_flips=keep_flips)
+
+
+def apgd(model, x, y, eps, norm, *, steps, keys, loss=cross_entropy, keep_flips=False) -> Tensor:
+    return perturb(APGD(steps, climbs=loss), model, x, y, eps, norm, keys=keys, keep_flips=keep_flips)
+
 
 ATTACKS = pytest.mark.parametrize("attack", [pgd, apgd])
 EVERY_NORM = pytest.mark.parametrize("norm", NORMS)
@@ -434,11 +445,11 @@ def test_the_clean_side_of_the_kl_is_constant():
 
 def test_a_samples_gradient_is_its_own_whatever_the_batch(small):
     model, x, y = small
-    logits, losses, gradient = input_gradient(model, x, y, cross_entropy)
+    logits, losses, gradient = input_gradient(model, x, lambda z: cross_entropy(z, y))
     assert not logits.requires_grad
     assert not losses.requires_grad
     for i in range(3):
-        _, loss, alone = input_gradient(model, x[i : i + 1], y[i : i + 1], cross_entropy)
+        _, loss, alone = input_gradient(model, x[i : i + 1], lambda z, i=i: cross_entropy(z, y[i : i + 1]))
         torch.testing.assert_close(gradient[i : i + 1], alone, rtol=1e-5, atol=1e-12)
         torch.testing.assert_close(losses[i : i + 1], loss)
 
@@ -446,7 +457,7 @@ def test_a_samples_gradient_is_its_own_whatever_the_batch(small):
 def test_gradients_are_taken_inside_no_grad(small):
     model, x, y = small
     with torch.no_grad():
-        _, _, gradient = input_gradient(model, x, y, cross_entropy)
+        _, _, gradient = input_gradient(model, x, lambda z: cross_entropy(z, y))
     assert gradient.abs().sum() > 0
     assert not x.requires_grad
 

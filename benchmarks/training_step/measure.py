@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from temper import models
+from temper.attacks.attack import input_gradient
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.losses import cross_entropy
-from temper.attacks.pgd import input_gradient
 from temper.training import objectives
 from temper.training.config import read_config, resolve
 from temper.training.loop import Crafter, accumulate
@@ -89,7 +89,7 @@ def measure(precision: str, weights: str, rounds: int, threads: int) -> dict[str
     def gradient() -> None:
         with crafting(classifier, pairs) as crafted, fabric.autocast():
             for _ in range(STEPS):
-                input_gradient(crafted, fast, y, cross_entropy)
+                input_gradient(crafted, fast, lambda logits: cross_entropy(logits, y))
 
     def update() -> None:
         classifier.train()

@@ -1,16 +1,19 @@
 """Auto-PGD: PGD with momentum that chooses its own step size (Croce and Hein 2020, arXiv:2003.01690, algorithm 1)
 and its sparse form for L1 (Croce and Hein 2021, arXiv:2103.01208, algorithm 1)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from temper.attacks.losses import Loss, cross_entropy, flipped
-from temper.attacks.pgd import Model, input_gradient
+from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.losses import Loss, cross_entropy, dlr_targeted, logit_difference_targeted
 from temper.threat import Norm, project, random_point, rows, steepest_step
 
 MOMENTUM = 0.75  # weight of the new step against the last move
 RHO = 0.75  # the step is halved when fewer than this share of steps raised the loss
 L1_START = 0.2  # share of coordinates that the first L1 steps move
+WIDE = ((0.0, 3.0), (0.3, 2.0), (0.6, 1.0))  # from which share of a wide L1 run on which multiple of eps is searched
 
 
 def checkpoints(steps: int, norm: Norm) -> list[int]:
@@ -29,96 +32,162 @@ def checkpoints(steps: int, norm: Norm) -> list[int]:
     return [point for point in points if point <= steps]
 
 
-def apgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    eps: Tensor | float,
-    norm: Norm,
-    *,
-    steps: int,
-    keys: Tensor | None,
-    loss: Loss = cross_entropy,
-    keep_flips: bool = False,
-) -> Tensor:
-    """Climb the loss by ``steps`` steps whose size needs no tuning.
+@dataclass(frozen=True)
+class APGD(Attack):
+    """Climbs the loss by steps whose size needs no tuning, and returns the iterate of the highest loss.
 
     Costs ``steps + 1`` forward and ``steps`` backward passes.
 
-    Args:
-        model: maps images float [N, ...] in [0, 1] to logits [N, K]; see :func:`temper.attacks.crafting.crafting`.
-        x: clean images; y: labels int64 [N] to get away from.
-        eps: radius of the ball, one for all or a tensor [N].
-        norm: Linf, L2 or L1.
-        steps: number of steps, at least 1.
-        keys: the samples' random streams, int64 [N], for a random start; None starts at ``x``.
-        loss: what to climb.
-        keep_flips: return the first iterate that was seen to flip the prediction, where one was; the iterate of the
-            highest loss otherwise.
-
-    Returns:
-        Images of the shape of ``x``, inside ball and box.
+    Attributes:
+        climbs: the loss.
+        wide: in L1, search balls of 3 and 2 times the radius first and start the next smaller one from what was found
+            (arXiv:2103.01208, section 3.3): sparse steps find their way better there. No effect in other norms.
     """
-    batch, size = len(x), x.shape[1:].numel()
-    radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(batch)
-    longest = radius if norm == "L1" else 2 * radius
-    length = longest.clone()
-    sparsity = torch.full((batch,), 1 - L1_START, device=x.device)
-    support = torch.full((batch,), float(size), device=x.device)
 
-    moved = x if keys is None else random_point(x, eps, norm, keys)
-    previous = best = kept = moved
-    found = torch.zeros(batch, dtype=torch.bool, device=x.device)
-    best_loss = torch.full((batch,), -torch.inf, device=x.device)
-    best_gradient = gradient = torch.zeros_like(x)
-    last_loss = best_loss
-    rises = torch.zeros(batch, device=x.device)
-    halved = torch.ones(batch, dtype=torch.bool, device=x.device)
-    best_at_checkpoint = best_loss
-    points, last_point = checkpoints(steps, norm), 0
+    climbs: Loss = cross_entropy
+    wide: bool = False
 
-    for step in range(steps + 1):
-        if step < steps:
-            logits, losses, gradient = input_gradient(model, moved, y, loss)
-        else:  # the last iterate is only judged
-            with torch.no_grad():
-                logits = model(moved)
-                losses = loss(logits, y)
-        if keep_flips:
-            new = flipped(logits, y) & ~found
-            kept, found = torch.where(rows(new, x), moved, kept), found | new
-            if found.all():
-                return kept
-        better = losses > best_loss
-        best = torch.where(rows(better, x), moved, best)
-        best_gradient = torch.where(rows(better, x), gradient, best_gradient)
-        best_loss = torch.where(better, losses, best_loss)
-        if step > 0:
-            rises += losses > last_loss
-        last_loss = losses
-        if step == steps:
-            break
+    @property
+    def queries(self) -> int:
+        """The last iterate is only judged."""
+        return self.steps + 1
 
-        if step in points:
-            if norm == "L1":
-                now = (best != x).flatten(1).sum(1).to(support.dtype)
-                stuck = now / support.clamp_min(1) < 0.95  # the support still shrinks: restart with long steps
-                length = torch.where(stuck, longest, (length / 1.5).clamp_min(longest / 10))
-                sparsity = 1 - (now / size / 1.5).clamp(1 / size, 1)
-                support = now
-            else:
-                few = rises < RHO * (step - last_point)
-                still = ~halved & (best_loss <= best_at_checkpoint)
-                stuck = few | still
-                length = torch.where(stuck, length / 2, length)
-                halved, best_at_checkpoint = stuck, best_loss
-            moved = torch.where(rows(stuck, x), best, moved)
-            previous = torch.where(rows(stuck, x), best, previous)
-            gradient = torch.where(rows(stuck, x), best_gradient, gradient)
-            rises, last_point = torch.zeros_like(rises), step
+    @property
+    def targeted(self) -> bool:
+        """See :class:`Attack`."""
+        return self.climbs in (dlr_targeted, logit_difference_targeted)
 
-        target = project(x, moved + rows(length, x) * steepest_step(gradient, norm, sparsity), eps, norm)
-        if norm != "L1" and step > 0:
-            target = project(x, moved + MOMENTUM * (target - moved) + (1 - MOMENTUM) * (moved - previous), eps, norm)
-        previous, moved = moved, target
-    return torch.where(rows(found, x), kept, best)
+    def begin(self, problem: Problem) -> State:
+        """See :class:`Attack`."""
+        x, norm = problem.x, problem.norm
+        _, widths = self._phases(norm)
+        eps = problem.eps * widths[0]
+        start = x if problem.keys is None else random_point(x, eps, norm, problem.keys)
+        lowest = torch.full((len(x),), -torch.inf, device=x.device)
+        state = {
+            "x": x,
+            "y": problem.y,
+            "eps": problem.eps,
+            "radius": eps,
+            "length": _longest(eps, norm),
+            "step": problem.y.new_zeros(len(x)),
+            "query": start,
+            "previous": start,
+            "best": start,
+            "best_gradient": torch.zeros_like(x),
+            "best_loss": lowest,
+            "last_loss": lowest,
+            "rises": torch.zeros_like(lowest),
+        }
+        if norm == "L1":
+            state["sparsity"] = torch.full_like(lowest, 1 - L1_START)
+            state["support"] = torch.full_like(lowest, float(x.shape[1:].numel()))
+        else:
+            state["halved"] = torch.ones_like(lowest, dtype=torch.bool)
+            state["best_at_checkpoint"] = lowest
+        if problem.target is not None:
+            state["target"] = problem.target
+        return state
+
+    def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
+        """See :class:`Attack`."""
+        assert answer.losses is not None
+        self._judge(state, answer)
+        if answer.gradient is None:  # the end of a run
+            return
+        gradient = self._reconsider(state, answer.gradient, norm)
+        x, moved, radius, previous = state["x"], state["query"], state["radius"], state["previous"]
+        step = rows(state["length"], x) * steepest_step(gradient, norm, state.get("sparsity", 0.0))
+        target = project(x, moved + step, radius, norm)
+        if norm != "L1":
+            momentum = moved + MOMENTUM * (target - moved) + (1 - MOMENTUM) * (moved - previous)
+            target = torch.where(rows(state["step"] > 0, x), project(x, momentum, radius, norm), target)
+        state["previous"], state["query"], state["step"] = moved, target, state["step"] + 1
+        starts, widths = self._phases(norm)
+        for start, width in zip(starts[1:], widths[1:], strict=True):
+            self._narrow(state, state["step"] == start, width)
+
+    def loss(self, logits: Tensor, state: State) -> Tensor:
+        """See :class:`Attack`."""
+        return climb(self.climbs, logits, state)
+
+    def _judge(self, state: State, answer: Answer) -> None:
+        """Keep the iterate of the highest loss, and count the steps that raised it."""
+        x, losses = state["x"], answer.losses
+        assert losses is not None
+        better = losses > state["best_loss"]
+        state["best"] = torch.where(rows(better, x), state["query"], state["best"])
+        if answer.gradient is not None:
+            state["best_gradient"] = torch.where(rows(better, x), answer.gradient, state["best_gradient"])
+        state["best_loss"] = torch.where(better, losses, state["best_loss"])
+        state["rises"] = state["rises"] + ((losses > state["last_loss"]) & (state["step"] > 0))
+        state["last_loss"] = losses
+
+    def _reconsider(self, state: State, gradient: Tensor, norm: Norm) -> Tensor:
+        """At a row's checkpoint, choose its step length anew; the gradient to step along, of the best point where
+        the search goes back to it."""
+        starts, _ = self._phases(norm)
+        points, periods = _timetable(self.steps, norm, starts)
+        step = state["step"]
+        now = torch.tensor(points, device=step.device)[step]
+        if not now.any():
+            return gradient
+        x, length = state["x"], state["length"]
+        if norm == "L1":
+            size = x.shape[1:].numel()
+            moved = (state["best"] != x).flatten(1).sum(1).to(state["support"].dtype)
+            stuck = moved / state["support"].clamp_min(1) < 0.95  # the support still shrinks: restart with long steps
+            longest = _longest(state["radius"], norm)
+            shorter = (length / 1.5).clamp_min(longest / 10)
+            state["length"] = torch.where(now, torch.where(stuck, longest, shorter), length)
+            sparsity = 1 - (moved / size / 1.5).clamp(1 / size, 1)
+            state["sparsity"] = torch.where(now, sparsity, state["sparsity"])
+            state["support"] = torch.where(now, moved, state["support"])
+        else:
+            few = state["rises"] < RHO * torch.tensor(periods, device=step.device)[step]
+            still = ~state["halved"] & (state["best_loss"] <= state["best_at_checkpoint"])
+            stuck = few | still
+            state["length"] = torch.where(now & stuck, length / 2, length)
+            state["halved"] = torch.where(now, stuck, state["halved"])
+            state["best_at_checkpoint"] = torch.where(now, state["best_loss"], state["best_at_checkpoint"])
+        state["rises"] = torch.where(now, 0, state["rises"])
+        back = rows(now & stuck, x)
+        state["query"] = torch.where(back, state["best"], state["query"])
+        state["previous"] = torch.where(back, state["best"], state["previous"])
+        return torch.where(back, state["best_gradient"], gradient)
+
+    def _narrow(self, state: State, now: Tensor, width: float) -> None:
+        """Begin anew in a smaller ball from the best point found in the wider one (L1 only)."""
+        if not now.any():
+            return
+        x = state["x"]
+        radius = torch.where(now, state["eps"] * width, state["radius"])
+        start = project(x, state["best"], radius, "L1")
+        for name in ("query", "previous", "best"):
+            state[name] = torch.where(rows(now, x), start, state[name])
+        size = float(x.shape[1:].numel())
+        fresh = {"radius": radius, "length": _longest(radius, "L1"), "best_loss": -torch.inf, "last_loss": -torch.inf}
+        for name, value in (fresh | {"rises": 0.0, "sparsity": 1 - L1_START, "support": size}).items():
+            state[name] = torch.where(now, value, state[name])
+
+    def _phases(self, norm: Norm) -> tuple[list[int], list[float]]:
+        """First step of every phase, and the multiple of eps that it searches."""
+        if norm != "L1" or not self.wide or self.steps < 10:
+            return [0], [1.0]
+        return [int(share * self.steps) for share, _ in WIDE], [width for _, width in WIDE]
+
+
+def _longest(radius: Tensor, norm: Norm) -> Tensor:
+    return radius.clone() if norm == "L1" else 2 * radius
+
+
+def _timetable(steps: int, norm: Norm, starts: list[int]) -> tuple[list[bool], list[int]]:
+    """For every step, whether it is a checkpoint, and how many steps after the one before."""
+    points, periods = [False] * (steps + 1), [0] * (steps + 1)
+    for start, end in zip(starts, [*starts[1:], steps], strict=True):
+        before = 0
+        for point in checkpoints(end - start, norm):
+            if point < end - start or end == steps:
+                points[start + point], periods[start + point] = True, point - before
+                before = point
+    return points, periods

@@ -1,7 +1,8 @@
 """Losses that attacks climb: functions of (logits [N, K], labels int64 [N]) -> [N], one number per sample.
 
-Attacks sum them over the batch, never average: a mean would shrink each gradient with the batch size and underflow
-in low precision.
+Targeted ones also take the classes to reach, int64 [N]. Attacks sum losses over the batch, never average: a mean
+would shrink each gradient with the batch size and underflow in low precision. All compute in float32 whatever
+precision the logits have.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy per sample [N], in float32 whatever precision the logits have."""
+    """Cross-entropy per sample [N]."""
     return functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def logit_difference(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest other logit minus the label's: above 0 exactly where the prediction has changed (arXiv:1608.04644)."""
+    logits = logits.float()
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - _of(logits, labels)
+
+
+def logit_difference_targeted(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
+    """The target's logit minus the label's: above 0 where the prediction has changed."""
+    logits = logits.float()
+    return _of(logits, target) - _of(logits, labels)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690, eq. 6): the logit difference over the gap
+    between the largest and the third largest logit. With 2 classes there is no third: the logit difference alone."""
+    difference = logit_difference(logits, labels)
+    if logits.shape[1] < 3:
+        return difference
+    top = logits.float().topk(3, 1).values
+    return difference / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
+    """Targeted DLR (arXiv:2003.01690, eq. 7): towards a class, over the gap between the largest logit and the mean of
+    the third and fourth. With 3 classes the third alone, with 2 no ratio."""
+    difference = logit_difference_targeted(logits, labels, target)
+    if logits.shape[1] < 3:
+        return difference
+    top = logits.float().topk(min(4, logits.shape[1]), 1).values
+    return difference / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
 
 
 def kl_divergence(clean_logits: Tensor) -> Loss:
@@ -36,3 +70,7 @@ def kl_divergence(clean_logits: Tensor) -> Loss:
 def flipped(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether the prediction differs from the label: bool [N]. NaN logits predict nothing and never count."""
     return (logits.argmax(1) != labels) & torch.isfinite(logits).all(1)
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from temper import randomness
-from temper.attacks.apgd import apgd
+from temper.attacks.apgd import APGD
+from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
 from temper.attacks.losses import Loss
-from temper.attacks.pgd import pgd
+from temper.attacks.pgd import PGD
 from temper.data import Dataset, Pixels
 from temper.errors import NonFiniteLossError, RunError
 from temper.interrupt import Stop, Stopped
@@ -290,12 +291,12 @@ def inner_attack(
 ) -> Tensor:
     """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
     attack = config.attack
-    starts = keys if attack.random_start else None
-    if attack.name == "pgd":
-        return pgd(
-            model, x, y, eps, config.norm, steps=attack.steps, keys=starts, step_size=attack.step_size, loss=loss
-        )
-    return apgd(model, x, y, eps, config.norm, steps=attack.steps, keys=starts, loss=loss)
+    chosen = (
+        PGD(attack.steps, step_size=attack.step_size, climbs=loss)
+        if attack.name == "pgd"
+        else APGD(attack.steps, climbs=loss)
+    )
+    return perturb(chosen, model, x, y, eps, config.norm, keys=keys if attack.random_start else None)
 
 
 def _check_finite(session: Session, sums: Tensor, epoch: int, index: int) -> None:

@@ -1,0 +1,203 @@
+"""What an attack is: a state per sample, and an update that reads the model's answer and poses the next question.
+
+Attacks keep everything they know in tensors with one row per sample and never look across rows. So the same code
+runs on a batch from start to end (:func:`perturb`), and in the engine, where a sample that is done leaves its row
+to the next one (:mod:`temper.attacks.engine`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from temper.attacks.losses import Loss, flipped
+from temper.threat import Norm, rows
+
+Model = Callable[[Tensor], Tensor]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an attack is to do, a row per sample.
+
+    Attributes:
+        x: clean images, float [N, ...] in [0, 1].
+        y: int64 [N], the classes to get away from.
+        eps: float [N], radii of the balls in pixel units of [0, 1]; inf where an attack for the nearest flip has no limit.
+        norm: Linf, L2 or L1.
+        keys: int64 [N], the samples' random streams; None starts at ``x`` where an attack can.
+        target: int64 [N], the classes to reach; only targeted attacks read it.
+    """
+
+    x: Tensor
+    y: Tensor
+    eps: Tensor
+    norm: Norm
+    keys: Tensor | None = None
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said about ``state["query"]``.
+
+    Attributes:
+        logits: [N, K].
+        losses: [N], what the attack climbs; None where it asked for logits or a Jacobian.
+        gradient: of the losses [N, ...], of every logit [N, K, ...] where the attack asks for the Jacobian, or None.
+    """
+
+    logits: Tensor
+    losses: Tensor | None = None
+    gradient: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """One attack with its budget; plain data, printable, and part of the evidence's provenance.
+
+    A state holds at least ``x``, ``y``, ``eps`` and ``step`` (how many questions were answered), ``query`` (the
+    images [N, ...] to show the model next) and ``best`` (the images to return); attacks for the nearest flip also
+    ``distance`` (of ``best``; inf while there is no flip). Images are in the box.
+
+    Attributes:
+        steps: length of a run.
+        runs: how often a sample is attacked, from other starts or towards other classes.
+    """
+
+    asks: ClassVar[Literal["logits", "gradient", "jacobian"]] = "gradient"
+    nearest: ClassVar[bool] = False  # whether it looks for the nearest flip rather than for any in the ball
+
+    steps: int
+    runs: int = 1
+
+    @property
+    def queries(self) -> int:
+        """Questions asked in a run; those after the first ``steps`` need no gradient."""
+        return self.steps
+
+    @property
+    def targeted(self) -> bool:
+        """Whether a run goes for one class, ``Problem.target``."""
+        return False
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Forward and backward passes of a whole run at a model with so many classes."""
+        per_step = {"logits": 0, "gradient": 1, "jacobian": classes}[self.asks]
+        return self.queries, self.steps * per_step
+
+    @abstractmethod
+    def begin(self, problem: Problem) -> State:
+        """The state before the first question."""
+
+    @abstractmethod
+    def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
+        """Read the answer to ``state["query"]``, improve ``best``, pose the next question; in place.
+
+        Args:
+            state: of all rows; new tensors are put under the old names.
+            answer: to the present question.
+            norm: that of the problem.
+            judge: gives logits [N, K] of images without gradients, for attacks that look twice in a step.
+        """
+
+    def loss(self, logits: Tensor, state: State) -> Tensor:
+        """What is climbed, [N]."""
+        raise NotImplementedError(f"{type(self).__name__} climbs no loss")
+
+    def describe(self) -> dict[str, Any]:
+        """The attack as plain data, such as JSON can hold."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: getattr(value, "__name__", value) for name, value in values.items()}
+        return {"attack": type(self).__name__, **plain}
+
+
+def ask(attack: Attack, model: Model, state: State, *, gradient: bool = True) -> Answer:
+    """Show the model ``state["query"]`` and take what the attack asks for; one forward pass, and one backward pass
+    for a gradient or one per class for a Jacobian."""
+    query = state["query"]
+    if attack.asks == "logits" or not gradient:
+        with torch.no_grad():
+            logits = model(query)
+            return Answer(logits, attack.loss(logits, state) if attack.asks == "gradient" else None)
+    if attack.asks == "jacobian":
+        logits, jacobian = input_jacobian(model, query)
+        return Answer(logits, None, jacobian)
+    logits, losses, slope = input_gradient(model, query, lambda logits: attack.loss(logits, state))
+    return Answer(logits, losses, slope)
+
+
+def input_gradient(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """One forward and one backward pass: (logits [N, K], loss [N], gradient [N, ...] of the summed loss)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        losses = loss(logits)
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+    return logits.detach(), losses.detach(), gradient
+
+
+def input_jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward and K backward passes: (logits [N, K], their gradients [N, K, ...])."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        sums = logits.float().sum(0)
+        slopes = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in sums]
+    return logits.detach(), torch.stack(slopes, 1)
+
+
+def perturb(
+    attack: Attack,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: Tensor | float,
+    norm: Norm,
+    *,
+    keys: Tensor | None = None,
+    target: Tensor | None = None,
+    keep_flips: bool = False,
+) -> Tensor:
+    """Run an attack once on a batch.
+
+    Args:
+        attack: what to run, with its budget.
+        model: maps images float [N, ...] in [0, 1] to logits [N, K]; see :func:`temper.attacks.crafting.crafting`.
+        x: clean images; y: labels int64 [N] to get away from.
+        eps: radius of the ball, one for all or a tensor [N].
+        norm: Linf, L2 or L1.
+        keys: the samples' random streams, int64 [N], for a random start; None starts at ``x`` where the attack can.
+        target: classes to reach, int64 [N], for targeted attacks.
+        keep_flips: return the first image that was seen to flip the prediction, where one was, and stop when all are
+            flipped; for attacks on a ball.
+
+    Returns:
+        Images of the shape of ``x``, inside the box; attacks for the nearest flip return ``x`` where they found none.
+    """
+    radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
+    state = attack.begin(Problem(x, y, radius, norm, keys, target))
+    kept, found = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    def judge(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(images)
+
+    for step in range(attack.queries):
+        answer = ask(attack, model, state, gradient=step < attack.steps)
+        if keep_flips:
+            new = flipped(answer.logits, y) & ~found
+            kept, found = torch.where(rows(new, x), state["query"], kept), found | new
+            if found.all():
+                return kept
+        attack.update(state, answer, norm, judge)
+    return torch.where(rows(found, x), kept, state["best"])
+
+
+def climb(loss: Loss, logits: Tensor, state: State) -> Tensor:
+    """The loss [N] of a state's samples: losses that are towards a class also take ``state["target"]``."""
+    return loss(logits, state["y"], state["target"]) if "target" in state else loss(logits, state["y"])
