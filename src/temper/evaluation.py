@@ -1,9 +1,8 @@
 """Measuring a model: from images and threats to an evidence table, stoppable and resumable at any moment."""
 
-import hashlib
+import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,57 +13,30 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
-from torch.utils.data import Dataset as TorchDataset
 
-from temper import models
-from temper.attacks.crafting import Pair, crafting, foldable
-from temper.attacks.losses import cross_entropy
-from temper.attacks.pgd import input_gradient
-from temper.attacks.search import Found, full_precision, search
-from temper.attacks.suites import Suite, get_suite
-from temper.data import Dataset, Pixels
-from temper.errors import ArgumentError, EvidenceError, ModelError, TemperWarning
+from temper import fitness, models
+from temper.attacks.crafting import crafting, foldable
+from temper.attacks.engine import Engine, Work, filled
+from temper.attacks.search import Findings, search
+from temper.attacks.suites import CLOSER, Suite, get_suite
+from temper.errors import ArgumentError, EvidenceError
 from temper.interrupt import Stop
-from temper.margins.table import EvidenceTable, Provenance, untouched
+from temper.journal import Journal
+from temper.margins.table import EvidenceTable, Provenance
+from temper.memory import fitting_batch
 from temper.models import Classifier
-from temper.progress import progress_bar
+from temper.precision import computes_bf16, full_precision
+from temper.progress import Bar, progress_bar
+from temper.samples import Samples, device_of, from_arrays, on_device
 from temper.threat import Norm, Threat, parse_threats
 
+log = logging.getLogger(__name__)
+
 TABLE = "margins.parquet"
-SAVE_SECONDS = 10.0
-
-Batch = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples to measure.
-
-    Attributes:
-        items: (image, label, id); images uint8, or float in [0, 1], [C, H, W], all of one size.
-        ids: int64 [N], the items' ids.
-        fingerprint: what tells these samples from others.
-        workers: processes that load them.
-    """
-
-    items: TorchDataset[Any]
-    ids: NDArray[np.int64]
-    fingerprint: str
-    workers: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Images [B, C, H, W], labels and ids int64 [B], in order."""
-        # A generator of its own: the loader would draw a seed for its workers from torch's global one.
-        return iter(DataLoader(self.items, size, num_workers=self.workers, generator=torch.Generator()))
-
-    def take(self, ids: Sequence[int]) -> "Samples":
-        """Those of these ids."""
-        places = np.flatnonzero(np.isin(self.ids, ids))
-        return Samples(Subset(self.items, places.tolist()), self.ids[places], self.fingerprint)
+JOURNAL = "journal"
+SHARD = 512  # samples that are loaded, and claimed by a process, at once
+RIVALS = 10  # other classes that targeted attacks may go for
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,12 +54,32 @@ class Evaluation:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Clean:
+    """What a model makes of the clean images, in the order of rising ids.
+
+    Attributes:
+        columns: those of an evidence table that do not depend on a search, [N] each.
+        rivals: int64 [N, R], the likeliest classes other than the predicted one, likeliest first.
+        classes: K.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    rivals: NDArray[np.int64]
+    classes: int
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the prediction is the label: bool [N]."""
+        return np.asarray(self.columns["label"] == self.columns["prediction"], dtype=np.bool_)
+
+
 def evaluate(
     model: nn.Module | str | Path,
     images: NDArray[np.uint8] | Tensor,
     labels: NDArray[np.int64] | Tensor | Sequence[int],
     threats: str | Sequence[str],
-    suite: str = "apgd",
+    suite: str = "fast",
     seed: int = 0,
     *,
     batch_size: int | None = None,
@@ -101,7 +93,7 @@ def evaluate(
         threats: such as ``"Linf:2/255,4/255"``, or a list of such texts.
         suite: which attacks; see :data:`temper.attacks.suites.SUITES`.
         seed: of the random starts; the same seed gives the same table.
-        batch_size: samples attacked at once, chosen by image size by default; it does not change what is found.
+        batch_size: samples attacked at once, chosen from size and memory by default; it does not change what is found.
 
     Raises:
         ArgumentError: images, labels, threats or suite cannot be used.
@@ -110,7 +102,7 @@ def evaluate(
     network = model if isinstance(model, nn.Module) else load_classifier(model)
     samples = from_arrays(images, labels)
     if isinstance(network, Classifier):
-        _check_size(network, tuple(samples.items[0][0].shape))
+        _check_size(network, samples.shape)
     done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size)
     if not done.complete:  # nothing but Ctrl-C stops it, and the caller is to hear of that
         raise KeyboardInterrupt
@@ -122,230 +114,272 @@ def load_classifier(model: str | Path) -> Classifier:
     return models.load(model).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def from_arrays(images: NDArray[np.uint8] | Tensor, labels: NDArray[np.int64] | Tensor | Sequence[int]) -> Samples:
-    """Arrays as samples to measure, with ids 0, 1, ...
-
-    Raises:
-        ArgumentError: not uint8 NHWC or float NCHW in [0, 1], or not one label per image.
-    """
-    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4:
-        pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    elif isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4:
-        pixels = images.detach().float().cpu().contiguous()
-        if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):
-            span = f"{float(pixels.min()):.3g} to {float(pixels.max()):.3g}"
-            raise ArgumentError("images", span, "must lie in [0, 1]; normalisation belongs inside the model")
-    else:
-        what = f"{type(images).__name__} {getattr(images, 'dtype', '')} {tuple(getattr(images, 'shape', ()))}"
-        raise ArgumentError("images", what, "give a uint8 NHWC array or a float NCHW tensor in [0, 1]")
-    if not pixels.numel():
-        raise ArgumentError("images", tuple(images.shape), "give at least one image")
-    targets = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if targets.shape != (len(pixels),) or targets.dtype.kind not in "iu":
-        what = f"{targets.dtype} {targets.shape}"
-        raise ArgumentError("labels", what, f"give one integer for each of {len(pixels)} images")
-    targets = targets.astype(np.int64)
-    digest = hashlib.sha256(f"{pixels.dtype} {tuple(pixels.shape)}".encode())
-    digest.update(pixels.numpy().tobytes())
-    digest.update(targets.tobytes())
-    ids = np.arange(len(pixels))
-    items = TensorDataset(pixels, torch.from_numpy(targets), torch.from_numpy(ids))
-    return Samples(items, ids, digest.hexdigest())
-
-
-def from_dataset(dataset: Dataset, classifier: Classifier, workers: int = 0) -> Samples:
-    """A data set as samples to measure, brought to the classifier's size and channels."""
-    pixels = Pixels(dataset, classifier.image_size, classifier.channels)
-    return Samples(pixels, dataset.ids, dataset.fingerprint(), workers)
-
-
 def measure(
     model: nn.Module,
     samples: Samples,
     threats: Sequence[Threat],
-    suite: str,
+    suite: str | Suite,
     seed: int,
     *,
     batch_size: int | None = None,
     known: EvidenceTable | None = None,
-    save: Callable[[EvidenceTable], None] | None = None,
+    journal: Path | None = None,
     time_budget: float = float("inf"),
+    bf16: bool | None = None,
 ) -> Evaluation:
-    """Search every sample at every radius that ``known`` evidence has not settled.
+    """Search every sample at every radius that the evidence has not settled yet.
 
     One clean pass over all samples comes first, always. Then it stops early, with what was found so far, at Ctrl-C
-    or when ``time_budget`` seconds are spent. ``save`` is called with the table every few seconds and at the end.
-    ``batch_size`` samples are attacked at once; by default that goes by their size.
+    or when ``time_budget`` seconds are spent.
+
+    Args:
+        model: a module from float NCHW images in [0, 1] to logits.
+        samples: what to measure it on.
+        threats: norms and radii.
+        suite: which attacks, by name or as they are.
+        seed: of the random starts.
+        batch_size: samples attacked at once; by default that goes by their size and the memory.
+        known: evidence to go on from.
+        journal: folder where outcomes are written down as they come, and read back; several processes may share it.
+        time_budget: seconds.
+        bf16: search in bfloat16; by default where the hardware computes it.
 
     Raises:
-        EvidenceError: ``known`` is of another model, data, seed or suite of that name.
+        EvidenceError: ``known`` or the journal is of another model, data, seed or suite of that name.
         ModelError: the model gives no logits, or non-finite ones, or computes in less than full precision.
         ArgumentError: no such suite, or labels that the model has no class for.
     """
-    started = last_save = time.monotonic()
-    chosen = get_suite(suite)
+    started = time.monotonic()
+    chosen = get_suite(suite) if isinstance(suite, str) else suite
     radii = {norm: sorted(t.eps for t in threats if t.norm == norm) for norm in dict.fromkeys(t.norm for t in threats)}
     identity = {"model": _model_identity(model), "data": samples.fingerprint}
-    provenance = Provenance(
-        suites={suite: chosen.describe()},
-        radii={suite: {str(norm): eps for norm, eps in radii.items()}},
-        seeds=[seed],
-        versions=[metadata.version("temper")],
-    )
-    size = _batch_size(samples) if batch_size is None else batch_size
-    if size < 1:
-        raise ArgumentError("batch_size", size, "must be at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise ArgumentError("batch_size", batch_size, "must be at least 1")
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
-    clean = _clean_rows(model, samples, size)
-    begun = EvidenceTable(
-        pd.concat([untouched(**clean, norm=norm, suite=suite) for norm in radii]), identity, provenance
+    precise = computes_bf16(device_of(model).type) if bf16 is None else bf16
+    clean = _clean(model, samples, batch_size or _clean_batch(samples))
+    fitness.note_few_classes(chosen, clean.classes)
+    provenance = Provenance(
+        suites={chosen.name: chosen.describe()},
+        radii={chosen.name: {str(norm): eps for norm, eps in radii.items()}},
+        seeds=[seed],
+        versions=[metadata.version("temper")],
+        precision=["bf16 search" if precise else "fp32 search"],
     )
-    if known is not None:
-        begun = begun.merge(known)
-    rows = begun.frame.set_index(["norm", "suite", "sample"])
-    searched: list[pd.DataFrame] = []
+    findings = {norm: Findings(chosen, clean.columns["sample"]) for norm in radii}
 
     def table() -> EvidenceTable:
-        if not searched:
-            return begun
-        return begun.merge(EvidenceTable(pd.concat(searched).reset_index(), identity, begun.provenance))
+        frames = [_rows(clean, found, norm, seed) for norm, found in findings.items()]
+        found = EvidenceTable(pd.concat(frames), identity, provenance)
+        return found if known is None else known.merge(found)
 
-    complete = True
-    pairs: list[Pair] | None = None
-    work = ((norm, batch) for norm in radii for batch in _on_device(model, samples.batches(size)))
-    with progress_bar(f"attacking ({suite})", len(radii) * len(samples)) as bar, Stop() as stop:
-        for norm, (x, y, ids) in work:
-            if stop.requested or time.monotonic() - started > time_budget:
-                complete = False
-                break
-            own = rows.loc[[(norm, suite, sample) for sample in ids.tolist()]]
-            unsettled = _unsettled(own, radii[norm])
-            if unsettled.any():
-                pairs = foldable(model, x[:2]) if pairs is None else pairs
-                own, some = own[unsettled], torch.from_numpy(unsettled).to(x.device)
-                evidence = _tensor(own["upper"], x), _tensor(own["survived"], x)
-                found = search(
-                    model, x[some], y[some], ids[some], norm, radii[norm], chosen, seed, known=evidence, pairs=pairs
-                )
-                searched.append(_sharpened(own, found, chosen))
-            bar.advance(by=len(x))
-            if save and time.monotonic() - last_save > SAVE_SECONDS:
-                save(table())
-                last_save = time.monotonic()
-        if save:
-            save(table())
+    if known is not None:
+        table()  # refuses what does not belong together before anything is searched
+        for norm, found in findings.items():
+            _recall(found, known, norm)
+    book = Journal(journal, {"identity": identity, "suite": chosen.describe(), "seed": seed}) if journal else None
+    deadline = started + time_budget
+    with Stop() as stop:
+
+        def interrupted() -> bool:
+            if book:
+                book.beat()
+            return stop.requested or time.monotonic() > deadline
+
+        evaluation = _Search(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, precise)
+        try:
+            complete = evaluation.run()
+        finally:
+            if book:
+                book.close()
+    if complete:
+        _warn_of_signs(table(), findings, threats, chosen)
     return Evaluation(table(), complete, time.monotonic() - started)
 
 
-def _batch_size(samples: Samples) -> int:
-    """A few dozen at ImageNet's size, more for smaller images."""
-    height, width = samples.items[0][0].shape[-2:]
+class _Search:
+    """The searching of a measurement: shard by shard, in one process or shared with others through a journal."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        clean: Clean,
+        radii: Mapping[Norm, Sequence[float]],
+        findings: Mapping[Norm, Findings],
+        seed: int,
+        journal: Journal | None,
+        interrupted: Any,
+        batch_size: int | None,
+        bf16: bool,
+    ) -> None:
+        self.model, self.samples, self.clean, self.seed = model, samples, clean, seed
+        self.radii, self.findings, self.journal, self.interrupted = radii, findings, journal, interrupted
+        self.batch_size, self.bf16 = batch_size, bf16
+        self._engine: Engine | None = None
+
+    def run(self) -> bool:
+        """Search what is open; whether everything is settled in the end."""
+        self._listen()
+        total = sum(int(self._attacked(norm).sum()) for norm in self.radii)
+        with progress_bar(f"attacking ({self._suite.name})", total) as bar:
+            self._bar, self._settled = bar, 0
+            self._advance("")
+            while not self.interrupted():
+                elsewhere = False
+                for norm in self.radii:
+                    for shard in self._shards(norm):
+                        if self.interrupted():
+                            break
+                        elsewhere |= not self._shard(norm, shard)
+                if not elsewhere:
+                    break
+                time.sleep(POLL_SECONDS)  # other processes work on what is left
+                self._listen()
+        return all(not self._open(norm).any() for norm in self.radii)
+
+    @property
+    def _suite(self) -> Suite:
+        return next(iter(self.findings.values())).suite
+
+    def _attacked(self, norm: Norm) -> NDArray[np.bool_]:
+        """Samples whose evidence is wanted: all for the nearest flip, the correct ones otherwise."""
+        return np.ones_like(self.clean.correct) if self._suite.nearest else self.clean.correct
+
+    def _open(self, norm: Norm) -> NDArray[np.bool_]:
+        """Samples (bool [N]) of which something is not settled."""
+        return ~np.isnan(self.findings[norm].next_radius(self.radii[norm], self._attacked(norm)))
+
+    def _shards(self, norm: Norm) -> Iterator[NDArray[np.int64]]:
+        places = np.flatnonzero(self._attacked(norm))
+        yield from (places[start : start + SHARD] for start in range(0, len(places), SHARD))
+
+    def _shard(self, norm: Norm, places: NDArray[np.int64]) -> bool:
+        """Settle the samples at these places, unless another process does; whether they are settled or given up."""
+        if not self._open(norm)[places].any():
+            return True
+        name = f"{norm}-{places[0]}"
+        if self.journal and not self.journal.claim(name):
+            return False
+        try:
+            self._listen()  # another process may have just given it back, done
+            rows = places[self._open(norm)[places]]
+            if len(rows):
+                work = self._load(rows)
+                for outcome in search(self._ready(work), work, norm, self.radii[norm], self.findings[norm], self.seed):
+                    if self.journal:
+                        self.journal.append(norm, outcome)
+                    self._advance(outcome.stage)
+        finally:
+            if self.journal:
+                self.journal.release(name)
+        return True
+
+    def _listen(self) -> None:
+        """Take in what other processes, and earlier ones, have written down."""
+        for norm, outcome in self.journal.news() if self.journal else ():
+            if norm in self.findings:
+                self.findings[norm].add(outcome)
+
+    def _load(self, places: NDArray[np.int64]) -> Work:
+        columns = self.clean.columns
+        samples = self.samples.take(columns["sample"][places].tolist())
+        parts = list(on_device(self.model, samples.batches(_clean_batch(self.samples))))
+        x, ids = torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
+        order = np.searchsorted(columns["sample"], ids.cpu().numpy())
+        y, rivals = (torch.as_tensor(a[order], device=x.device) for a in (columns["prediction"], self.clean.rivals))
+        return Work(x, y, ids, rivals)
+
+    def _ready(self, work: Work) -> Engine:
+        if self._engine is None:
+            pairs = foldable(self.model, work.x[:2])
+            size = self.batch_size or fitting_batch(self.model, work.x[:1])
+            self._engine = Engine(self.model, pairs, size, bf16=self.bf16, interrupted=self.interrupted)
+        return self._engine
+
+    def _advance(self, stage: str) -> None:
+        """Move the bar by the samples that were settled since."""
+        settled = sum(int((self._attacked(norm) & ~self._open(norm)).sum()) for norm in self.radii)
+        self._bar.advance(stage, by=settled - self._settled)
+        self._settled = settled
+
+    _bar: Bar
+    _settled: int
+
+
+def _clean_batch(samples: Samples) -> int:
+    """Images in a pass without gradients: a few dozen at ImageNet's size, more for smaller ones."""
+    _, height, width = samples.shape
     return int(np.clip(256 * 64**2 // (height * width), 16, 256))
 
 
-def _on_device(model: nn.Module, batches: Iterator[Batch]) -> Iterator[Batch]:
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    layout: torch.memory_format | None = None
-    for images, labels, ids in batches:
-        x = images.to(device)
-        x = x if x.is_floating_point() else x.float() / 255
-        layout = _layout(model, x[:1]) if layout is None else layout
-        yield x.contiguous(memory_format=layout), labels.to(device), ids.to(device)
-
-
 @torch.no_grad()
-def _layout(model: nn.Module, x: Tensor) -> torch.memory_format:
-    """Channels-last computes faster, but a model that reshapes with ``view`` refuses it."""
-    try:
-        with crafting(model):
-            model(x.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:  # if something else is wrong with the model, the next pass will say so
-        return torch.contiguous_format
-    return torch.channels_last
+def _clean(model: nn.Module, samples: Samples, batch_size: int) -> Clean:
+    """One pass over all samples at full precision, and the checks that one batch allows."""
+    fitness.check_precision(model)
+    names = ("sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3")
+    parts: list[list[NDArray[Any]]] = []
+    classes = 0
+    for x, y, ids in on_device(model, samples.batches(batch_size)):
+        with crafting(model), full_precision(x.device):
+            logits = model(filled(x))
+            logits = logits[: len(x)] if isinstance(logits, Tensor) else logits
+            fitness.check_logits(logits, y, ids)
+            if not parts:
+                fitness.warn_if_unfit(model, x, y, logits)
+        classes = logits.shape[1]
+        top, ranked = logits.double().topk(min(RIVALS + 1, classes), 1)
+        third = top[:, 2] if classes > 2 else torch.full_like(top[:, 0], torch.nan)
+        columns = (ids, y, ranked[:, 0], top[:, 0] - top[:, 1], top[:, 0], top[:, 1], third, ranked[:, 1:])
+        parts.append([column.cpu().numpy() for column in columns])
+    *columns_, rivals = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(columns_[0])
+    return Clean(dict(zip(names, (c[order] for c in columns_), strict=True)), rivals[order], classes)
 
 
-def _tensor(column: "pd.Series[float]", like: Tensor) -> Tensor:
-    return torch.tensor(column.to_numpy(np.float64), device=like.device)
-
-
-def _unsettled(own: pd.DataFrame, radii: Sequence[float]) -> NDArray[np.bool_]:
-    """Samples (bool [N]) that are correct and whose state at some radius is not known."""
-    correct = own["label"] == own["prediction"]
-    settled = [(own["upper"] <= eps) | (own["survived"] >= eps) for eps in radii]
-    return np.array(correct & ~np.logical_and.reduce(settled), dtype=np.bool_)
-
-
-def _sharpened(own: pd.DataFrame, found: Found, suite: Suite) -> pd.DataFrame:
-    """Rows of evidence after a search that went on from them."""
-    names = np.array([attack.name for attack in suite.attacks], dtype=object)
-    attack = found.attack.cpu().numpy()
-    return own.assign(
-        upper=found.upper.cpu().numpy(),
-        survived=found.survived.cpu().numpy(),
-        attack=np.where(attack < 0, own["attack"].to_numpy(object), names[attack]),
-        forward=own["forward"] + found.forward.cpu().numpy(),
-        backward=own["backward"] + found.backward.cpu().numpy(),
+def _rows(clean: Clean, found: Findings, norm: Norm, seed: int) -> pd.DataFrame:
+    """Rows of evidence in one norm."""
+    return pd.DataFrame(
+        clean.columns
+        | {
+            "norm": norm,
+            "suite": found.suite.name,
+            "upper": found.upper,
+            "survived": found.survived(),
+            "attack": found.attack,
+            "seed": seed,
+            "forward": found.forward,
+            "backward": found.backward,
+        }
     )
 
 
-# --- the clean pass, and what makes a model unfit for evidence ------------------------------------
+def _recall(found: Findings, known: EvidenceTable, norm: Norm) -> None:
+    """Go on from the rows that a table has of this suite in this norm."""
+    frame = known.frame
+    own = frame[(frame["norm"] == norm) & (frame["suite"] == found.suite.name)].set_index("sample")
+    if own.empty:
+        return
+    own = own.reindex(found.ids)
+    found.upper[:] = own["upper"].fillna(np.inf)
+    found.attack[:] = own["attack"].fillna("")
+    found.forward[:], found.backward[:] = own["forward"].fillna(0), own["backward"].fillna(0)
+    survived = own["survived"].fillna(0).to_numpy()
+    for failed in found.failed.values():
+        done = np.where(found.forward > 0, np.inf, -1.0) if found.suite.nearest else survived
+        failed[:] = np.where(done > 0, done, failed)
 
 
-@torch.no_grad()
-def _clean_rows(model: nn.Module, samples: Samples, batch_size: int) -> dict[str, NDArray[Any]]:
-    """Ids, labels, predictions (int64 [N]) and logit margins (float64 [N]) of all samples, before any attack."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ModelError(f"the model's {name} is {parameter.dtype}; evidence needs full precision: model.float()")
-    names = ("samples", "labels", "predictions", "logit_margins")
-    parts: list[tuple[NDArray[Any], ...]] = []
-    for x, y, ids in _on_device(model, samples.batches(batch_size)):
-        with crafting(model), full_precision(x.device):
-            logits = model(x)
-            _check_logits(logits, y, ids)
-            if not parts:
-                _warn_if_unfit(model, x, y, logits)
-        top = logits.double().topk(2, 1).values
-        columns = (ids, y, logits.argmax(1), top[:, 0] - top[:, 1])
-        parts.append(tuple(column.cpu().numpy() for column in columns))
-    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
-
-
-def _check_logits(logits: Tensor, y: Tensor, ids: Tensor) -> None:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
-        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"the model returned {what} for {len(y)} images; it must return logits [N, K] with K >= 2")
-    infinite = ~torch.isfinite(logits).all(1)
-    if infinite.any():
-        raise ModelError(
-            f"the model's logits are not finite on samples {ids[infinite].tolist()[:5]}; no attack can be trusted there"
-        )
-    outside = (y < 0) | (y >= logits.shape[1])
-    if outside.any():
-        fix = f"of sample {ids[outside][0]}: the model has classes 0 to {logits.shape[1] - 1}"
-        raise ArgumentError("label", int(y[outside][0]), fix)
-
-
-def _warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> None:
-    """Warn of what makes gradient attacks look weaker than they are; one batch shows it."""
-    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
-        _warn(
-            "the model's outputs are probabilities: attacks lose their gradient there; return logits, without softmax"
-        )
-    change = float((model(x) - logits).abs().max())
-    if change > 1e-3 * float(logits.abs().max()):
-        _warn(f"the model is random: its logits change by {change:.2g} from pass to pass; switch its randomness off")
-    flat = (input_gradient(model, x, y, cross_entropy)[2] == 0).flatten(1).all(1)
-    if flat.any():
-        _warn(
-            f"the loss has no gradient on {int(flat.sum())} of the first {len(x)} samples: attacks that climb it find "
-            "nothing there; look for rounding, detach, saturation or a softmax inside the model"
-        )
-
-
-def _warn(problem: str) -> None:
-    warnings.warn(f"{problem}; robustness will look higher than it is", TemperWarning, stacklevel=2)
+def _warn_of_signs(
+    table: EvidenceTable, findings: Mapping[Norm, Findings], threats: Sequence[Threat], suite: Suite
+) -> None:
+    for norm, found in findings.items():
+        fitness.warn_if_masked(found, norm)
+        if not suite.nearest:
+            own = sorted(threat for threat in threats if threat.norm == norm)
+            curve = [table.robust_accuracy(norm, threat.eps, suite.name).value for threat in own]
+            fitness.warn_if_flat(curve, own)
 
 
 def _check_size(classifier: Classifier, shape: tuple[int, ...]) -> None:
@@ -386,11 +420,8 @@ class Example:
 def examples(
     model: nn.Module, samples: Samples, table: EvidenceTable, norm: Norm, suite: str, seed: int, count: int = 6
 ) -> list[Example]:
-    """Samples spread evenly over the margins found, each searched again for its nearest flip, nearest first.
-
-    The search draws the same random numbers as before, so the flips are those of a table that was made in one go;
-    one that grew radius by radius may know slightly nearer ones.
-    """
+    """Samples spread evenly over the margins found, each with the nearest flip that a short search finds, nearest
+    first. Evidence keeps distances, not images; so the picture may be a little further than the table's ``upper``."""
     own = table.frame[(table.frame["norm"] == norm) & (table.frame["suite"] == suite)]
     flips = own[np.isfinite(own["upper"]) & (own["label"] == own["prediction"])].sort_values(["upper", "sample"])
     if flips.empty:
@@ -398,16 +429,17 @@ def examples(
     places = np.unique(np.linspace(0, len(flips) - 1, count).round().astype(int))
     chosen = samples.take(flips["sample"].iloc[places].tolist())
     picked: list[Example] = []
-    for x, y, ids in _on_device(model, chosen.batches(len(chosen))):
-        radii, pairs = table.provenance.radii[suite][norm], foldable(model, x[:2])
-        found = search(model, x, y, ids, norm, radii, get_suite(suite), seed, pairs=pairs)
+    for x, y, ids in on_device(model, chosen.batches(len(chosen))):
+        engine = Engine(model, foldable(model, x[:2]), len(chosen))
         with torch.no_grad(), crafting(model):
-            becomes = model(found.nearest).argmax(1)
-        picked += [
-            Example(
-                x[i].cpu(), found.nearest[i].cpu(), int(y[i]), int(y[i]), int(becomes[i]), float(found.upper[i]), norm
-            )
-            for i in range(len(x))
-            if found.upper[i].isfinite()
-        ]
+            rivals = model(x).topk(2, 1).indices[:, 1:]
+        unlimited = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        for done in engine.flow(CLOSER, Work(x, y, ids, rivals), norm, unlimited, seed):
+            if done.nearest is None:
+                continue
+            with torch.no_grad(), crafting(model):
+                becomes = int(model(done.nearest[None]).argmax())
+            label = int(y[done.place])
+            image, nearest = x[done.place].cpu(), done.nearest.cpu()
+            picked.append(Example(image, nearest, label, label, becomes, done.distance, norm))
     return sorted(picked, key=lambda example: example.distance)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from temper import data, evaluation
+from temper import data, evaluation, samples
 from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, RunError
-from temper.evaluation import TABLE, Example
+from temper.evaluation import JOURNAL, TABLE, Example
 from temper.files import write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
@@ -72,24 +72,25 @@ def evaluate_into(
     _check_classes(dataset, data_spec, classifier, model)
     if limit is not None:
         dataset = dataset.limit(limit, seed)
-    samples = evaluation.from_dataset(dataset, classifier)
+    measured = samples.from_dataset(dataset, classifier)
     path = folder / TABLE
     known = EvidenceTable.load(path) if path.exists() else None
     try:
         done = evaluation.measure(
-            classifier, samples, wanted, suite, seed,
-            batch_size=batch_size, known=known, save=lambda table: table.save(path), time_budget=time_budget,
+            classifier, measured, wanted, suite, seed,
+            batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
         )  # fmt: skip
     except EvidenceError as error:
-        raise EvidenceError(f"{path}: {error}; name another folder for this measurement (--out)") from None
+        raise EvidenceError(f"{folder}: {error}; name another folder for this measurement (--out)") from None
+    done.table.save(path)
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
-        found = [e for norm in norms for e in evaluation.examples(classifier, samples, done.table, norm, suite, seed)]
+        found = [e for norm in norms for e in evaluation.examples(classifier, measured, done.table, norm, suite, seed)]
         beyond = map(str, range(dataset.num_classes, classifier.num_classes))
         save_examples(folder, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
     summary = {
         "model": {"spec": model, **done.table.identity["model"]},
-        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": samples.fingerprint},
+        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": measured.fingerprint},
         "clean_accuracy": done.table.clean_accuracy().to_json(),
         "threats": [_threat_summary(done.table, threat, wanted, suite) for threat in wanted],
         "passes": done.table.passes(),
@@ -99,6 +100,11 @@ def evaluate_into(
     write_json(folder / "evaluation.json", summary)
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
     return summary, done.complete
+
+
+def journal(folder: Path, suite: str, seed: int) -> Path:
+    """Where the outcomes of a search are written down as they come; one folder per suite and seed."""
+    return folder / JOURNAL / f"{suite}-{seed}"
 
 
 def _make(folder: Path) -> None:
@@ -236,13 +242,18 @@ def _samples(folder: Path) -> list[SampleView]:
 def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
     facts = _run_facts(run.config, run.record) if run else {}
     for suite in table.provenance.suites.values():
-        attacks = ", ".join(f"{attack['name']} with {attack['steps']} steps" for attack in suite["attacks"])
-        facts[f"suite {suite['name']}"] = f"{attacks}; {suite['bisections']} bisections of the margin"
+        facts[f"suite {suite['name']}"] = ", ".join(map(_budget, suite["attacks"]))
     passes = table.passes()
     facts["passes of the evaluation"] = f"{passes['forward']:,} forward, {passes['backward']:,} backward"
     facts["weights (SHA-256)"] = table.identity["model"]["weights"]
     facts["data (SHA-256)"] = table.identity["data"]
     return facts
+
+
+def _budget(attack: dict[str, Any]) -> str:
+    """An attack of a suite as people write it."""
+    runs = f"{attack['runs']} x " if attack["runs"] > 1 else ""
+    return f"{attack['name']} {runs}{attack['steps']}"
 
 
 def _run_facts(config: FinetuneConfig, record: dict[str, Any]) -> dict[str, str]:

@@ -33,21 +33,22 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shift_right(bits, 31)
 
 
-def sample_keys(seed: int, ids: Tensor, *purpose: str | int) -> Tensor:
+def sample_keys(seed: int, ids: Tensor, *purpose: str | int | Tensor) -> Tensor:
     """One stream key per sample.
 
     Args:
         seed: the run's seed.
         ids: int64 [N], the samples' ids.
-        purpose: names and numbers that tell streams of one sample apart (attack, norm, epoch).
+        purpose: names and numbers that tell streams of one sample apart (attack, norm, epoch); int64 [N] where each sample
+            has its own number.
 
     Returns:
         int64 [N].
     """
     keys = _mix(ids.to(torch.int64) + _signed((seed + 1) * _GOLDEN))
     for word in purpose:
-        number = word if isinstance(word, int) else zlib.crc32(word.encode())
-        keys = _mix(keys + _GOLDEN + _signed(number))
+        number = zlib.crc32(word.encode()) if isinstance(word, str) else word
+        keys = _mix(keys + _GOLDEN + (number if isinstance(number, Tensor) else _signed(number)))
     return keys
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -31,9 +32,7 @@ def crafting(model: nn.Module, pairs: list[Pair] | None = None) -> Iterator[nn.M
             module.training = False
         for parameter, _ in flags:
             parameter.requires_grad_(False)
-        with ExitStack() as folds:
-            for conv, norm in pairs or []:
-                folds.enter_context(_folded(conv, norm))
+        with folded(fold(pairs or [])):
             yield model
     finally:
         for module, mode in modes:
@@ -42,23 +41,44 @@ def crafting(model: nn.Module, pairs: list[Pair] | None = None) -> Iterator[nn.M
             parameter.requires_grad_(flag)
 
 
+@dataclass(frozen=True)
+class Fold:
+    """A convolution that does the work of the batch norm after it, with this weight and bias."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+
+def fold(pairs: list[Pair]) -> list[Fold]:
+    """Weights that fold each batch norm, as its statistics are now, into its convolution."""
+    folds = []
+    for conv, norm in pairs:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        frozen = [nn.Parameter(each.detach(), requires_grad=False) for each in (weight, bias)]
+        folds.append(Fold(conv, norm, *frozen))
+    return folds
+
+
 @contextmanager
-def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Iterator[None]:
-    weight, bias = conv.weight, conv.bias
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    new_weight, new_bias = fuse_conv_bn_weights(
-        weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
+def folded(folds: list[Fold]) -> Iterator[None]:
+    """Put folded weights in place of the convolutions' own, and take them out again."""
+    own = [(each.conv.weight, each.conv.bias) for each in folds]
     try:
-        conv.weight = nn.Parameter(new_weight.detach(), requires_grad=False)
-        conv.bias = nn.Parameter(new_bias.detach(), requires_grad=False)
-        # An instance attribute hides the class's forward until it is deleted.
-        norm.forward = _after_norm(norm)  # type: ignore[method-assign, assignment]
+        for each in folds:
+            each.conv.weight, each.conv.bias = each.weight, each.bias
+            # An instance attribute hides the class's forward until it is deleted.
+            each.norm.forward = _after_norm(each.norm)  # type: ignore[method-assign, assignment]
         yield
     finally:
-        conv.weight, conv.bias = weight, bias
-        del norm.forward
+        for each, (weight, bias) in zip(folds, own, strict=True):
+            each.conv.weight, each.conv.bias = weight, bias
+            each.norm.__dict__.pop("forward", None)
 
 
 def _after_norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:

@@ -1,163 +1,159 @@
-"""Searching for evidence: from images and radii to verified flips and survived radii."""
+"""Searching for evidence: from images and radii to verified flips and survived radii.
+
+The order of radii is chosen per sample: one that survives the largest is settled at all, and one that is broken is
+broken at every larger radius. So a curve over many radii costs little more than its last point.
+"""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from temper import randomness
-from temper.attacks.crafting import Pair, crafting
-from temper.attacks.losses import flipped
-from temper.attacks.suites import Suite
-from temper.threat import Norm, distance, rows
+from temper.attacks.engine import Engine, Work
+from temper.attacks.suites import Stage, Suite
+from temper.threat import Norm
+
+# 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found on a batch.
+class Outcome:
+    """What one attack came to on one sample at one radius.
 
     Attributes:
-        upper: float64 [N], distance of the nearest verified flip; inf where none was found.
-        survived: float64 [N], largest radius at which every attack of the suite failed; 0 if none was survived.
-        attack: index [N] of the suite's attack that set ``upper``, -1 where this search did not.
-        nearest: float [N, ...], the image at distance ``upper``, or the clean one where this search found none.
-        forward, backward: int64 [N], passes spent on each sample, those of its batch: an attack runs until every
-            sample that it has before it is flipped.
+        sample: its id.
+        stage: the attack's name in its suite.
+        radius: that was searched; inf for a search for the nearest flip.
+        distance: of the nearest verified flip found; inf if none.
+        forward, backward: passes spent.
     """
 
-    upper: Tensor
-    survived: Tensor
-    attack: Tensor
-    nearest: Tensor
-    forward: Tensor
-    backward: Tensor
+    sample: int
+    stage: str
+    radius: float
+    distance: float
+    forward: int
+    backward: int
 
 
-class Counted(nn.Module):
-    """A model that counts its passes; a forward pass on images that need a gradient is followed by a backward."""
+@dataclass
+class Findings:
+    """What outcomes add up to in one norm, sample by sample; a fold over outcomes in any order, with repeats.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.forward_passes = self.backward_passes = 0
+    Attributes:
+        suite: which attacks must fail for a sample to survive.
+        ids: int64 [N], rising.
+        upper: float64 [N], distance of the nearest verified flip; inf where none was found.
+        attack: [N], name of the stage that found it; empty where this suite did not.
+        failed: per stage, float64 [N], largest radius at which it searched and found nothing; -1 before it ran.
+        forward, backward: int64 [N], passes spent.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K]."""
-        self.forward_passes += 1
-        self.backward_passes += x.requires_grad
-        logits: Tensor = self.model(x)
-        return logits
+    suite: Suite
+    ids: NDArray[np.int64]
+    upper: NDArray[np.float64] = field(init=False)
+    attack: NDArray[np.object_] = field(init=False)
+    failed: dict[str, NDArray[np.float64]] = field(init=False)
+    forward: NDArray[np.int64] = field(init=False)
+    backward: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.ids)
+        stages = [*self.suite.stages, *([self.suite.closer] if self.suite.closer else [])]
+        self.upper, self.attack = np.full(count, np.inf), np.full(count, "", dtype=object)
+        self.failed = {stage.name: np.full(count, -1.0) for stage in stages}
+        self.forward, self.backward = np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+    def place(self, sample: int) -> int:
+        """Where a sample stands; -1 if it is not among them."""
+        place = int(np.searchsorted(self.ids, sample))
+        return place if place < len(self.ids) and self.ids[place] == sample else -1
+
+    def add(self, outcome: Outcome) -> None:
+        """Take an outcome in."""
+        place = self.place(outcome.sample)
+        if place < 0 or outcome.stage not in self.failed:
+            return
+        if outcome.distance < self.upper[place]:
+            self.upper[place], self.attack[place] = outcome.distance, outcome.stage
+        # A search without a limit has survived everything below the flip that it ends with.
+        if outcome.distance > outcome.radius or outcome.radius == np.inf:
+            self.failed[outcome.stage][place] = max(self.failed[outcome.stage][place], outcome.radius)
+        self.forward[place] += outcome.forward
+        self.backward[place] += outcome.backward
+
+    def survived(self) -> NDArray[np.float64]:
+        """Largest radius at which every attack of the suite searched and found nothing: float64 [N], 0 if none.
+
+        A search for the nearest flip that found none at all says nothing: it looked in no ball to its end.
+        """
+        least = np.minimum.reduce([self.failed[stage.name] for stage in self.suite.stages]).clip(0)
+        if self.suite.nearest:
+            return np.where(np.isfinite(self.upper), np.minimum(least, self.upper), 0.0)
+        return np.minimum(least, self.upper)
+
+    def next_radius(self, radii: Sequence[float], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The radius to search each sample at next: float64 [N], nan where all is settled or not ``chosen``.
+
+        The largest radius that is not settled comes first. Once a flip is known, and nothing brings flips closer,
+        it is the middle one of those below. Then, if the suite has a resolution, the middle of the gap.
+        """
+        if self.suite.nearest:
+            done = np.minimum.reduce(list(self.failed.values())) == np.inf
+            return np.where(chosen & ~done, np.inf, np.nan)
+        survived, rising = self.survived(), np.asarray(sorted(radii))
+        unsettled = (survived[:, None] < rising * (1 - ROUNDING)) & (rising * (1 + ROUNDING) < self.upper[:, None])
+        count, first = unsettled.sum(1), unsettled.argmax(1)
+        step = np.where(np.isfinite(self.upper) & (self.suite.closer is None), count // 2, count - 1)
+        target = np.where(count > 0, rising[np.minimum(first + np.maximum(step, 0), len(rising) - 1)], np.nan)
+        if self.suite.resolution is not None:
+            gap = np.where(np.isfinite(self.upper), self.upper, 0.0) - survived
+            wide = (count == 0) & (gap > self.suite.resolution * rising[-1]) & (survived < rising[-1])
+            target = np.where(wide, survived + gap / 2, target)
+        return np.where(chosen, target, np.nan)
 
 
 def search(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    ids: Tensor,
-    norm: Norm,
-    radii: Sequence[float],
-    suite: Suite,
-    seed: int,
-    *,
-    known: tuple[Tensor, Tensor] | None = None,
-    pairs: list[Pair] | None = None,
-) -> Found:
-    """Attack correctly classified samples at growing radii, then close in on the margin.
-
-    A sample broken at one radius is broken at every larger one, so only survivors are attacked again. Then the gap
-    between the largest radius survived and the nearest flip is halved ``suite.bisections`` times. What an attack
-    does at a radius depends on nothing but seed, sample, attack, norm and radius.
+    engine: Engine, work: Work, norm: Norm, radii: Sequence[float], findings: Findings, seed: int
+) -> Iterator[Outcome]:
+    """Search samples until every radius is settled; yields outcomes as they come and adds them to ``findings``.
 
     Args:
-        model: float [N, ...] in [0, 1] to logits [N, K].
-        x: images that the model classifies as ``y`` (int64 [N]).
-        ids: int64 [N], the samples' ids: with the seed they name the random streams.
+        engine: the model.
+        work: samples, of which ``findings`` knows all.
         norm: Linf, L2 or L1.
         radii: in pixel units of [0, 1].
-        suite: what to run.
-        seed: of the random starts.
-        known: (upper, survived), float64 [N] each, from where to go on; nothing known by default.
-        pairs: convolutions and batch norms to fold while searching, from
-            :func:`temper.attacks.crafting.foldable`.
+        findings: from where to go on.
+        seed: of the random streams.
     """
-    if known is None:
-        upper = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        survived = torch.zeros_like(upper)
-    else:
-        upper, survived = known[0].clone(), known[1].clone()
-    attack = torch.full((len(x),), -1, device=x.device)
-    nearest = x.clone()
-    forward = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    backward = torch.zeros_like(forward)
-    keys = [randomness.sample_keys(seed, ids, each.name, norm) for each in suite.attacks]
+    places = np.array([findings.place(sample) for sample in work.ids.tolist()])
+    chosen = np.zeros(len(findings.ids), dtype=np.bool_)
+    chosen[places] = True
+    suite = findings.suite
 
-    def try_at(eps: Tensor, who: Tensor) -> None:
-        """Run the suite on the samples ``who`` (indices) at their radii; record flips and survivals."""
-        for index, each in enumerate(suite.attacks):
-            counted = Counted(model)
-            with crafting(counted, pairs):
-                tried = each.run(counted, x[who], y[who], eps[who].to(x.dtype), norm, keys[index][who])
-            tried = _into_ball(x[who], tried, eps[who], norm)
-            flips = verified_flips(model, tried, y[who])
-            forward[who] += counted.forward_passes + 1
-            backward[who] += counted.backward_passes
-            reached = _reached(x[who], tried, norm)
-            nearer = flips & (reached < upper[who])
-            closer = who[nearer]
-            upper[closer], attack[closer], nearest[closer] = reached[nearer], index, tried[nearer]
-            # Rounding may leave a flip a hair outside its ball: then the radius is neither broken nor survived.
-            who = who[~flips]
-            if not len(who):
-                return
-        survived[who] = torch.maximum(survived[who], eps[who])
+    def run(stage: Stage, mask: NDArray[np.bool_], radius: NDArray[np.float64]) -> Iterator[Outcome]:
+        rows = np.flatnonzero(mask[places])
+        some = work.take(torch.as_tensor(rows, device=work.x.device))
+        eps = torch.as_tensor(radius[places][rows], device=work.x.device)
+        for done in engine.flow(stage, some, norm, eps, seed):
+            at = float(radius[places[rows[done.place]]])
+            sample = int(some.ids[done.place])
+            outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward)
+            findings.add(outcome)
+            yield outcome
 
-    for radius in sorted(radii):
-        standing = torch.nonzero((upper > radius) & (survived < radius)).flatten()
-        if len(standing):
-            try_at(torch.full_like(upper, radius), standing)
-    for _ in range(suite.bisections):
-        flippable = torch.nonzero(upper.isfinite() & (upper > survived)).flatten()
-        if len(flippable):
-            try_at((upper + survived) / 2, flippable)
-    return Found(upper, survived, attack, nearest, forward, backward)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in true float32: no autocast, and no TF32 on GPUs that would round inputs to 10 bits."""
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
-
-
-@torch.no_grad()
-def verified_flips(model: nn.Module, tried: Tensor, y: Tensor) -> Tensor:
-    """Which images lie in the box and are classified differently at full precision: bool [N]."""
-    in_box = ((tried >= 0) & (tried <= 1)).flatten(1).all(1)
-    with crafting(model), full_precision(tried.device):
-        return flipped(model(tried.float()), y) & in_box
-
-
-def _reached(x: Tensor, tried: Tensor, norm: Norm) -> Tensor:
-    """Distance of each image tried: float64 [N], free of float32's rounding."""
-    return distance(tried.double() - x.double(), norm)
-
-
-def _into_ball(x: Tensor, tried: Tensor, eps: Tensor, norm: Norm) -> Tensor:
-    """Pull images that rounding left a hair outside their ball back inside it."""
-    reached = _reached(x, tried, norm)
-    outside = reached > eps
-    if not outside.any():
-        return tried
-    shrink = (eps / reached * (1 - 1e-6)).to(x.dtype)
-    # A fixed slack on top, because adding the shrunken step to x rounds again.
-    slack = 6e-8 if norm == "Linf" else 0.0
-    delta = (tried - x) * rows(shrink, x)
-    delta = delta.sign() * (delta.abs() - slack).clamp_min(0)
-    return torch.where(rows(outside, x), (x + delta).clamp(0, 1), tried)
+    while not engine.interrupted():
+        radius = findings.next_radius(radii, chosen)
+        open_ = ~np.isnan(radius)
+        if not open_.any():
+            return
+        for stage in suite.stages:
+            standing = open_ & (suite.nearest | (findings.upper > radius * (1 + ROUNDING)))
+            yield from run(stage, standing & (findings.failed[stage.name] < radius), radius)
+        if suite.closer:
+            unsettled = ~np.isnan(findings.next_radius(radii, chosen)) & np.isfinite(findings.upper)
+            fresh = findings.failed[suite.closer.name] < 0
+            yield from run(suite.closer, unsettled & fresh, np.full_like(radius, np.inf))

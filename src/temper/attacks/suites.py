@@ -1,62 +1,105 @@
 """Suites: which attacks with which budgets make up a search. A suite is data, and part of evidence's provenance."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
-
-from temper.attacks.apgd import apgd
-from temper.attacks.pgd import Model, pgd
+from temper.attacks.apgd import APGD
+from temper.attacks.attack import Attack
+from temper.attacks.fab import FABTargeted
+from temper.attacks.losses import dlr_targeted
+from temper.attacks.pgd import PGD
+from temper.attacks.square import Square
 from temper.errors import ArgumentError
-from temper.threat import Norm
+class FMN(APGD): pass
 
 
 @dataclass(frozen=True)
-class Attack:
-    """One attack with its budget; it climbs cross-entropy from a random start.
+class Stage:
+    """An attack in a suite.
 
     Attributes:
-        name: unique within its suite; evidence names it.
-        method: which function runs.
-        steps: forward and backward passes per sample and radius.
+        name: unique within its suite; evidence names it, and the samples' random streams are named after it.
+        attack: what runs, with its budget.
+        random_start: start from the samples' random streams instead of from the clean images.
     """
 
     name: str
-    method: Literal["apgd", "pgd"]
-    steps: int
+    attack: Attack
+    random_start: bool = True
 
-    def run(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, norm: Norm, keys: Tensor) -> Tensor:
-        """Images to try against the model, one per sample: see :func:`temper.attacks.apgd.apgd`."""
-        function: Callable[..., Tensor] = {"apgd": apgd, "pgd": pgd}[self.method]
-        return function(model, x, y, eps, norm, steps=self.steps, keys=keys, keep_flips=True)
+    def describe(self) -> dict[str, Any]:
+        """The stage as plain data, such as JSON can hold."""
+        return {"name": self.name, **self.attack.describe(), "random_start": self.random_start}
 
 
 @dataclass(frozen=True)
 class Suite:
     """Attacks that are run in turn on what the ones before left standing.
 
+    A suite of attacks for the nearest flip searches without a radius: what it ends with at distance u has survived
+    everything below u. It takes every sample, also those that are classified wrongly: it looks for a change of the
+    prediction, and that is what a margin is.
+
     Attributes:
         name: what ``--suite`` calls it.
-        attacks: in order.
-        bisections: how often the gap between the largest radius survived and the smallest flip is halved.
+        stages: in order.
+        closer: where several radii are asked for, brings the flips found closer before the next radius is chosen;
+            evidence of a margin, none of survival.
+        resolution: close in on each sample's margin until the gap between the largest radius survived and the
+            nearest flip is at most this share of the largest radius; None settles the radii asked for alone.
     """
 
     name: str
-    attacks: tuple[Attack, ...]
-    bisections: int
+    stages: tuple[Stage, ...]
+    closer: Stage | None = None
+    resolution: float | None = None
+
+    @property
+    def nearest(self) -> bool:
+        """Whether it looks for the nearest flip, without a radius."""
+        return all(stage.attack.nearest for stage in self.stages)
 
     def describe(self) -> dict[str, Any]:
         """The suite as plain data, such as JSON can hold."""
-        return asdict(self) | {"attacks": [asdict(attack) for attack in self.attacks]}
+        return {
+            "name": self.name,
+            "attacks": [stage.describe() for stage in self.stages],
+            "closer": self.closer.describe() if self.closer else None,
+            "resolution": self.resolution,
+        }
 
 
-# 10 steps of APGD-CE are what the Epsilon-Scheduling paper reports (arXiv:2509.23325, section 2).
+CLOSER = Stage("fmn", FMN(30), random_start=False)
+
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("apgd", (Attack("apgd-ce", "apgd", 10),), bisections=3),
-        Suite("pgd", (Attack("pgd-ce", "pgd", 10),), bisections=3),
+        # AutoAttack's four parts with its budgets (Croce and Hein 2020, arXiv:2003.01690, section 5); in L1 with the
+        # wide start of arXiv:2103.01208.
+        Suite(
+            "standard",
+            (
+                Stage("apgd-ce", APGD(100, wide=True)),
+                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted, wide=True)),
+                Stage("fab-t", FABTargeted(100, runs=9), random_start=False),
+                Stage("square", Square(5000)),
+            ),
+            closer=CLOSER,
+        ),
+        # As strong as ``standard`` on every network measured (benchmarks/evaluation), for a fraction of its passes.
+        Suite(
+            "fast",
+            (
+                Stage("apgd-ce", APGD(20, wide=True)),
+                Stage("apgd-t", APGD(30, runs=9, climbs=dlr_targeted, wide=True)),
+                Stage("square", Square(100)),
+            ),
+            closer=CLOSER,
+        ),
+        Suite("margin", (Stage("fmn", FMN(90), random_start=False),)),
+        # 10 steps of APGD-CE are what the Epsilon-Scheduling paper reports (arXiv:2509.23325, section 2).
+        Suite("apgd", (Stage("apgd-ce", APGD(10)),), resolution=1 / 64),
+        Suite("pgd", (Stage("pgd-ce", PGD(10)),), resolution=1 / 64),
     )
 }
 

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from temper.errors import EvidenceError
 from temper.files import written
@@ -22,11 +20,15 @@ COLUMNS: dict[str, str] = {
     "label": "int64",
     "prediction": "int64",
     "logit_margin": "float64",
+    "top_logit_1": "float64",
+    "top_logit_2": "float64",
+    "top_logit_3": "float64",
     "norm": "str",
     "suite": "str",
     "upper": "float64",
     "survived": "float64",
     "attack": "str",
+    "seed": "int64",
     "forward": "int64",
     "backward": "int64",
 }
@@ -43,12 +45,14 @@ class Provenance:
         radii: suite to norm to the radii that were searched, rising.
         seeds: of the random starts.
         versions: of Temper.
+        precision: of the searches; every flip was checked at full precision.
     """
 
     suites: Mapping[str, Any]
     radii: Mapping[str, Mapping[str, list[float]]]
     seeds: list[int]
     versions: list[str]
+    precision: list[str]
 
     def merge(self, other: "Provenance") -> "Provenance":
         """Of both; raises EvidenceError where one name stands for two suites."""
@@ -63,6 +67,7 @@ class Provenance:
             radii={suite: self._radii(other, suite) for suite in {*self.radii, *other.radii}},
             seeds=sorted({*self.seeds, *other.seeds}),
             versions=sorted({*self.versions, *other.versions}),
+            precision=sorted({*self.precision, *other.precision}),
         )
 
     def _radii(self, other: "Provenance", suite: str) -> dict[str, list[float]]:
@@ -77,8 +82,9 @@ class EvidenceTable:
     Attributes:
         frame: one row per norm, suite and sample, sorted, with the columns of :data:`COLUMNS`: ``upper`` is the
             smallest distance of a verified flip (inf: none found), ``survived`` the largest eps at which the suite
-            searched and found nothing (0: never searched), ``attack`` the one that set ``upper``, ``forward`` and
-            ``backward`` the passes spent on the search.
+            searched and found nothing (0: never searched), ``attack`` the one that set ``upper``, with random starts
+            of ``seed``, ``forward`` and ``backward`` the passes spent on the search. ``top_logit_1`` to ``_3`` are the
+            largest logits of the clean image (nan for a third of two), ``logit_margin`` is the first less the second.
         identity: fingerprints of model, preprocessing and data, as ``{"model": ..., "data": ...}``.
         provenance: suites, radii, seeds, versions.
 
@@ -133,7 +139,7 @@ class EvidenceTable:
         both = pd.concat([self.frame, other.frame], ignore_index=True)
         _check_one_decision(both)
         # The smallest flip comes first; the other columns settle ties, so that no order of merging matters.
-        both = both.sort_values([*KEY, "upper", "attack", "logit_margin"])
+        both = both.sort_values([*KEY, "upper", "attack", "seed", "logit_margin"])
         merged = both.drop_duplicates(KEY).set_index(KEY)
         largest = ["survived", "forward", "backward"]
         merged[largest] = both.groupby(KEY)[largest].max()
@@ -201,30 +207,3 @@ def _check_one_decision(frame: pd.DataFrame) -> None:
     if len(twice):
         sample = twice["sample"].iloc[0]
         raise EvidenceError(f"evidence disagrees about label or prediction of sample {sample}; is the model random?")
-
-
-def untouched(
-    *,
-    samples: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    predictions: NDArray[np.int64],
-    logit_margins: NDArray[np.float64],
-    norm: str,
-    suite: str,
-) -> pd.DataFrame:
-    """Rows of samples that no search has touched yet: nothing found, nothing survived, no passes."""
-    return pd.DataFrame(
-        {
-            "sample": samples,
-            "label": labels,
-            "prediction": predictions,
-            "logit_margin": logit_margins,
-            "norm": norm,
-            "suite": suite,
-            "upper": np.inf,
-            "survived": 0.0,
-            "attack": "",
-            "forward": 0,
-            "backward": 0,
-        }
-    )

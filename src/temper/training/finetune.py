@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from temper import evaluation, folders, models
+from temper import evaluation, folders, models, samples
 from temper.attacks.suites import get_suite
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
 from temper.interrupt import Stop, Stopped
@@ -107,7 +107,7 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     classifier = models.load(run.folder)
     if torch.cuda.is_available() and config.accelerator != "cpu":
         classifier = classifier.cuda()
-    test = evaluation.from_dataset(splits.test, classifier, config.data.workers)
+    test = samples.from_dataset(splits.test, classifier, config.data.workers)
     eps, points, suite = config.eps or NO_EPS_RADIUS, config.evaluation.points, config.evaluation.suite
     threats = [Threat(config.norm, eps * (k + 1) / points) for k in range(points)]
     path = run.folder / evaluation.TABLE
@@ -115,8 +115,9 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
         classifier, test, threats, suite, config.seed,
         batch_size=config.evaluation.batch_size,
         known=EvidenceTable.load(path) if path.exists() else None,
-        save=lambda table: table.save(path),
+        journal=folders.journal(run.folder, suite, config.seed),
     )  # fmt: skip
+    done.table.save(path)
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
     found = evaluation.examples(classifier, test, done.table, config.norm, suite, config.seed)

@@ -1,0 +1,112 @@
+"""What makes a model, or a finished search, unfit for evidence: errors where a number would be wrong, and warnings
+where it is to be read with care. Each says what it means for the number."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from temper.attacks.attack import input_gradient
+from temper.attacks.losses import cross_entropy
+from temper.attacks.search import Findings
+from temper.attacks.suites import Suite
+from temper.errors import ArgumentError, ModelError, TemperWarning
+from temper.threat import Norm, Threat
+
+log = logging.getLogger(__name__)
+
+TOLERATED = 0.005  # share of samples that a black-box attack may break alone before that is a sign
+
+
+def check_precision(model: nn.Module) -> None:
+    """Raise ModelError unless all weights are float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ModelError(f"the model's {name} is {parameter.dtype}; evidence needs full precision: model.float()")
+
+
+def check_logits(logits: Tensor, y: Tensor, ids: Tensor) -> None:
+    """Raise unless these are finite logits [N, K] with a class for every label.
+
+    Raises:
+        ModelError: no logits, or non-finite ones. ArgumentError: a label that the model has no class for.
+    """
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
+        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model returned {what} for {len(y)} images; it must return logits [N, K] with K >= 2")
+    infinite = ~torch.isfinite(logits).all(1)
+    if infinite.any():
+        raise ModelError(
+            f"the model's logits are not finite on samples {ids[infinite].tolist()[:5]}; no attack can be trusted there"
+        )
+    outside = (y < 0) | (y >= logits.shape[1])
+    if outside.any():
+        fix = f"of sample {ids[outside][0]}: the model has classes 0 to {logits.shape[1] - 1}"
+        raise ArgumentError("label", int(y[outside][0]), fix)
+
+
+def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> None:
+    """Warn of what makes gradient attacks look weaker than they are; one batch shows it."""
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+        _warn(
+            "the model's outputs are probabilities: attacks lose their gradient there; return logits, without softmax"
+        )
+    change = float((model(x) - logits).abs().max())
+    if change > 1e-3 * float(logits.abs().max()):
+        _warn(f"the model is random: its logits change by {change:.2g} from pass to pass; switch its randomness off")
+    gradient = input_gradient(model, x, lambda moved: cross_entropy(moved, y))[2]
+    flat = (gradient == 0).flatten(1).all(1)
+    if flat.any():
+        _warn(
+            f"the loss has no gradient on {int(flat.sum())} of the first {len(x)} samples: attacks that climb it find "
+            "nothing there; look for rounding, detach, saturation or a softmax inside the model"
+        )
+
+
+def note_few_classes(suite: Suite, classes: int) -> None:
+    """Log what a suite does where a model has fewer classes than its attacks want."""
+    ratios = [stage.name for stage in suite.stages if "dlr" in str(stage.describe().get("climbs"))]
+    if ratios and classes < 4:
+        instead = "the logit difference alone" if classes == 2 else "the third logit in place of third and fourth"
+        log.info(f"{', '.join(ratios)}: the model has {classes} classes, too few for the DLR loss; it takes {instead}")
+    for stage in suite.stages:
+        if stage.attack.targeted and stage.attack.runs > classes - 1:
+            log.info(f"{stage.name}: the model has {classes} classes; {classes - 1} targets, not {stage.attack.runs}")
+
+
+def warn_if_masked(findings: Findings, norm: Norm) -> None:
+    """Warn where an attack without gradients broke what the gradient attacks before it left standing."""
+    blind = [stage.name for stage in findings.suite.stages if stage.attack.asks == "logits"]
+    if len(blind) == len(findings.suite.stages):
+        return
+    for name in blind:
+        alone, attacked = int((findings.attack == name).sum()), int((findings.failed[name] > -1).sum())
+        if alone > TOLERATED * len(findings.ids):
+            _warn(
+                f"{name}, which sees no gradients, broke {alone} samples in {norm} that the gradient attacks had left "
+                f"standing ({attacked} withstood it too): gradients are masked, by rounding, saturation or noise inside "
+                "the model; a stronger search would break more"
+            )
+
+
+def warn_if_flat(curve: Sequence[float], threats: Sequence[Threat]) -> None:
+    """Warn where accuracy does not fall from the smallest to a much larger radius.
+
+    Args:
+        curve: robust accuracy at each of ``threats``, all of one norm, radii rising.
+        threats: as many.
+    """
+    wide = len(threats) > 1 and threats[-1].eps >= 2 * threats[0].eps
+    if wide and curve[-1] > 0.05 and np.isclose(curve[0], curve[-1], atol=1e-9):
+        _warn(
+            f"accuracy does not fall from {threats[0]} to {threats[-1]}: attacks that work find more at larger radii, "
+            "so either both are far below this model's margins or its gradients are masked; try a radius that must "
+            "break everything"
+        )
+
+
+def _warn(problem: str) -> None:
+    warnings.warn(f"{problem}; robustness will look higher than it is", TemperWarning, stacklevel=2)

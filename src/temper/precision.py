@@ -1,0 +1,25 @@
+"""Low precision where the hardware computes it, true float32 where a number is claimed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether this machine's ``cuda`` or ``cpu`` has bfloat16 instructions; without them bf16 is emulated, slowly."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in true float32: no autocast, and no TF32 on GPUs that would round inputs to 10 bits."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products

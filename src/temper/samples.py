@@ -1,0 +1,119 @@
+"""Samples to measure: images with a label and an id each, and the batches of them that a model sees."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from temper.attacks.crafting import crafting
+from temper.data import Dataset, Pixels
+from temper.errors import ArgumentError
+from temper.models import Classifier
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to measure.
+
+    Attributes:
+        items: (image, label, id); images uint8, or float in [0, 1], [C, H, W], all of one size.
+        ids: int64 [N], the items' ids.
+        fingerprint: what tells these samples from others.
+        workers: processes that load them.
+    """
+
+    items: TorchDataset[Any]
+    ids: NDArray[np.int64]
+    fingerprint: str
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.items[0][0].shape
+        return channels, height, width
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Images [B, C, H, W], labels and ids int64 [B], in order."""
+        # A generator of its own: the loader would draw a seed for its workers from torch's global one.
+        return iter(DataLoader(self.items, size, num_workers=self.workers, generator=torch.Generator()))
+
+    def take(self, ids: Sequence[int]) -> "Samples":
+        """Those of these ids."""
+        places = np.flatnonzero(np.isin(self.ids, ids))
+        return Samples(Subset(self.items, places.tolist()), self.ids[places], self.fingerprint, self.workers)
+
+
+def from_arrays(images: NDArray[np.uint8] | Tensor, labels: NDArray[np.int64] | Tensor | Sequence[int]) -> Samples:
+    """Arrays as samples to measure, with ids 0, 1, ...
+
+    Raises:
+        ArgumentError: not uint8 NHWC or float NCHW in [0, 1], or not one label per image.
+    """
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4:
+        pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    elif isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4:
+        pixels = images.detach().float().cpu().contiguous()
+        if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):
+            span = f"{float(pixels.min()):.3g} to {float(pixels.max()):.3g}"
+            raise ArgumentError("images", span, "must lie in [0, 1]; normalisation belongs inside the model")
+    else:
+        what = f"{type(images).__name__} {getattr(images, 'dtype', '')} {tuple(getattr(images, 'shape', ()))}"
+        raise ArgumentError("images", what, "give a uint8 NHWC array or a float NCHW tensor in [0, 1]")
+    if not pixels.numel():
+        raise ArgumentError("images", tuple(images.shape), "give at least one image")
+    targets = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if targets.shape != (len(pixels),) or targets.dtype.kind not in "iu":
+        what = f"{targets.dtype} {targets.shape}"
+        raise ArgumentError("labels", what, f"give one integer for each of {len(pixels)} images")
+    targets = targets.astype(np.int64)
+    digest = hashlib.sha256(f"{pixels.dtype} {tuple(pixels.shape)}".encode())
+    digest.update(pixels.numpy().tobytes())
+    digest.update(targets.tobytes())
+    ids = np.arange(len(pixels))
+    items = TensorDataset(pixels, torch.from_numpy(targets), torch.from_numpy(ids))
+    return Samples(items, ids, digest.hexdigest())
+
+
+def from_dataset(dataset: Dataset, classifier: Classifier, workers: int = 0) -> Samples:
+    """A data set as samples to measure, brought to the classifier's size and channels."""
+    pixels = Pixels(dataset, classifier.image_size, classifier.channels)
+    return Samples(pixels, dataset.ids, dataset.fingerprint(), workers)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first tensor lies; the CPU for one that has none."""
+    return next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+
+
+def on_device(model: nn.Module, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches as the model takes them: float images in [0, 1], in its layout, on its device."""
+    device, layout = device_of(model), None
+    for images, labels, ids in batches:
+        x = images.to(device)
+        x = x if x.is_floating_point() else x.float() / 255
+        layout = _layout(model, x[:1]) if layout is None else layout
+        yield x.contiguous(memory_format=layout), labels.to(device), ids.to(device)
+
+
+@torch.no_grad()
+def _layout(model: nn.Module, x: Tensor) -> torch.memory_format:
+    """Channels-last computes faster, but a model that reshapes with ``view`` refuses it."""
+    try:
+        with crafting(model):
+            model(x.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # if something else is wrong with the model, the next pass will say so
+        return torch.contiguous_format
+    return torch.channels_last
