@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from temper import demo
 from temper.cli import main, parse_duration
 from temper.errors import ArgumentError
 from temper.training import loop
-from temper.training.config import read_config
+from temper.training.config import FinetuneConfig, read_config
 from temper.training.run import Run
 
 FAST = [
@@ -173,7 +174,11 @@ def test_bad_durations(text: str) -> None:
 def test_demo_compares_three_runs_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "EPOCHS", 1)
+    def smaller(content: dict[str, Any]) -> FinetuneConfig:
+        few = {"data": {"train_limit": 60, "test_limit": 20}, "evaluation": {"points": 2}}
+        return read_config(content | few | {"epochs": 1, "attack": {"name": "pgd", "steps": 1}})
+
+    monkeypatch.setattr(demo, "read_config", smaller)
     assert main(["demo", "--out", "there"]) == 0
     printed = capsys.readouterr().out
     for name in demo.WAYS:

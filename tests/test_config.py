@@ -112,6 +112,12 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"optimiser": {"ema": 1}}, "optimiser.ema = 1"),
         ({"optimiser": {"warmup": 1}}, "optimiser.warmup = 1"),
         ({"data": {"validation_fraction": 1}}, "data.validation_fraction = 1"),
+        (
+            {"objective": {"name": "trade"}},
+            "objective.name = 'trade': Input should be 'at', 'standard', 'trades', 'trades-guide' or 'mart'",
+        ),
+        ({"objective": {"name": "mart", "beta": -1}}, "objective.beta = -1"),
+        ({"optimiser": {"label_smoothing": 1}}, "optimiser.label_smoothing = 1"),
         ({"attack": {"steps": 0}}, "attack.steps = 0"),
         ({"attack": 3}, "attack = 3"),
         ({"loggers": ["wand"]}, "loggers.0 = 'wand'"),
@@ -128,6 +134,12 @@ def test_a_value_that_cannot_work_is_named(content, start):
         ({"eps": 0}, "eps is 0: choose objective.name standard"),
         ({"attack": {"name": "apgd", "step_size": 0.1}}, "attack apgd chooses its own step_size"),
         ({"attack": {"step_size": 0.1}}, "attack apgd chooses its own step_size"),
+        ({"objective": {"beta": 2.0}}, "objective at has no beta; leave it out"),
+        ({"objective": {"name": "standard", "beta": 0}}, "objective standard has no beta; leave it out"),
+        (
+            {"objective": {"name": "mart"}, "optimiser": {"label_smoothing": 0.1}},
+            "objective mart has no label_smoothing; leave it out",
+        ),
         (
             {"objective": {"name": "trades"}, "attack": {"random_start": False}},
             "objective trades needs attack.random_start",
@@ -149,6 +161,8 @@ def test_options_that_contradict_each_other_are_refused(content, said):
     [
         {"eps": 0, "objective": {"name": "standard"}},
         {"objective": {"name": "trades-guide"}, "attack": {"random_start": False}},
+        {"objective": {"name": "mart", "beta": 0}, "optimiser": {"label_smoothing": 0}},
+        {"objective": {"name": "trades"}, "optimiser": {"label_smoothing": 0.1}},
         {"attack": {"name": "pgd", "step_size": 0.1}},
         {"schedule": {"name": "auto", "patience": 3, "tolerance": 0.0}},
         {"schedule": {"name": "custom", "function": "module:function"}},

@@ -8,10 +8,11 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from temper.attacks.apgd import apgd
+from temper.attacks.apgd import APGD
+from temper.attacks.attack import input_gradient, perturb
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.losses import cross_entropy
-from temper.attacks.pgd import input_gradient, pgd
+from temper.attacks.pgd import PGD
 
 
 def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -107,7 +108,7 @@ def assert_same(before: dict, after: dict) -> None:
             assert value == after[name], name
 
 
-@pytest.mark.parametrize("attack", [pgd, apgd])
+@pytest.mark.parametrize("attack", [PGD(3), APGD(3)])
 @pytest.mark.parametrize("fold", [False, True])
 def test_the_model_comes_back_as_it_was(attack, fold):
     model, keys = lent_model(), torch.arange(4)
@@ -116,7 +117,7 @@ def test_the_model_comes_back_as_it_was(attack, fold):
     assert_same(before, state_of(model))
     assert not fold or len(pairs) == 2
     with crafting(model, pairs) as lent:
-        attack(lent, images(), LABELS, 0.1, "Linf", steps=3, keys=keys)
+        perturb(attack, lent, images(), LABELS, 0.1, "Linf", keys=keys)
     assert_same(before, state_of(model))
 
 
@@ -145,8 +146,8 @@ def test_inside_all_is_eval_mode_and_parameters_need_no_gradient():
     with crafting(model):
         assert not any(module.training for module in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
-        first, _, _ = input_gradient(model, images(), LABELS, cross_entropy)
-        second, _, _ = input_gradient(model, images(), LABELS, cross_entropy)
+        first, _, _ = input_gradient(model, images(), lambda z: cross_entropy(z, LABELS))
+        second, _, _ = input_gradient(model, images(), lambda z: cross_entropy(z, LABELS))
     assert torch.equal(first, second)  # no dropout
 
 
@@ -174,9 +175,9 @@ def test_crafting_nests():
 def assert_folding_changes_nothing(model: nn.Module, x: Tensor, pairs: list) -> None:
     y = torch.arange(len(x))
     with crafting(model):
-        logits, _, gradient = input_gradient(model, x, y, cross_entropy)
+        logits, _, gradient = input_gradient(model, x, lambda z: cross_entropy(z, y))
     with crafting(model, pairs):
-        folded_logits, _, folded_gradient = input_gradient(model, x, y, cross_entropy)
+        folded_logits, _, folded_gradient = input_gradient(model, x, lambda z: cross_entropy(z, y))
     assert not torch.equal(logits, folded_logits)  # rounding, or nothing was folded
     torch.testing.assert_close(folded_logits, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item())
     similar = nn.functional.cosine_similarity(folded_gradient.flatten(1), gradient.flatten(1))

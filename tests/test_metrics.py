@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evidence import untouched
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import accuracy_curve, clean_accuracy, expected_robustness, intervals, robust_accuracy
 from temper.margins.metrics import trapezoid_weights
-from temper.margins.table import EvidenceTable, Provenance, untouched
+from temper.margins.table import EvidenceTable, Provenance
 
 EPS = 8 / 255
 
@@ -22,7 +23,7 @@ def rows(upper, survived, correct=None, samples=None, norm="Linf", suite="apgd")
 
 
 def table(*parts: pd.DataFrame) -> EvidenceTable:
-    return EvidenceTable(pd.concat(parts), {"model": "m", "data": "d"}, Provenance({}, {}, [0], []))
+    return EvidenceTable(pd.concat(parts), {"model": "m", "data": "d"}, Provenance({}, {}, [0], [], []))
 
 
 def exact(margins, correct=None) -> EvidenceTable:

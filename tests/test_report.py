@@ -16,7 +16,6 @@ from temper.report import (
     SampleView,
     Value,
     accuracy_curve,
-    sample_strip,
     training_curves,
     write_report,
 )
@@ -225,19 +224,11 @@ def test_training_curves_of_one_epoch_without_attack_are_still_seen():
     assert eps.lines[0].get_marker() == "." and eps.get_ylim()[0] < 0 < 1 <= eps.get_ylim()[1]
 
 
-def test_sample_strip_has_a_row_of_three_for_each_sample():
-    figure = sample_strip(view(samples=[sample(), sample(channels=1)]))
-    assert len(figure.axes) == 6
-    assert "4.00/255" in figure.axes[1].get_title() and "magnified 31" in figure.axes[2].get_title()
-
-
 def test_figures_say_what_they_lack():
     with pytest.raises(ArgumentError, match="norm = 'L1'"):
         accuracy_curve([view()], "L1")
     with pytest.raises(ArgumentError, match="history"):
         training_curves([view(history=())])
-    with pytest.raises(ArgumentError, match="samples"):
-        sample_strip(view(samples=()))
 
 
 def test_magnification_fills_the_range_and_never_leaves_it():

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evidence import untouched
 from temper.errors import EvidenceError
-from temper.margins.table import COLUMNS, EvidenceTable, Provenance, untouched
+from temper.margins.table import COLUMNS, EvidenceTable, Provenance
 
 IDENTITY = {"model": {"weights": "w", "preprocessing": "p"}, "data": "d"}
 SUITES = {"apgd": {"name": "apgd", "attacks": [{"name": "apgd-ce", "steps": 10}]}, "pgd": {"name": "pgd"}}
@@ -23,6 +24,7 @@ def provenance(suites=("apgd",), radii=(0.1,), seeds=(0,)) -> Provenance:
         {suite: {"Linf": sorted(radii)} for suite in suites},
         sorted(seeds),
         ["0.1.0"],
+        ["fp32 search"],
     )
 
 
@@ -48,6 +50,10 @@ def tables(draw) -> EvidenceTable:
             "label": sample % 3,
             "prediction": sample % 2,
             "logit_margin": draw(st.sampled_from([0.5, 0.5000001])),
+            "top_logit_1": 1.0,
+            "top_logit_2": 0.5,
+            "top_logit_3": np.nan,
+            "seed": draw(st.integers(0, 1)),
             "norm": norm,
             "suite": suite,
             "upper": draw(st.sampled_from([0.1, 0.25, np.inf])),
@@ -123,7 +129,7 @@ def test_evidence_on_another_model_or_data_is_refused_from_both_sides(other, par
 
 
 def test_one_suite_name_for_two_budgets_is_refused():
-    weak = Provenance({"apgd": {"attacks": [{"name": "apgd-ce", "steps": 1}]}}, {}, [0], ["0.1.0"])
+    weak = Provenance({"apgd": {"attacks": [{"name": "apgd-ce", "steps": 1}]}}, {}, [0], ["0.1.0"], [])
     with pytest.raises(EvidenceError, match="suite apgd had other attacks or budgets"):
         table().merge(EvidenceTable(frame(), IDENTITY, weak))
 
@@ -170,8 +176,8 @@ def test_the_file_has_the_columns_that_others_read(tmp_path):
     table().save(path)
     content = pq.read_table(path)
     assert content.column_names == [
-        "sample", "label", "prediction", "logit_margin", "norm", "suite", "upper", "survived", "attack", "forward",
-        "backward",
+        "sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3", "norm", "suite",
+        "upper", "survived", "attack", "seed", "forward", "backward",
     ]  # fmt: skip
     for name, kind in COLUMNS.items():
         stored = content.schema.field(name).type
@@ -186,6 +192,7 @@ def test_the_file_has_the_columns_that_others_read(tmp_path):
         "radii": {"apgd": {"Linf": [0.1]}},
         "seeds": [0],
         "versions": ["0.1.0"],
+        "precision": ["fp32 search"],
     }
 
 
@@ -221,6 +228,6 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path):
     for notes in (b"{}", b"not json", b"[]", b'{"identity": {}, "provenance": {"other": 1}}'):
         pq.write_table(foreign.replace_schema_metadata({b"temper": notes}), path)
         assert "is not an evidence table" in refusal()
-    notes = {"identity": {}, "provenance": {"suites": {}, "radii": {}, "seeds": [], "versions": []}}
+    notes = {"identity": {}, "provenance": {"suites": {}, "radii": {}, "seeds": [], "versions": [], "precision": []}}
     pq.write_table(foreign.replace_schema_metadata({b"temper": json.dumps(notes)}), path)
     assert "lacks the column sample" in refusal()

@@ -37,6 +37,7 @@ JOURNAL = "journal"
 SHARD = 512  # samples that are loaded, and claimed by a process, at once
 RIVALS = 10  # other classes that targeted attacks may go for
 POLL_SECONDS = 0.5
+BAR_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,6 @@ def measure(
     known: EvidenceTable | None = None,
     journal: Path | None = None,
     time_budget: float = float("inf"),
-    bf16: bool | None = None,
 ) -> Evaluation:
     """Search every sample at every radius that the evidence has not settled yet.
 
@@ -142,7 +142,6 @@ def measure(
         known: evidence to go on from.
         journal: folder where outcomes are written down as they come, and read back; several processes may share it.
         time_budget: seconds.
-        bf16: search in bfloat16; by default where the hardware computes it.
 
     Raises:
         EvidenceError: ``known`` or the journal is of another model, data, seed or suite of that name.
@@ -157,7 +156,7 @@ def measure(
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
-    precise = computes_bf16(device_of(model).type) if bf16 is None else bf16
+    low = chosen.bf16 and computes_bf16(device_of(model).type)
     clean = _clean(model, samples, batch_size or _clean_batch(samples))
     fitness.note_few_classes(chosen, clean.classes)
     provenance = Provenance(
@@ -165,7 +164,7 @@ def measure(
         radii={chosen.name: {str(norm): eps for norm, eps in radii.items()}},
         seeds=[seed],
         versions=[metadata.version("temper")],
-        precision=["bf16 search" if precise else "fp32 search"],
+        precision=["bf16 search" if low else "fp32 search"],
     )
     findings = {norm: Findings(chosen, clean.columns["sample"]) for norm in radii}
 
@@ -187,7 +186,7 @@ def measure(
                 book.beat()
             return stop.requested or time.monotonic() > deadline
 
-        evaluation = _Search(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, precise)
+        evaluation = _Search(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, low)
         try:
             complete = evaluation.run()
         finally:
@@ -224,7 +223,7 @@ class _Search:
         self._listen()
         total = sum(int(self._attacked(norm).sum()) for norm in self.radii)
         with progress_bar(f"attacking ({self._suite.name})", total) as bar:
-            self._bar, self._settled = bar, 0
+            self._bar = bar
             self._advance("")
             while not self.interrupted():
                 elsewhere = False
@@ -299,13 +298,17 @@ class _Search:
         return self._engine
 
     def _advance(self, stage: str) -> None:
-        """Move the bar by the samples that were settled since."""
+        """Move the bar by the samples that were settled since; a few times a second, for it looks at all of them."""
+        if time.monotonic() - self._moved < BAR_SECONDS:
+            return
+        self._moved = time.monotonic()
         settled = sum(int((self._attacked(norm) & ~self._open(norm)).sum()) for norm in self.radii)
         self._bar.advance(stage, by=settled - self._settled)
         self._settled = settled
 
     _bar: Bar
-    _settled: int
+    _settled = 0
+    _moved = -BAR_SECONDS
 
 
 def _clean_batch(samples: Samples) -> int:

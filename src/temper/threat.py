@@ -17,6 +17,9 @@ from temper.errors import ArgumentError
 Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
+# 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, order=True)
 class Threat:

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from temper.attacks.engine import Engine, Work
 from temper.attacks.suites import Stage, Suite
-from temper.threat import Norm
-
-# 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
-ROUNDING = 1e-12
+from temper.threat import ROUNDING, Norm
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,14 @@ class Suite:
             evidence of a margin, none of survival.
         resolution: close in on each sample's margin until the gap between the largest radius survived and the
             nearest flip is at most this share of the largest radius; None settles the radii asked for alone.
+        bf16: search in bfloat16 where the hardware computes it; flips are checked at full precision all the same.
     """
 
     name: str
     stages: tuple[Stage, ...]
     closer: Stage | None = None
     resolution: float | None = None
+    bf16: bool = True
 
     @property
     def nearest(self) -> bool:
@@ -66,6 +68,7 @@ class Suite:
             "attacks": [stage.describe() for stage in self.stages],
             "closer": self.closer.describe() if self.closer else None,
             "resolution": self.resolution,
+            "bf16": self.bf16,
         }
 
 
@@ -98,8 +101,8 @@ SUITES = {
         ),
         Suite("margin", (Stage("fmn", FMN(90), random_start=False),)),
         # 10 steps of APGD-CE are what the Epsilon-Scheduling paper reports (arXiv:2509.23325, section 2).
-        Suite("apgd", (Stage("apgd-ce", APGD(10)),), resolution=1 / 64),
-        Suite("pgd", (Stage("pgd-ce", PGD(10)),), resolution=1 / 64),
+        Suite("apgd", (Stage("apgd-ce", APGD(10)),), resolution=1 / 64, bf16=False),
+        Suite("pgd", (Stage("pgd-ce", PGD(10)),), resolution=1 / 64, bf16=False),
     )
 }
 

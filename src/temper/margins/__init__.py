@@ -1,7 +1,14 @@
 """What evidence says: the table, and the figures that are pure functions of it."""
 
 from temper.margins.intervals import Estimate
-from temper.margins.metrics import accuracy_curve, clean_accuracy, expected_robustness, robust_accuracy
+from temper.margins.metrics import (
+    accuracy_curve,
+    clean_accuracy,
+    expected_robustness,
+    mean_margin,
+    robust_accuracy,
+    union_robust_accuracy,
+)
 from temper.margins.table import EvidenceTable
 
 __all__ = [
@@ -10,5 +17,7 @@ __all__ = [
     "accuracy_curve",
     "clean_accuracy",
     "expected_robustness",
+    "mean_margin",
     "robust_accuracy",
+    "union_robust_accuracy",
 ]

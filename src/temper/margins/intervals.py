@@ -12,7 +12,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share in [0, 1] measured on samples.
+    """A share in [0, 1], or a mean, measured on samples.
 
     Attributes:
         value: what has been shown; what was not searched does not count as robust.
@@ -62,7 +62,7 @@ def _wilson(count: int, n: int) -> tuple[float, float]:
 
 
 def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], seed: int = 0) -> Estimate:
-    """The mean of numbers in [0, 1] of which only brackets are known, with a percentile bootstrap interval.
+    """The mean of numbers of which only brackets are known, with a percentile bootstrap interval.
 
     Where all samples have one value the interval has no width, however few they are.
 

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
 from temper.margins.intervals import Estimate
+from temper.threat import ROUNDING, Threat
 
 if TYPE_CHECKING:
     from temper.margins.table import EvidenceTable
 
-# 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
-ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,50 @@ def expected_robustness(
     robust = np.stack([found.correct, *[found.robust(radius) for radius in grid]])
     unknown = np.stack([np.zeros_like(found.correct), *[found.unknown(radius) for radius in grid]])
     return intervals.mean(weights @ robust, weights @ (robust | unknown))
+
+
+def mean_margin(table: "EvidenceTable", norm: str, suite: str | None = None) -> Estimate:
+    """Mean distance from a sample to the nearest image that the model decides otherwise, right or wrong decisions.
+
+    ``value`` and ``high`` take a margin as the nearest flip found, ``low`` as what was survived: attacks give upper
+    bounds. Samples without any flip found have no margin; they are left out of the mean and are its ``unknown`` share.
+
+    Args:
+        table: the evidence, of a suite that looks for the nearest flip, or of another as far as it went.
+        norm: Linf, L2 or L1.
+        suite: whose survival counts; may be left out where there is one.
+
+    Raises:
+        EvidenceError: no flip at all, or see :func:`evidence`.
+    """
+    found = evidence(table, norm, suite)
+    known = np.isfinite(found.upper)
+    if not known.any():
+        raise EvidenceError(f"no flip was found in {norm} on any of {len(known)} samples, so there is no mean margin")
+    below = intervals.mean(found.survived[known], found.upper[known])
+    return Estimate(
+        value=float(found.upper[known].mean()),
+        low=below.low,
+        high=below.high,
+        n=len(known),
+        unknown=float((~known).mean()),
+    )
+
+
+def union_robust_accuracy(table: "EvidenceTable", threats: Sequence[Threat], suite: str | None = None) -> Estimate:
+    """Share of samples that are correct and robust to every threat at once, over norms (arXiv:1904.13000).
+
+    A sample that one threat breaks is broken; one that none breaks and some search has not settled is unknown.
+
+    Raises:
+        ArgumentError: no threats. EvidenceError: see :func:`evidence`.
+    """
+    if not threats:
+        raise ArgumentError("threats", list(threats), "name at least one")
+    found = [(evidence(table, threat.norm, suite), threat.eps) for threat in threats]
+    robust = np.logical_and.reduce([each.robust(eps) for each, eps in found])
+    possible = np.logical_and.reduce([each.robust(eps) | each.unknown(eps) for each, eps in found])
+    return intervals.share(robust, possible & ~robust)
 
 
 def trapezoid_weights(grid: Sequence[float]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from temper.errors import EvidenceError
 from temper.files import written
 from temper.margins import metrics
 from temper.margins.intervals import Estimate
+from temper.threat import parse_threats
 
 COLUMNS: dict[str, str] = {
     "sample": "int64",
@@ -195,6 +196,14 @@ class EvidenceTable:
     ) -> Estimate:
         """See :func:`temper.margins.metrics.expected_robustness`."""
         return metrics.expected_robustness(self, norm, eps, suite, grid=grid)
+
+    def mean_margin(self, norm: str, suite: str | None = None) -> Estimate:
+        """See :func:`temper.margins.metrics.mean_margin`."""
+        return metrics.mean_margin(self, norm, suite)
+
+    def union_robust_accuracy(self, threats: str | Sequence[str], suite: str | None = None) -> Estimate:
+        """See :func:`temper.margins.metrics.union_robust_accuracy`; ``threats`` such as ``"Linf:4/255 L2:0.5"``."""
+        return metrics.union_robust_accuracy(self, parse_threats(threats), suite)
 
     def passes(self) -> dict[str, int]:
         """Forward and backward passes that the searches spent on all samples together."""

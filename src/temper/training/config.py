@@ -12,7 +12,9 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from temper.errors import ArgumentError
 from temper.files import written
+from temper.precision import computes_bf16
 from temper.threat import Norm, parse_eps
+from temper.training import objectives
 from temper.training.schedules import PATIENCE, TOLERANCE
 
 Epsilon = Annotated[
@@ -139,7 +141,7 @@ class ScheduleConfig(Section):
 class ObjectiveConfig(Section):
     """What training minimises."""
 
-    name: Literal["at", "standard", "trades", "trades-guide", "mart"] = "at"
+    name: objectives.Name = "at"
     """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
     beta: float | None = Field(None, ge=0)
     """Weight of the KL term: trades 6, trades-guide 1, mart 5 by default."""
@@ -285,7 +287,8 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     missing = {k: v for k, v in DEFAULT_SCHEDULE.get(schedule.name, {}).items() if getattr(schedule, k) is None}
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if _computes_bf16(config.accelerator) else "fp32"
+        device = "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
+        precision = "bf16" if computes_bf16(device) else "fp32"
     return config.model_copy(
         update={
             "attack": attack,
@@ -294,13 +297,6 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
             "precision": precision,
         }
     )
-
-
-def _computes_bf16(accelerator: str) -> bool:
-    if torch.cuda.is_available() and accelerator != "cpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions a CPU emulates bf16, several times slower than float32.
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

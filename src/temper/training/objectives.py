@@ -7,14 +7,15 @@ then nothing is attacked, and every objective below is what remains of it for x_
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from temper.attacks.losses import Loss, cross_entropy, kl_divergence
-from temper.errors import ArgumentError
 
+Name = Literal["at", "standard", "trades", "trades-guide", "mart"]
 Model = Callable[[Tensor], Tensor]
 Attack = Callable[[Tensor, Tensor, Loss], Tensor]
 
@@ -124,28 +125,17 @@ def _boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits, y) - torch.log1p(-others.clamp_max(1 - 1e-6))
 
 
-NAMES = ("standard", "at", "trades", "trades-guide", "mart")
-
-
-def make(name: str, craft_logits: Model, beta: float | None, label_smoothing: float) -> Objective:
-    """The objective of a configuration; ``beta`` None takes the objective's own default.
-
-    Raises:
-        ArgumentError: unknown name, or an option that this objective does not have.
-    """
+def make(name: Name, craft_logits: Model, beta: float | None, label_smoothing: float) -> Objective:
+    """The objective of a configuration, which has checked the options; ``beta`` None takes the objective's own."""
     weight = {} if beta is None else {"beta": beta}
-    if beta is not None and name in ("standard", "at"):
-        raise ArgumentError("objective.beta", beta, f"{name} has no beta; leave it out")
-    if name == "mart":
-        if label_smoothing:
-            raise ArgumentError("optimiser.label_smoothing", label_smoothing, "mart has none; set it to 0")
-        return mart(**weight)
-    if name == "standard":
-        return standard(label_smoothing)
-    if name == "at":
-        return adversarial_training(label_smoothing)
-    if name == "trades":
-        return trades(craft_logits, label_smoothing=label_smoothing, **weight)
-    if name == "trades-guide":
-        return trades_guide(label_smoothing=label_smoothing, **weight)
-    raise ArgumentError("objective.name", name, f"choose one of {', '.join(NAMES)}")
+    match name:
+        case "standard":
+            return standard(label_smoothing)
+        case "at":
+            return adversarial_training(label_smoothing)
+        case "trades":
+            return trades(craft_logits, label_smoothing=label_smoothing, **weight)
+        case "trades-guide":
+            return trades_guide(label_smoothing=label_smoothing, **weight)
+        case "mart":
+            return mart(**weight)

@@ -1,0 +1,130 @@
+"""FAB, fast adaptive boundary: walks along the decision boundary to the nearest flip (Croce and Hein 2020,
+arXiv:1907.02044, algorithm 1)."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.hyperplane import step_to_plane
+from temper.attacks.losses import flipped, logit_difference_targeted
+from temper.threat import Norm, distance, random_point, rows
+
+DUAL = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}  # order of the norm that measures gradients
+
+
+@dataclass(frozen=True)
+class _Walk(Attack):
+    """Takes the boundary to a class for a plane, steps onto it with a bias towards ``x``, and from a flip goes back
+    some way to ``x``. In every step one forward pass asks and another judges the new point.
+
+    Attributes:
+        alpha_max: largest weight of the point near ``x`` against the point near the present one.
+        eta: how far steps onto the plane are extended, so that they end beyond it.
+        beta: share of the way from ``x`` to a flip at which the search goes on.
+    """
+
+    nearest = True
+
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """See :class:`Attack`."""
+        forward, backward = super().passes(classes)
+        return forward + self.steps, backward
+
+    def begin(self, problem: Problem) -> State:
+        """See :class:`Attack`; with keys, at a random point within half of eps."""
+        x, start = problem.x, problem.x
+        if problem.keys is not None:
+            # An infinite eps gives noise no scale: clipped to the box, noise without a limit is a black and white image
+            # that has nothing to do with x. So such a run starts at x, like the first one.
+            radius = torch.where(problem.eps.isfinite(), problem.eps / 2, 0)
+            start = random_point(x, radius, problem.norm, problem.keys)
+        state = {
+            "x": x,
+            "y": problem.y,
+            "eps": problem.eps,
+            "step": problem.y.new_zeros(len(x)),
+            "query": start,
+            "best": x,
+            "distance": x.new_full((len(x),), torch.inf),
+        }
+        return state if problem.target is None else state | {"target": problem.target}
+
+    def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
+        """See :class:`Attack`."""
+        x, query = state["x"], state["query"]
+        self._keep(state, query, answer.logits, norm)  # going back, or a random start, may have ended in a flip
+        new = self._towards_boundary(state, *self._plane(state, answer, norm), norm)
+        logits = judge(new)
+        self._keep(state, new, logits, norm)
+        back = rows(flipped(logits, state["y"]), x)
+        state["query"] = torch.where(back, x + self.beta * (new - x), new)
+        state["step"] = state["step"] + 1
+
+    @abstractmethod
+    def _plane(self, state: State, answer: Answer, norm: Norm) -> tuple[Tensor, Tensor]:
+        """The linearised boundary to step onto: its normal [N, ...] and its value [N] at the query, below 0 on the
+        label's side."""
+
+    def _towards_boundary(self, state: State, normal: Tensor, value: Tensor, norm: Norm) -> Tensor:
+        """The next point: between the query and ``x``, both projected on the plane and a little beyond."""
+        x, query = state["x"], state["query"]
+        at_x = value + (normal * (x - query)).flatten(1).sum(1)
+        step, step_from_x = step_to_plane(query, normal, value, norm), step_to_plane(x, normal, at_x, norm)
+        length, length_from_x = distance(step, norm), distance(step_from_x, norm)
+        alpha = (length / (length + length_from_x).clamp_min(1e-12)).clamp_max(self.alpha_max)
+        return torch.lerp(query + self.eta * step, x + self.eta * step_from_x, rows(alpha, x)).clamp(0, 1)
+
+    def _keep(self, state: State, images: Tensor, logits: Tensor, norm: Norm) -> None:
+        """Remember flips that are nearer than those before."""
+        x = state["x"]
+        length = distance(images - x, norm)
+        nearer = flipped(logits, state["y"]) & (length < state["distance"])
+        state["best"] = torch.where(rows(nearer, x), images, state["best"])
+        state["distance"] = torch.where(nearer, length, state["distance"])
+
+
+@dataclass(frozen=True)
+class FAB(_Walk):
+    """FAB towards whichever class seems nearest. It needs the gradients of all logits: a backward pass per class in
+    every step."""
+
+    asks = "jacobian"
+
+    def _plane(self, state: State, answer: Answer, norm: Norm) -> tuple[Tensor, Tensor]:
+        """The boundary to the class that is nearest where the box is far."""
+        assert answer.gradient is not None
+        y, row = state["y"], torch.arange(len(state["y"]), device=state["y"].device)
+        logits = answer.logits.to(answer.gradient.dtype)
+        values = logits - logits[row, y][:, None]
+        normals = answer.gradient - answer.gradient[row, y][:, None]
+        lengths = torch.linalg.vector_norm(normals.flatten(2), DUAL[norm], 2)
+        nearness = lengths / values.abs().clamp_min(1e-30)
+        nearness[row, y] = -1
+        rival = nearness.argmax(1)
+        return normals[row, rival], values[row, rival]
+
+
+@dataclass(frozen=True)
+class FABTargeted(_Walk):
+    """FAB towards one class, ``Problem.target``: one backward pass in every step, however many classes."""
+
+    @property
+    def targeted(self) -> bool:
+        """See :class:`Attack`."""
+        return True
+
+    def loss(self, logits: Tensor, state: State) -> Tensor:
+        """See :class:`Attack`."""
+        return climb(logit_difference_targeted, logits, state)
+
+    def _plane(self, state: State, answer: Answer, norm: Norm) -> tuple[Tensor, Tensor]:
+        assert answer.gradient is not None
+        assert answer.losses is not None
+        return answer.gradient, answer.losses.to(answer.gradient.dtype)
