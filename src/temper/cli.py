@@ -28,6 +28,7 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   demo       fine-tune a bundled network three ways on real images, measure it, and write a report (about 3 minutes)
   finetune   make a pretrained classifier robust on your data
   evaluate   measure how robust a classifier is
+  merge      join evidence tables of one model on one data set
   report     one HTML report of one or several result folders
 
 exit status: 0 done; 1 failed; 2 the call is wrong; 3 stopped early, everything saved, the same command continues
@@ -53,19 +54,22 @@ class Demo:
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measure a classifier: clean accuracy, robust accuracy at each radius, and expected robustness, each with its
-    number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice.
+    number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice, and the
+    same command started in several processes at once shares the work.
 
     Example: temper evaluate --model runs/finetune --data photos/test --threat "Linf:1/255,2/255,4/255"
     """
 
     model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]) or bundled."""
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE or bundled."""
     data: str
     """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
-    """NORM:EPS[,EPS...], as in "Linf:2/255,4/255"; may be given several times."""
-    suite: str = "apgd"
-    """Attack suite: apgd (10 steps of APGD on cross-entropy) or pgd."""
+    """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
+    suite: Literal["fast", "standard", "margin", "apgd", "pgd"] = "fast"
+    """Attack suite: fast (as strong as standard wherever it was measured, for a fraction of the passes), standard
+    (AutoAttack's four attacks with its budgets), margin (nearest flips of all samples, without a radius), apgd (10
+    steps on cross-entropy, as many papers report) or pgd."""
     limit: int | None = None
     """Measure at most so many samples, stratified by class."""
     seed: int = 0
@@ -101,6 +105,30 @@ class Evaluate:
         if complete:
             return DONE
         return _say(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """Join evidence tables of one model on one data set: per sample the nearest flip that any of them found, and per
+    suite the largest radius survived. Any order and number of them, repeats too, gives the same table.
+
+    Example: temper merge here/margins.parquet there --out both/margins.parquet
+    """
+
+    tables: tyro.conf.Positional[tuple[Path, ...]]
+    """Parquet files, or folders of evaluations."""
+    out: Path
+    """The Parquet file to write."""
+
+    def run(self) -> int:
+        """Merge, write, and say how many samples there are."""
+        from temper.folders import merge_tables
+
+        if not self.tables:
+            raise ArgumentError("TABLE", (), "name at least one margins.parquet, or a folder that holds one")
+        merged = merge_tables(self.tables, self.out)
+        sys.stdout.write(f"{self.out}: {len(merged)} samples, {', '.join(merged.norms)}\n")
+        return DONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +197,7 @@ def _parse(kind: Callable[..., T], arguments: list[str], program: str) -> T:
     return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
 
 
-COMMANDS = {"demo": Demo, "evaluate": Evaluate, "report": Report}
+COMMANDS = {"demo": Demo, "evaluate": Evaluate, "merge": Merge, "report": Report}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

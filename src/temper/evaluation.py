@@ -156,7 +156,7 @@ def measure(
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
-    low = chosen.bf16 and computes_bf16(device_of(model).type)
+    low = computes_bf16(device_of(model).type) and any(stage.bf16 for stage in chosen.stages)
     clean = _clean(model, samples, batch_size or _clean_batch(samples))
     fitness.note_few_classes(chosen, clean.classes)
     provenance = Provenance(

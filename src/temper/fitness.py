@@ -90,8 +90,8 @@ def warn_if_masked(findings: Findings, norm: Norm) -> None:
         if alone > TOLERATED * len(findings.ids):
             _warn(
                 f"{name}, which sees no gradients, broke {alone} samples in {norm} that the gradient attacks had left "
-                f"standing ({attacked} withstood it too): gradients are masked, by rounding, saturation or noise inside "
-                "the model; a stronger search would break more"
+                f"standing ({attacked} withstood it too): gradients are masked, by rounding, saturation or noise "
+                "inside the model; a stronger search would break more"
             )
 
 

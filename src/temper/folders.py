@@ -102,6 +102,23 @@ def evaluate_into(
     return summary, done.complete
 
 
+def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
+    """Merge evidence tables, named as files or as folders that hold one, and write the result.
+
+    Raises:
+        EvidenceError: a table cannot be read, or is of another model, data set or suite of one name; names the file.
+    """
+    paths = [place / TABLE if place.is_dir() else place for place in places]
+    merged = EvidenceTable.load(paths[0])
+    for path in paths[1:]:
+        try:
+            merged = merged.merge(EvidenceTable.load(path))
+        except EvidenceError as error:
+            raise EvidenceError(f"{path} does not go with {paths[0]}: {error}") from None
+    merged.save(out)
+    return merged
+
+
 def journal(folder: Path, suite: str, seed: int) -> Path:
     """Where the outcomes of a search are written down as they come; one folder per suite and seed."""
     return folder / JOURNAL / f"{suite}-{seed}"

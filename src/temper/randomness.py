@@ -39,8 +39,8 @@ def sample_keys(seed: int, ids: Tensor, *purpose: str | int | Tensor) -> Tensor:
     Args:
         seed: the run's seed.
         ids: int64 [N], the samples' ids.
-        purpose: names and numbers that tell streams of one sample apart (attack, norm, epoch); int64 [N] where each sample
-            has its own number.
+        purpose: names and numbers that tell streams of one sample apart (attack, norm, epoch); int64 [N] where each
+            sample has its own number.
 
     Returns:
         int64 [N].

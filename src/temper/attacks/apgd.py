@@ -166,8 +166,10 @@ class APGD(Attack):
         for name in ("query", "previous", "best"):
             state[name] = torch.where(rows(now, x), start, state[name])
         size = float(x.shape[1:].numel())
-        fresh = {"radius": radius, "length": _longest(radius, "L1"), "best_loss": -torch.inf, "last_loss": -torch.inf}
-        for name, value in (fresh | {"rises": 0.0, "sparsity": 1 - L1_START, "support": size}).items():
+        state["radius"] = radius
+        state["length"] = torch.where(now, _longest(radius, "L1"), state["length"])
+        fresh = {"best_loss": -torch.inf, "last_loss": -torch.inf, "rises": 0.0}
+        for name, value in (fresh | {"sparsity": 1 - L1_START, "support": size}).items():
             state[name] = torch.where(now, value, state[name])
 
     def _phases(self, norm: Norm) -> tuple[list[int], list[float]]:

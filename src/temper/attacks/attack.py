@@ -27,7 +27,7 @@ class Problem:
     Attributes:
         x: clean images, float [N, ...] in [0, 1].
         y: int64 [N], the classes to get away from.
-        eps: float [N], radii of the balls in pixel units of [0, 1]; inf where an attack for the nearest flip has no limit.
+        eps: float [N], radii of the balls in pixel units of [0, 1]; inf where the nearest flip is sought without limit.
         norm: Linf, L2 or L1.
         keys: int64 [N], the samples' random streams; None starts at ``x`` where an attack can.
         target: int64 [N], the classes to reach; only targeted attacks read it.

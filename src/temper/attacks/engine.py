@@ -79,7 +79,7 @@ class Engine:
         pairs: convolutions and batch norms to fold while searching, from
             :func:`temper.attacks.crafting.foldable`.
         batch_size: samples in flight.
-        bf16: search in bfloat16 autocast.
+        bf16: the hardware computes bfloat16: stages that allow it search in bfloat16 autocast.
         interrupted: asked between steps; when it says yes, the flow ends and what is in flight is dropped.
     """
 
@@ -96,9 +96,11 @@ class Engine:
         self._folds = fold(pairs)
 
     @contextmanager
-    def searching(self, device: torch.device) -> Iterator[nn.Module]:
-        """The model as a search asks it."""
-        with crafting(self.model), folded(self._folds), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+    def searching(self, stage: Stage, device: torch.device) -> Iterator[nn.Module]:
+        """The model as a stage asks it."""
+        low = self.bf16 and stage.bf16
+        precision = torch.autocast(device.type, torch.bfloat16) if low else full_precision(device)
+        with crafting(self.model), folded(self._folds), precision:
             yield self.model
 
     @torch.no_grad()
@@ -155,7 +157,7 @@ class _Flow:
         """Ask the model once for every row, and let go of the samples that are done."""
         live, judged = self.who >= 0, 0
         device = self.work.x.device
-        with self.engine.searching(device) as model:
+        with self.engine.searching(self.stage, device) as model:
 
             def judge(images: Tensor) -> Tensor:
                 nonlocal judged
@@ -194,7 +196,7 @@ class _Flow:
             raise ModelError(
                 f"not even {size} images fit into memory for one pass; use a smaller model or image size"
             ) from error
-        self.state = {}
+        self.state.clear()
         gc.collect()
         if self.work.x.is_cuda:
             torch.cuda.empty_cache()
@@ -206,7 +208,7 @@ class _Flow:
         self.who = np.full(_filled_size(min(size, len(self.waiting)), self.work.x), -1)
         self.run, self.asked = np.zeros_like(self.who), np.zeros_like(self.who)
         self.refused = torch.full((len(self.who),), -torch.inf, device=self.work.x.device)
-        self.state = {}
+        self.state: State = {}
         self._enter(np.arange(len(self.who)), np.array([], dtype=np.int64), limit=size)
 
     def _enter(self, free: NDArray[np.int64], again: NDArray[np.int64], limit: int | None = None) -> None:

@@ -10,7 +10,10 @@ from temper.attacks.losses import dlr_targeted
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.errors import ArgumentError
-class FMN(APGD): pass
+
+
+class FMN(APGD):
+    pass
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,18 @@ class Stage:
         name: unique within its suite; evidence names it, and the samples' random streams are named after it.
         attack: what runs, with its budget.
         random_start: start from the samples' random streams instead of from the clean images.
+        bf16: search in bfloat16 where the hardware computes it. For attacks that climb a loss; those that look for
+            the boundary itself need its exact place. Flips are checked at full precision all the same.
     """
 
     name: str
     attack: Attack
     random_start: bool = True
+    bf16: bool = False
 
     def describe(self) -> dict[str, Any]:
         """The stage as plain data, such as JSON can hold."""
-        return {"name": self.name, **self.attack.describe(), "random_start": self.random_start}
+        return {"name": self.name, **self.attack.describe(), "random_start": self.random_start, "bf16": self.bf16}
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,12 @@ class Suite:
             evidence of a margin, none of survival.
         resolution: close in on each sample's margin until the gap between the largest radius survived and the
             nearest flip is at most this share of the largest radius; None settles the radii asked for alone.
-        bf16: search in bfloat16 where the hardware computes it; flips are checked at full precision all the same.
     """
 
     name: str
     stages: tuple[Stage, ...]
     closer: Stage | None = None
     resolution: float | None = None
-    bf16: bool = True
 
     @property
     def nearest(self) -> bool:
@@ -68,7 +72,6 @@ class Suite:
             "attacks": [stage.describe() for stage in self.stages],
             "closer": self.closer.describe() if self.closer else None,
             "resolution": self.resolution,
-            "bf16": self.bf16,
         }
 
 
@@ -82,10 +85,10 @@ SUITES = {
         Suite(
             "standard",
             (
-                Stage("apgd-ce", APGD(100, wide=True)),
-                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted, wide=True)),
+                Stage("apgd-ce", APGD(100, wide=True), bf16=True),
+                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted, wide=True), bf16=True),
                 Stage("fab-t", FABTargeted(100, runs=9), random_start=False),
-                Stage("square", Square(5000)),
+                Stage("square", Square(5000), bf16=True),
             ),
             closer=CLOSER,
         ),
@@ -93,16 +96,16 @@ SUITES = {
         Suite(
             "fast",
             (
-                Stage("apgd-ce", APGD(20, wide=True)),
-                Stage("apgd-t", APGD(30, runs=9, climbs=dlr_targeted, wide=True)),
-                Stage("square", Square(100)),
+                Stage("apgd-ce", APGD(20, wide=True), bf16=True),
+                Stage("apgd-t", APGD(30, runs=9, climbs=dlr_targeted, wide=True), bf16=True),
+                Stage("square", Square(100), bf16=True),
             ),
             closer=CLOSER,
         ),
         Suite("margin", (Stage("fmn", FMN(90), random_start=False),)),
         # 10 steps of APGD-CE are what the Epsilon-Scheduling paper reports (arXiv:2509.23325, section 2).
-        Suite("apgd", (Stage("apgd-ce", APGD(10)),), resolution=1 / 64, bf16=False),
-        Suite("pgd", (Stage("pgd-ce", PGD(10)),), resolution=1 / 64, bf16=False),
+        Suite("apgd", (Stage("apgd-ce", APGD(10)),), resolution=1 / 64),
+        Suite("pgd", (Stage("pgd-ce", PGD(10)),), resolution=1 / 64),
     )
 }
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from temper.margins.table import EvidenceTable
 
 
-
 @dataclass(frozen=True)
 class Evidence:
     """The two sides of the evidence on every sample in one norm, in the order of the sample ids.

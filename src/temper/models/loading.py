@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 
 from temper.errors import ArgumentError, ModelError
+from temper.files import write_json, written
 from temper.models.classifier import Classifier
 from temper.models.heads import outputs_of, replace_head
-from temper.models.sources import Source, from_bundled, from_factory, from_timm, resize
+from temper.models.sources import Source, from_bundled, from_factory, from_onnx, from_timm, resize
 from temper.models.weights import load_weights
 
 _DESCRIPTION = "model.json"
@@ -36,7 +37,7 @@ def load(
     Args:
         spec: a run folder (``model.json`` and ``weights.safetensors``), ``bundled``,
             ``timm:NAME[@weights-file]`` or ``module:factory`` (importable, from the working directory too;
-            the factory takes no argument, or ``num_classes``, and returns a module).
+            the factory takes no argument, or ``num_classes``, and returns a module), or ``onnx:FILE``.
         num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
         weights: "pretrained" (the default), "none" (random), or a .safetensors file or torch checkpoint, of
             which every tensor but the head's must fit. A factory decides itself, unless a file is given.
@@ -107,7 +108,6 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
             " make a factory of it and load it as module:factory"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     description = {
         "format": _FORMAT,
         "num_classes": classifier.num_classes,
@@ -122,14 +122,10 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in classifier.network.state_dict().items()
     }
-    _write(folder / _WEIGHTS, safetensors.torch.save(tensors))
-    _write(folder / _DESCRIPTION, json.dumps(description, indent=1).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    with written(folder / _WEIGHTS) as unfinished:
+        # Through Python's own files, so that a full disk is an OSError that says so.
+        unfinished.write_bytes(safetensors.torch.save(tensors))
+    write_json(folder / _DESCRIPTION, description)
 
 
 def _restore(folder: Path) -> tuple[Source, dict[str, Any]]:
@@ -168,12 +164,14 @@ def _build(
         return from_timm(
             name, pretrained=pretrained, num_classes=num_classes, image_size=image_size, model_args=model_args
         )
-    if origin == "onnx":
-        raise ArgumentError("model", spec, "ONNX files give no gradients to train or attack with; load the network")
+    if origin == "onnx" and name:
+        return from_onnx(Path(name))
     if all(part.isidentifier() for part in (*origin.split("."), *name.split("."))):
         return from_factory(spec, num_classes=num_classes, image_size=image_size, channels=channels)
     raise ArgumentError(
-        "model", spec, "must be a run folder that exists, bundled, timm:NAME[@weights-file] or module:factory"
+        "model",
+        spec,
+        "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory or onnx:FILE",
     )
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from temper.errors import ArgumentError, ModelError
 from temper.models import bundled
 from temper.models.heads import configured_head, find_head, logits_of, outputs_of
+from temper.models.onnx import read_onnx
 from temper.models.weights import load_weights
 
 # What image networks usually take: tried where nothing says what a factory's network takes.
@@ -178,6 +179,19 @@ def from_factory(spec: str, *, num_classes: int | None, image_size: int | None, 
     channels = example.shape[1]
     identity = (0.0,) * channels, (1.0,) * channels
     return Source(network, *identity, image_size, find_head(network, example), logits.shape[1])
+
+
+def from_onnx(path: Path) -> Source:
+    """The network in an ONNX file, on pixels in [0, 1]: an exported classifier has its normalisation inside.
+
+    Raises:
+        MissingExtraError, ModelError: see :func:`temper.models.onnx.read_onnx`.
+    """
+    network, (channels, height, width) = read_onnx(path)
+    example = torch.zeros(2, channels, height, width)
+    identity = (0.0,) * channels, (1.0,) * channels
+    size = height if height == width else None
+    return Source(network, *identity, size, find_head(network, example), logits_of(network, example).shape[1])
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Figures and the HTML report, from plain data."""
 
-from temper.report.figures import accuracy_curve, sample_strip, training_curves
+from temper.report.figures import accuracy_curve, training_curves
 from temper.report.page import write_report
 from temper.report.views import CurvePoint, EpochRow, RunView, SampleView, Value
 
@@ -11,7 +11,6 @@ __all__ = [
     "SampleView",
     "Value",
     "accuracy_curve",
-    "sample_strip",
     "training_curves",
     "write_report",
 ]

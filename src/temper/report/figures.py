@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, Perce
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
-from temper.report.views import RunView, SampleView, format_distance
+from temper.report.views import RunView, SampleView
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision. Their yellow is too pale
 # on white and is left out. Markers and dashes tell runs apart without any colour.
@@ -144,31 +144,6 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     ]
     accuracy.legend(handles=kinds, loc="lower right", fontsize=8)
     _legend(figure, views, shown, markers=False)
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def sample_strip(view: RunView) -> Figure:
-    """The run's samples, one per row: image, nearest found adversarial image, magnified difference.
-
-    Raises:
-        ArgumentError: when the view has no samples.
-    """
-    if not view.samples:
-        raise ArgumentError("view", view.name, "has no samples")
-    count = len(view.samples)
-    figure = Figure(figsize=(_WIDTH, 1.75 * count), layout="constrained")
-    for row, sample in zip(figure.subplots(count, 3, squeeze=False), view.samples, strict=True):
-        difference, factor = magnified_difference(sample)
-        titles = (
-            f"{sample.label}\npredicted {sample.prediction}",
-            f"{sample.norm} {format_distance(sample.distance, sample.norm)}\npredicted {sample.adversarial_prediction}",
-            f"difference\nmagnified {factor} ×",
-        )
-        for axes, picture, title in zip(row, (sample.image / 255, sample.adversarial, difference), titles, strict=True):
-            axes.imshow(as_rgb(picture), interpolation="nearest")
-            axes.set_title(title, fontsize=8)
-            axes.set_axis_off()
     return figure
 
 

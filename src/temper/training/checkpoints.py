@@ -1,5 +1,6 @@
 """Checkpoints: everything that the next step depends on, in one folder that is whole or not there."""
 
+import io
 import json
 import os
 import shutil
@@ -47,24 +48,33 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     final = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:08d}"
     if final.exists():
         return final
+    for left_by_a_crash in folder.glob(".epoch-*.part"):
+        shutil.rmtree(left_by_a_crash)
     unfinished = folder / f".{final.name}.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    # Through Python's own files, so that a full disk is an OSError that says so.
-    (unfinished / "model.safetensors").write_bytes(save(_contiguous(checkpoint.model)))
-    if checkpoint.average is not None:
-        (unfinished / "average.safetensors").write_bytes(save(_contiguous(checkpoint.average)))
-    with (unfinished / "optimiser.pt").open("wb") as file:
-        torch.save(checkpoint.optimiser, file)
-    (unfinished / "progress.json").write_text(json.dumps(asdict(progress)))
-    for path in unfinished.iterdir():
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
-    unfinished.rename(final)
+    try:
+        _write(checkpoint, unfinished)
+        unfinished.rename(final)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     for old in _saved(folder):
         if old != final:
             shutil.rmtree(old)
     return final
+
+
+def _write(checkpoint: Checkpoint, folder: Path) -> None:
+    """Fill a folder and flush it to the disk; all through Python's own files, so that a full disk is an OSError."""
+    (folder / "model.safetensors").write_bytes(save(_contiguous(checkpoint.model)))
+    if checkpoint.average is not None:
+        (folder / "average.safetensors").write_bytes(save(_contiguous(checkpoint.average)))
+    optimiser = io.BytesIO()
+    torch.save(checkpoint.optimiser, optimiser)
+    (folder / "optimiser.pt").write_bytes(optimiser.getbuffer())
+    (folder / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)))
+    for path in folder.iterdir():
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def last_checkpoint(folder: Path) -> Path | None:

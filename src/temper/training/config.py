@@ -74,7 +74,7 @@ class DataConfig(Section):
     """Validation data; by default the source's own validation part, or a stratified share of the training data."""
     test: str | None = None
     """Test data; by default the source's own test part, or a stratified share of the training data."""
-    classes: int | None = None
+    classes: int | None = Field(None, ge=2)
     """Keep only the first so many classes."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training data held out for validation where there is none."""

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from temper import evaluation, folders, models, samples
 from temper.attacks.suites import get_suite
+from temper.data import Dataset
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
 from temper.interrupt import Stop, Stopped
 from temper.margins import EvidenceTable
@@ -22,7 +23,7 @@ from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
 from temper.training.protocols import phases
-from temper.training.run import Run, open_run
+from temper.training.run import Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
 from temper.training.splits import Splits, load_splits
 
@@ -58,9 +59,12 @@ def finetune(
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
     config = resolve(read_config(config))
+    check_folder(config.out, resume=resume, force=force)
     schedule = _check(config, schedule)
     splits = load_splits(config.data, config.seed)
     classifier = load_backbone(config, splits)
+    if not resume:
+        _check_readable(splits.validation, splits.test)
     run = open_run(config, resume=resume, force=force)
     _note_data(run, splits)
     if not (run.folder / "model.json").exists():
@@ -92,6 +96,13 @@ def _check(config: FinetuneConfig, schedule: Schedule | None) -> EpsilonSchedule
         fix = f"never reaches eps in {config.epochs} epochs; give shares of the training, or train longer"
         raise ArgumentError("schedule.end", config.schedule.end, fix)
     return schedule
+
+
+def _check_readable(*parts: Dataset) -> None:
+    """Decode every image once: a damaged one is told now, not when hours of training are done."""
+    for part in parts:
+        for index in range(len(part)):
+            part.images[index]
 
 
 def _note_data(run: Run, splits: Splits) -> None:

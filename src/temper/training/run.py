@@ -77,10 +77,8 @@ def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
     """
     folder = config.out
     run = Run(folder)
-    _check_own(folder)
-    if (folder / RECORD).exists() and (folder / CONFIG).exists():
-        if not (resume or force):
-            raise RunError(f"{folder}: holds a run already; --resume continues it, --force replaces it")
+    check_folder(folder, resume=resume, force=force)
+    if _holds_run(folder):
         if not force:
             _check_same(run, config)
             return run
@@ -95,8 +93,12 @@ def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
     return run
 
 
-def _check_own(folder: Path) -> None:
-    """Refuse a folder that holds anything but a run, so that nothing of the user's is ever replaced."""
+def check_folder(folder: Path, *, resume: bool, force: bool) -> None:
+    """Refuse a folder that holds a run that nobody spoke of, or anything but a run: nothing is ever lost by surprise.
+
+    Raises:
+        RunError: see :func:`open_run`.
+    """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; choose another out folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -104,6 +106,12 @@ def _check_own(folder: Path) -> None:
     if strangers or (CONFIG in names and RECORD not in names):
         stranger = strangers[0] if strangers else CONFIG
         raise RunError(f"{folder}: is not a run's folder (it holds {stranger}); choose another out folder")
+    if _holds_run(folder) and not (resume or force):
+        raise RunError(f"{folder}: holds a run already; --resume continues it, --force replaces it")
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / RECORD).exists() and (folder / CONFIG).exists()
 
 
 def versions() -> dict[str, str]:
