@@ -112,6 +112,7 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"optimiser": {"ema": 1}}, "optimiser.ema = 1"),
         ({"optimiser": {"warmup": 1}}, "optimiser.warmup = 1"),
         ({"data": {"validation_fraction": 1}}, "data.validation_fraction = 1"),
+        ({"data": {"classes": 1}}, "data.classes = 1: Input should be greater than or equal to 2"),
         (
             {"objective": {"name": "trade"}},
             "objective.name = 'trade': Input should be 'at', 'standard', 'trades', 'trades-guide' or 'mart'",

@@ -72,13 +72,13 @@ def test_every_sample_leaves_once_and_flips_are_real(stage):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_answers_are_bit_for_bit_the_same_in_every_batch_size_and_order(stage, bf16):
     model = Watched()
-    work = work_for(model)
+    work = work_for(model, 12)
     answers = [
         [(each.distance, each.forward, each.backward) for each in run(model, work, stage, 0.03, size, bf16=bf16)]
         for size in (1, 7, 64)
     ]
     assert answers[0] == answers[1] == answers[2]
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
     shuffled = run(model, work.take(order), stage, 0.03, 24, bf16=bf16)
     assert [answers[0][place] for place in order.tolist()] == [(e.distance, e.forward, e.backward) for e in shuffled]
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -13,14 +14,15 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from temper import models
-from temper.errors import ArgumentError, NonFiniteLossError, RunError
+from temper.errors import ArgumentError, DataError, NonFiniteLossError, RunError
 from temper.interrupt import Stopped
 from temper.training import loop
-from temper.training.checkpoints import last_checkpoint
+from temper.training.checkpoints import Checkpoint, Progress, last_checkpoint, save_checkpoint
 from temper.training.config import read_config, resolve
 from temper.training.finetune import finetune
 from temper.training.run import Run
@@ -232,6 +234,24 @@ def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
     assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
 
 
+@pytest.mark.parametrize("large", ["model", "average", "optimiser"])
+def test_checkpoint_that_does_not_fit_is_an_os_error_and_leaves_the_older_one(large: str, tmp_path: Path) -> None:
+    def checkpoint(step: int, **sizes: int) -> Checkpoint:
+        parts = {part: {"weight": torch.zeros(sizes.get(part, 1))} for part in ("model", "average", "optimiser")}
+        return Checkpoint(Progress(step=step), **parts)
+
+    older = save_checkpoint(tmp_path, checkpoint(1))
+    (tmp_path / ".epoch-00000-step-00000002.part").mkdir()  # of a process that was killed
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # as a full disk, the write itself fails
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tmp_path, checkpoint(3, **{large: 100_000}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [older]
+
+
 def test_no_attack_runs_while_epsilon_is_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attacked: list[float] = []
 
@@ -363,8 +383,6 @@ def test_auto_schedule_waits_for_convergence(tmp_path: Path) -> None:
 
 
 def test_class_folders_with_their_own_test_part(tmp_path: Path) -> None:
-    from PIL import Image
-
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images[:160], digits.target[:160], strict=True)):
         folder = tmp_path / "photos" / ("train" if number < 120 else "test") / f"digit{label}"
@@ -374,6 +392,21 @@ def test_class_folders_with_their_own_test_part(tmp_path: Path) -> None:
     run = finetune(config(tmp_path / "run", data=data, epochs=1))
     record = run.record["data"]
     assert [record[part]["n"] for part in ("train", "validation", "test")] == [96, 24, 40]
+
+
+def test_a_damaged_test_image_is_told_before_training(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        part, label = "train" if number < 40 else "test", "even" if number % 2 == 0 else "odd"
+        folder = tmp_path / "photos" / part / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    damaged = tmp_path / "photos" / "test" / "odd" / "59.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])  # it begins like an image
+    data = {"train": str(tmp_path / "photos"), "validation_fraction": 0.2, "train_limit": None, "test_limit": None}
+    with pytest.raises(DataError, match=r"59\.png: not a readable image"):
+        finetune(config(tmp_path / "run", data=data))
+    assert not (tmp_path / "run").exists()
 
 
 def test_different_classes_in_the_test_data_are_refused(tmp_path: Path) -> None:
