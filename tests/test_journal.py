@@ -1,0 +1,100 @@
+"""The journal: outcomes survive any end of a process, and processes share the work without locks."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from temper.attacks.search import Findings, Outcome
+from temper.attacks.suites import SUITES
+from temper.errors import EvidenceError
+from temper.journal import STALE_SECONDS, Journal
+
+HEADER = {"suite": "apgd", "seed": 0}
+OUTCOMES = [
+    ("Linf", Outcome(3, "apgd-ce", 0.1, float("inf"), 11, 10)),
+    ("L2", Outcome(4, "apgd-ce", 0.1 + 0.2, 0.1 + 0.7, 5, 4)),
+    ("L1", Outcome(4, "apgd-ce", float("inf"), 1e-300, 5, 4)),
+]
+
+
+def test_what_is_written_is_read_by_another_bit_for_bit_and_once(tmp_path):
+    one, other = Journal(tmp_path, HEADER), Journal(tmp_path, HEADER)
+    for norm, outcome in OUTCOMES[:2]:
+        one.append(norm, outcome)
+    assert list(one.news()) == []  # its own are not news
+    assert list(other.news()) == OUTCOMES[:2]
+    assert list(other.news()) == []
+    one.append(*OUTCOMES[2])
+    assert list(other.news()) == OUTCOMES[2:]
+    assert list(Journal(tmp_path, HEADER).news()) == OUTCOMES
+
+
+def test_a_line_that_was_cut_off_is_read_when_it_is_whole(tmp_path):
+    Journal(tmp_path, HEADER).append(*OUTCOMES[0])
+    (path,) = tmp_path.glob("*.csv")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    reader = Journal(tmp_path, HEADER)
+    assert list(reader.news()) == []
+    path.write_bytes(whole)
+    assert list(reader.news()) == OUTCOMES[:1]
+
+
+@pytest.mark.parametrize("header", [{"suite": "apgd", "seed": 1}, {"suite": "pgd", "seed": 0}, {}])
+def test_the_journal_of_something_else_is_refused(tmp_path, header):
+    Journal(tmp_path, HEADER).append(*OUTCOMES[0])
+    with pytest.raises(EvidenceError, match="journal of another model, data set, suite or seed; remove it"):
+        list(Journal(tmp_path, header).news())
+
+
+def test_a_shard_belongs_to_one_process_until_it_gives_it_back(tmp_path):
+    one, other = Journal(tmp_path, HEADER), Journal(tmp_path, HEADER)
+    assert one.claim("Linf-0")
+    assert not other.claim("Linf-0")
+    assert other.claim("Linf-512")
+    one.release("Linf-0")
+    assert other.claim("Linf-0")
+    other.close()
+    assert one.claim("Linf-0")
+    assert one.claim("Linf-512")
+
+
+def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    journal = Journal(tmp_path, HEADER)
+    claim = tmp_path / "claims" / "Linf-0"
+    claim.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid}))
+    assert journal.claim("Linf-0")
+    assert json.loads(claim.read_text())["pid"] == os.getpid()
+
+
+def test_a_claim_from_elsewhere_holds_until_nothing_was_heard_for_long(tmp_path):
+    journal = Journal(tmp_path, HEADER)
+    claim = tmp_path / "claims" / "Linf-0"
+    claim.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    assert not journal.claim("Linf-0")
+    long_ago = claim.stat().st_mtime - STALE_SECONDS - 1
+    os.utime(claim, (long_ago, long_ago))
+    assert journal.claim("Linf-0")
+
+
+def test_findings_do_not_depend_on_the_order_of_outcomes():
+    outcomes = [
+        Outcome(1, "apgd-ce", 0.4, 0.3, 4, 4),
+        Outcome(1, "apgd-ce", 0.2, float("inf"), 11, 10),
+        Outcome(1, "apgd-ce", 0.25, 0.25, 3, 3),
+        Outcome(9, "apgd-ce", 0.4, 0.1, 1, 1),  # of no sample here
+    ]
+    for order in (outcomes, outcomes[::-1], outcomes[1:] + outcomes[:1]):
+        found = Findings(SUITES["apgd"], np.array([0, 1]))
+        for outcome in order:
+            found.add(outcome)
+        assert found.upper.tolist() == [float("inf"), 0.25]
+        assert found.survived().tolist() == [0, 0.2]
+        assert found.forward.tolist() == [0, 18]
