@@ -680,20 +680,18 @@ def test_ctrl_c_saves_and_the_same_call_finishes(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from temper.corruptions import table
-from temper.corruptions.folder import corruptions_into
-forward_after = 3
-predictions = __import__("temper.corruptions.measure", fromlist=["_predictions"])
-before = predictions._predictions
-count = 0
-def work(*arguments):
-    global count
-    count += 1
-    if count > forward_after:
+from temper.corruptions import folder, measure
+
+work, begun = measure._predictions, []
+
+def work_or_die(*arguments):
+    begun.append(1)
+    if len(begun) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    return before(*arguments)
-predictions._predictions = work
-corruptions_into(Path(sys.argv[1]), "bundled", "digits", names=("fog", "contrast"), severities=(1, 4), limit=40)
+    return work(*arguments)
+
+measure._predictions = work_or_die
+folder.corruptions_into(Path(sys.argv[1]), "bundled", "digits", names=("fog", "contrast"), severities=(1, 4), limit=40)
 """
 
 

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_attacks import linear_case
 from torch import Tensor, nn
 
 from temper.attacks import engine as engines
@@ -17,6 +16,7 @@ from temper.attacks.pgd import PGD
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
 from temper.threat import distance
+from test_attacks import linear_case
 
 CE = Stage("apgd-ce", APGD(12))
 TARGETED = Stage("apgd-t", APGD(8, runs=3, climbs=dlr_targeted))

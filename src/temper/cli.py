@@ -28,6 +28,7 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   demo       fine-tune a bundled network three ways on real images, measure it, and write a report (about 3 minutes)
   finetune   make a pretrained classifier robust on your data
   evaluate   measure how robust a classifier is
+  corruptions  measure accuracy under noise, blur, weather and compression
   merge      join evidence tables of one model on one data set
   report     one HTML report of one or several result folders
 
@@ -105,6 +106,63 @@ class Evaluate:
         if complete:
             return DONE
         return _say(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruptions:
+    """Measure accuracy under common corruptions (noise, blur, weather, compression) at severities 1 to 5. What was
+    measured is kept in OUT: run again, it continues.
+
+    Example: temper corruptions --model runs/finetune --data photos/test --severity 1,3,5
+    """
+
+    model: str
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE or bundled."""
+    data: str
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
+    corruption: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Names such as fog or gaussian_noise; may be given several times. By default the 15 of ImageNet-C."""
+    severity: str | None = None
+    """Severities, as in 1,3,5; by default all five."""
+    preset: Literal["imagenet-c", "guide"] = "imagenet-c"
+    """imagenet-c measures each corruption on all images; guide (arXiv:2508.14079) gives each image one of 11, at
+    severity 3, in blocks."""
+    baseline: str | None = None
+    """What the mean corruption error is taken against: alexnet (ImageNet only), or the folder of another model."""
+    limit: int | None = None
+    """Measure at most so many samples, stratified by class."""
+    seed: int = 0
+    """Seed of the sample choice and of the corruptions."""
+    batch_size: Literal["auto"] | int = "auto"
+    """Images classified at once; it does not change the result."""
+    workers: int = 0
+    """Processes that corrupt images."""
+    out: Path | None = None
+    """Folder of the results; by default one named after model and data in runs/."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+    def run(self) -> int:
+        """Measure, save, and print."""
+        from temper.corruptions.folder import corruptions_into
+
+        out = self.out or Path("runs") / _slug(f"corruptions-{self.model}-{self.data}")
+        with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
+            summary, complete = corruptions_into(
+                out, self.model, self.data,
+                names=self.corruption, severities=_severities(self.severity), preset=self.preset,
+                baseline=self.baseline, limit=self.limit, seed=self.seed,
+                batch_size=None if self.batch_size == "auto" else self.batch_size, workers=self.workers,
+            )  # fmt: skip
+        if self.json:
+            sys.stdout.write(json.dumps(summary) + "\n")
+        else:
+            from temper.console import show_corruptions
+
+            show_corruptions(summary)
+        if complete:
+            return DONE
+        return _say(f"stopped early; {out} keeps what was measured, and the same command continues", STOPPED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +255,7 @@ def _parse(kind: Callable[..., T], arguments: list[str], program: str) -> T:
     return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
 
 
-COMMANDS = {"demo": Demo, "evaluate": Evaluate, "merge": Merge, "report": Report}
+COMMANDS = {"demo": Demo, "evaluate": Evaluate, "corruptions": Corruptions, "merge": Merge, "report": Report}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,6 +350,14 @@ def parse_duration(text: str) -> float:
     if not match or float(match[1]) == 0:
         raise ArgumentError("time-budget", text, "write a time above 0 such as 90s, 10m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _severities(text: str | None) -> tuple[int, ...]:
+    """The numbers in ``1,3,5``; none for None."""
+    try:
+        return tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError:
+        raise ArgumentError("severity", text, "write numbers from 1 to 5, for example 1,3,5") from None
 
 
 def _slug(text: str) -> str:

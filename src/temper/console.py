@@ -41,6 +41,34 @@ def show_run(run: Run) -> None:
     Console().print(f"run: {run.folder}\nreport: {run.folder / REPORT}", soft_wrap=True)
 
 
+def show_corruptions(summary: Mapping[str, Any]) -> None:
+    """Print what ``temper corruptions --json`` would: a row per corruption, a column per severity."""
+    measured = summary["corruptions"]
+    severities = sorted({severity for each in measured.values() for severity in each["severities"]}, key=int)
+    table = Table(title=f"Accuracy on {summary['data']['name']} under corruptions", title_justify="left")
+    for column in ("", *(f"severity {severity}" for severity in severities), "mean"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, each in measured.items():
+        cells = [each["severities"].get(severity) for severity in severities]
+        shown = [f"{cell['value']:.1%}" if cell else "" for cell in (*cells, each["mean_accuracy"])]
+        table.add_row(name + (" (stand-in)" if name in summary["stand_ins"] else ""), *shown)
+    console = Console()
+    console.print(table)
+    for title, key in (("clean accuracy", "clean_accuracy"), ("mean accuracy under corruptions", "mean_accuracy")):
+        if summary[key]:
+            console.print(f"{title}: {_one_line(Value(**summary[key]))}", highlight=False)
+    if summary["mce"]:
+        console.print(
+            f"mean corruption error against {summary['mce']['baseline']}: {summary['mce']['value']['value']:.1%}"
+        )
+    figure = summary["figure"] or "when all is measured"
+    console.print(f"predictions: {summary['table']}\nfigure: {figure}", soft_wrap=True)
+
+
+def _one_line(value: Value) -> str:
+    return f"{value.value:.1%} \\[{value.low:.1%}, {value.high:.1%}], n = {value.n}"
+
+
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper evaluate --json`` would."""
     results = {"clean accuracy": Value(**summary["clean_accuracy"])}

@@ -65,11 +65,11 @@ def evaluate_into(
     wanted = parse_threats(threats)
     if limit is not None and limit < 1:
         raise ArgumentError("limit", limit, "give at least 1")
-    _make(folder)
+    make_folder(folder)
     classifier = evaluation.load_classifier(model)
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
-    _check_classes(dataset, data_spec, classifier, model)
+    check_classes(dataset, data_spec, classifier, model)
     if limit is not None:
         dataset = dataset.limit(limit, seed)
     measured = samples.from_dataset(dataset, classifier)
@@ -124,7 +124,7 @@ def journal(folder: Path, suite: str, seed: int) -> Path:
     return folder / JOURNAL / f"{suite}-{seed}"
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder before hours are spent on what goes into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _make(folder: Path) -> None:
         raise ArgumentError("out", str(folder), "may not be written to; choose another folder")
 
 
-def _check_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> None:
+def check_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> None:
     """Class k of the data must be output k of the model; names tell, where both have some."""
     named = dataset.class_names != tuple(str(k) for k in range(dataset.num_classes))
     few = dataset.num_classes < classifier.num_classes and named  # without names the last classes may lack samples

@@ -6,14 +6,11 @@ from typing import Any
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import Attack
 from temper.attacks.fab import FABTargeted
-from temper.attacks.losses import dlr_targeted
+from temper.attacks.losses import dlr_targeted, logit_difference_targeted
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
+from temper.attacks.tangent import Tangent
 from temper.errors import ArgumentError
-
-
-class FMN(APGD):
-    pass
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Suite:
         }
 
 
-CLOSER = Stage("fmn", FMN(30), random_start=False)
+CLOSER = Stage("tangent", Tangent(20, runs=2), random_start=False)
 
 SUITES = {
     suite.name: suite
@@ -97,12 +94,17 @@ SUITES = {
             "fast",
             (
                 Stage("apgd-ce", APGD(20, wide=True), bf16=True),
-                Stage("apgd-t", APGD(30, runs=9, climbs=dlr_targeted, wide=True), bf16=True),
+                Stage(
+                    "apgd-t",
+                    APGD(20, runs=9, climbs=logit_difference_targeted, wide=True),
+                    random_start=False,
+                    bf16=True,
+                ),
                 Stage("square", Square(100), bf16=True),
             ),
             closer=CLOSER,
         ),
-        Suite("margin", (Stage("fmn", FMN(90), random_start=False),)),
+        Suite("margin", (Stage("tangent", Tangent(30, runs=3), random_start=False),)),
         # 10 steps of APGD-CE are what the Epsilon-Scheduling paper reports (arXiv:2509.23325, section 2).
         Suite("apgd", (Stage("apgd-ce", APGD(10)),), resolution=1 / 64),
         Suite("pgd", (Stage("pgd-ce", PGD(10)),), resolution=1 / 64),

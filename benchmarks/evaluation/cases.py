@@ -1,0 +1,59 @@
+"""What is compared: networks, images and radii. The robust ones at a radius where about 40 % withstand, and one that
+breaks at once."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from temper.threat import Norm
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its test images by position, and the ball."""
+
+    network: str
+    images: str
+    norm: Norm
+    eps: float
+    count: int
+
+    @property
+    def name(self) -> str:
+        """As files and tables call it."""
+        return f"{self.network}-{self.norm}-{self.eps:.4g}"
+
+
+CASES = (
+    Case("resnet20", "cifar10_test", "Linf", 2 / 255, 256),
+    Case("resnet20", "cifar10_test", "L2", 0.1, 256),
+    Case("cifar_cnn_a_adv", "cifar10_test", "Linf", 3 / 255, 256),
+    Case("cifar_cnn_a_adv", "cifar10_test", "L2", 0.4, 256),
+    Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 256),
+    Case("cifar_resnet4b", "cifar10_test", "L2", 0.5, 256),
+    Case("mnist_smallcnn_standard", "mnist_test", "Linf", 0.1, 256),
+    Case("mnist_lenet5_advtrained", "mnist_test", "Linf", 0.3, 256),
+    Case("mnist_kw_01", "mnist_test", "L2", 1.5, 256),
+)
+
+
+def load(case: Case, data: Path) -> tuple[nn.Module, NDArray[np.uint8], NDArray[np.int64]]:
+    """The network, and images uint8 NHWC with labels."""
+    spec = importlib.util.spec_from_file_location("networks", data / "networks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network: nn.Module = module.load(case.network)
+    with np.load(data / "images" / f"{case.images}.npz") as arrays:
+        return network, arrays["images"][: case.count], arrays["labels"][: case.count].astype(np.int64)
+
+
+def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Float NCHW in [0, 1]."""
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255

@@ -1,0 +1,64 @@
+"""The reference: AutoAttack in its standard version, as the package pyautoattack drives it. A module of measure.py."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SECONDS = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What AutoAttack found: which samples are wrong or broken, bool [N], seconds per attack, and passes."""
+
+    broken: NDArray[np.bool_]
+    seconds: dict[str, float]
+    forward: int
+    backward: int
+
+
+class Passes(nn.Module):
+    """Counts passes, a row each; every forward pass on images that need a gradient is followed by a backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.forward_rows, self.backward_rows = model, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        self.forward_rows += len(x)
+        self.backward_rows += len(x) * x.requires_grad
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def autoattack(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, batch_size: int) -> Reference:
+    """Run the four attacks one after another on what the ones before left standing, as AutoAttack does."""
+    from pyautoattack import AutoAttack
+
+    counted = Passes(model)
+    standing = torch.cat([model(part).argmax(1) for part in x.split(batch_size)]) == y
+    seconds = {}
+    for attack in SECONDS:
+        adversary = AutoAttack(counted, norm=norm, eps=eps, version="custom", attacks=[attack], seed=0, device="cpu")
+        adversary.verbose = False
+        # The budgets of the standard version.
+        adversary.apgd.n_restarts = 1
+        adversary.apgd_targeted.n_restarts, adversary.apgd_targeted.n_target_classes = 1, 9
+        adversary.fab.n_restarts, adversary.fab.n_target_classes = 1, 9
+        adversary.square.n_queries = 5000
+        if norm == "L1":
+            adversary.apgd.use_largereps = adversary.apgd_targeted.use_largereps = True
+        started = time.perf_counter()
+        left = torch.nonzero(standing).flatten()
+        if len(left):
+            moved = adversary.run_standard_evaluation(x[left], y[left], batch_size=batch_size)
+            moved = moved[0] if isinstance(moved, tuple) else moved
+            flips = torch.cat([model(part).argmax(1) for part in moved.split(batch_size)]) != y[left]
+            standing[left[flips]] = False
+        seconds[attack] = time.perf_counter() - started
+    return Reference((~standing).numpy(), seconds, counted.forward_rows, counted.backward_rows)

@@ -1,0 +1,67 @@
+"""FMN, fast minimum-norm: shrinks and widens a ball around the boundary while it searches it (Pintor et al. 2021,
+arXiv:2102.12827, algorithm 1)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.losses import Loss, logit_difference, logit_difference_targeted
+from temper.attacks.nearest import begin, keep_nearer
+from temper.threat import Norm, distance, project, rows, steepest_step
+
+DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}  # measures gradients
+
+
+@dataclass(frozen=True)
+class FMN(Attack):
+    """Climbs the logit difference inside a ball that shrinks at every flip and grows where there is none.
+
+    Attributes:
+        length: the first step's, in L2 and pixel units of [0, 1]; steps shrink to a hundredth of it.
+        gamma: the ball's first change of size as a share of its radius; shrinks to a fiftieth of it.
+        climbs: the logit difference, to any class or to ``Problem.target``.
+    """
+
+    nearest = True
+
+    length: float = 1.0
+    gamma: float = 0.05
+    climbs: Loss = logit_difference
+
+    @property
+    def targeted(self) -> bool:
+        """See :class:`Attack`."""
+        return self.climbs is logit_difference_targeted
+
+    def begin(self, problem: Problem) -> State:
+        """See :class:`Attack`; knows no limit but the box."""
+        return begin(problem) | {"radius": problem.x.new_full((len(problem.x),), torch.inf)}
+
+    def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
+        """See :class:`Attack`."""
+        assert answer.gradient is not None
+        assert answer.losses is not None
+        x, moved, radius = state["x"], state["query"], state["radius"]
+        flips = keep_nearer(state, moved, answer.logits, norm)
+        gamma, length = self._annealed(self.gamma, 0.02, state), self._annealed(self.length, 0.01, state)
+        # Until the first flip the radius is what a linear model would need.
+        slope = distance(answer.gradient, DUAL[norm]).clamp_min(1e-30)
+        guess = distance(moved - x, norm) + answer.losses.abs().to(x.dtype) / slope
+        wider = torch.where(state["distance"].isfinite(), radius * (1 + gamma), guess)
+        narrower = torch.minimum(radius * (1 - gamma), state["distance"])
+        state["radius"] = torch.where(flips, narrower, wider)
+        step = rows(length, x) * steepest_step(answer.gradient, "L2")
+        state["query"] = project(x, moved + step, state["radius"], norm)
+        state["step"] = state["step"] + 1
+
+    def loss(self, logits: Tensor, state: State) -> Tensor:
+        """See :class:`Attack`."""
+        return climb(self.climbs, logits, state)
+
+    def _annealed(self, first: float, last: float, state: State) -> Tensor:
+        """A cosine from ``first`` down to the share ``last`` of it at the end of the run: [N]."""
+        progress = state["step"].to(state["x"].dtype) / self.steps
+        return first * (last + (1 - last) * (1 + torch.cos(math.pi * progress)) / 2)

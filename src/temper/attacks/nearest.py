@@ -1,0 +1,35 @@
+"""What attacks for the nearest flip share: where they begin, and what they remember."""
+
+import torch
+from torch import Tensor
+
+from temper.attacks.attack import Problem, State
+from temper.attacks.losses import flipped
+from temper.threat import Norm, distance, random_point, rows
+
+NOISE = 1 / 255  # largest change of a pixel in a random start: a search without a radius has no other scale
+
+
+def begin(problem: Problem) -> State:
+    """A state with no flip yet that asks about the image, or about a point close to it where there are keys."""
+    x = problem.x
+    state = {
+        "x": x,
+        "y": problem.y,
+        "eps": problem.eps,
+        "step": problem.y.new_zeros(len(x)),
+        "query": x if problem.keys is None else random_point(x, NOISE, "Linf", problem.keys),
+        "best": x,
+        "distance": x.new_full((len(x),), torch.inf),
+    }
+    return state if problem.target is None else state | {"target": problem.target}
+
+
+def keep_nearer(state: State, images: Tensor, logits: Tensor, norm: Norm) -> Tensor:
+    """Remember flips that are nearer than those before, given the model's logits of these images; which flip, [N]."""
+    x, flips = state["x"], flipped(logits, state["y"])
+    length = distance(images - x, norm)
+    nearer = flips & (length < state["distance"])
+    state["best"] = torch.where(rows(nearer, x), images, state["best"])
+    state["distance"] = torch.where(nearer, length, state["distance"])
+    return flips

@@ -1,0 +1,138 @@
+"""What ``temper corruptions`` does: measure a model under corruptions into a folder that can be continued."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from temper import data, evaluation
+from temper.corruptions.baseline import ALEXNET, TABLE, Baseline, mce, read_baseline
+from temper.corruptions.figure import write_figure
+from temper.corruptions.measure import Measurement, Plan, each_corruption, guide, measure
+from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
+from temper.corruptions.table import CorruptionTable
+from temper.data import Dataset
+from temper.errors import ArgumentError, EvidenceError
+from temper.files import write_json
+from temper.folders import check_classes, make_folder
+
+FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
+
+Preset = Literal["imagenet-c", "guide"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+def corruptions_into(
+    folder: Path,
+    model: str,
+    data_spec: str,
+    *,
+    names: Sequence[str] = (),
+    severities: Sequence[int] = (),
+    preset: Preset = "imagenet-c",
+    baseline: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    workers: int = 0,
+) -> tuple[dict[str, Any], bool]:
+    """Measure a model's accuracy under corruptions and keep every prediction in ``folder``.
+
+    What is there already, of the same model, data, preset and seed, is not computed again. Writes the table
+    (``corruptions.parquet``) after every corruption and severity, and at the end the summary (``corruptions.json``)
+    and a figure (``corruptions.svg``).
+
+    Args:
+        folder: made if it is not there.
+        model, data_spec: see :func:`temper.models.load` and :func:`temper.data.load`.
+        names, severities: of the preset imagenet-c; its 15 corruptions, and 1 to 5, if none are given.
+        preset: ``imagenet-c``, or ``guide`` (see :func:`temper.corruptions.guide_preset`).
+        baseline: what the mean corruption error is taken against, see
+            :func:`temper.corruptions.baseline.read_baseline`; None: it is not given.
+        limit: at most so many samples, drawn in the classes' proportions.
+        seed: of the sample choice and of the corruptions.
+        batch_size: images classified at once.
+        workers: processes that corrupt images.
+
+    Returns:
+        The summary of ``temper corruptions --json``, and whether everything was measured.
+
+    Raises:
+        ArgumentError, ModelError, DataError: the call cannot work.
+        EvidenceError: ``folder`` holds the measurement of another model, or of other data.
+    """
+    _check_call(names, severities, preset, baseline, limit)
+    against = None if baseline is None else read_baseline(baseline)
+    make_folder(folder)
+    classifier = evaluation.load_classifier(model)
+    dataset = _load(data_spec, limit, seed)
+    check_classes(dataset, data_spec, classifier, model)
+    if against is ALEXNET and dataset.num_classes != 1000:
+        fix = f"is of ImageNet's 1,000 classes, {data_spec} has {dataset.num_classes}: name a folder measured on it"
+        raise ArgumentError("baseline", baseline, fix)
+    if preset == "guide":
+        plan = guide(dataset, seed)
+    else:
+        plan = each_corruption(dataset, names or IMAGENET_C, severities or SEVERITIES, seed)
+    path = folder / TABLE
+    known = CorruptionTable.load(path) if path.exists() else None
+    try:
+        done = measure(
+            classifier, dataset, plan,
+            batch_size=batch_size, workers=workers, known=known, save=lambda table: table.save(path),
+        )  # fmt: skip
+    except EvidenceError as error:
+        raise EvidenceError(f"{path}: {error}; name another folder for this measurement (--out)") from None
+    summary = {
+        "model": {"spec": model, **done.table.identity["model"]},
+        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
+        **summarise(done, plan, against),
+        "seconds": done.seconds,
+        "table": str(path),
+        "figure": str(folder / FIGURE) if done.complete else None,
+    }
+    if done.complete:
+        write_figure(done.table, plan.cells(), folder / FIGURE)
+    write_json(folder / SUMMARY, summary)
+    return summary, done.complete
+
+
+def _check_call(
+    names: Sequence[str], severities: Sequence[int], preset: str, baseline: str | None, limit: int | None
+) -> None:
+    if preset not in PRESETS:
+        raise ArgumentError("preset", preset, f"give one of {', '.join(PRESETS)}")
+    given = {"corruption": names, "severity": severities, "baseline": baseline}
+    for argument, value in given.items():
+        if preset == "guide" and value:
+            raise ArgumentError(argument, value, "the preset guide has its own corruptions and severity, and no mCE")
+    if limit is not None and limit < 1:
+        raise ArgumentError("limit", limit, "give at least 1")
+
+
+def _load(data_spec: str, limit: int | None, seed: int) -> Dataset:
+    parts = data.available_splits(data_spec)
+    dataset = data.load(data_spec, split="test" if "test" in parts else None)
+    return dataset if limit is None else dataset.limit(limit, seed)
+
+
+def summarise(done: Measurement, plan: Plan, baseline: Baseline | None) -> dict[str, Any]:
+    """The numbers of a measurement, ready for JSON; means only where everything was measured."""
+    table, cells = done.table, plan.cells()
+    finished = [cell for cell in cells if cell in table.cells()]
+    by_corruption: dict[str, Any] = {name: {"severities": {}} for name, _ in finished}
+    for name, severity in finished:
+        by_corruption[name]["severities"][str(severity)] = table.accuracy(name, severity).to_json()
+    for name, numbers in by_corruption.items():
+        own = [cell for cell in cells if cell[0] == name]
+        numbers["mean_accuracy"] = table.mean_accuracy(own).to_json() if set(own) <= set(finished) else None
+    return {
+        "preset": plan.preset,
+        "rule": plan.rule,
+        "seed": plan.seed,
+        "clean_accuracy": table.clean_accuracy().to_json() if table.cells() else None,
+        "mean_accuracy": table.mean_accuracy(cells).to_json() if done.complete else None,
+        "mce": mce(table, baseline, cells).to_json() if baseline and done.complete else None,
+        "corruptions": by_corruption,
+        "stand_ins": sorted({name for name, _ in cells} & set(STAND_INS)),
+        "complete": done.complete,
+    }
