@@ -1,4 +1,4 @@
-"""The reference: AutoAttack in its standard version, as the package pyautoattack drives it. A module of measure.py."""
+"""The reference: AutoAttack in its standard version, as the package pyautoattack drives it. A module of compare.py."""
 
 import time
 from dataclasses import dataclass

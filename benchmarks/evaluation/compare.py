@@ -1,6 +1,6 @@
 """Sound, strong, fast: the suites beside AutoAttack, on the same samples. One command:
 
-    python benchmarks/evaluation/measure.py --data ../shared/data [--parts agreement proven nearest speed curve]
+    python benchmarks/evaluation/compare.py --data ../shared/data [--parts agreement proven nearest speed curve]
         [--threads N] [--only CASE ...]
 
 Writes a CSV per part beside this file; rows that are there already are kept, except of what is measured anew. The
@@ -57,13 +57,25 @@ def broken(done: Evaluation, eps: float) -> np.ndarray:
     return ((frame["label"] != frame["prediction"]) | (frame["upper"] <= eps)).to_numpy()
 
 
+def reference(case: Case, data: Path) -> np.ndarray:
+    """Which samples are wrong or broken by AutoAttack: bool [N]; kept in autoattack.csv, for it takes long."""
+    path = HERE / "autoattack.csv"
+    known = pd.read_csv(path, dtype={"broken": str}) if path.exists() else pd.DataFrame(columns=["case", "n", "broken"])
+    row = known[(known["case"] == case.name) & (known["n"] == case.count)]
+    if row.empty:
+        network, images, labels = load(case, data)
+        found = autoattack(network, pixels(images), torch.from_numpy(labels), case.norm, case.eps, BATCH).broken
+        row = pd.DataFrame([{"case": case.name, "n": case.count, "broken": "".join(map(str, found.astype(int)))}])
+        pd.concat([known, row]).to_csv(path, index=False)
+    return np.array(list(row["broken"].iloc[0])) == "1"
+
+
 def agreement(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Sample by sample against AutoAttack."""
     for case in CASES:
         if only and case.name not in only:
             continue
-        network, images, labels = load(case, data)
-        theirs = autoattack(network, pixels(images), torch.from_numpy(labels), case.norm, case.eps, BATCH).broken
+        theirs = reference(case, data)
         for suite in ("standard", "fast"):
             done = ours(case, data, suite)
             mine, passes = broken(done, case.eps), done.table.passes()
