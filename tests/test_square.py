@@ -29,7 +29,9 @@ def advance(attack: Square, model: nn.Module, state: State, norm: Norm, steps: i
     return seen
 
 
-def problem(model: nn.Module, x: Tensor, eps: float, norm: Norm, seed: int = 0, target: Tensor | None = None) -> Problem:
+def problem(
+    model: nn.Module, x: Tensor, eps: float, norm: Norm, seed: int = 0, target: Tensor | None = None
+) -> Problem:
     radius = torch.full((len(x),), eps, dtype=x.dtype)
     return Problem(x, model(x).argmax(1), radius, norm, keys_of(len(x), seed), target)
 
@@ -46,12 +48,13 @@ def test_every_question_lies_in_ball_and_box(norm, shape):
     x[::2] = x[::2].round()
     eps = torch.tensor([0, 1e-6, 0.01, 0.01, 0.3, 0.3, 2, 2]) * {"Linf": 1, "L2": 3, "L1": 20}[norm]
     model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3)).requires_grad_(False)
+    rounding = 6e-8 * math.prod(shape) ** {"Linf": 0, "L2": 1 / 2, "L1": 1}[norm]  # half a step of float32 per pixel
     attack = Square(40)
     state = attack.begin(Problem(x, model(x).argmax(1), eps, norm, keys_of(8)))
     for query, best in advance(attack, model, state, norm, 40):
         for images in (query, best):
             assert ((images >= 0) & (images <= 1)).all()
-            assert (distance((images - x).double(), norm) <= eps * (1 + 1e-5) + 1e-7).all()
+            assert (distance((images - x).double(), norm) <= eps * (1 + 1e-6) + rounding).all()
         assert torch.equal(query[0], x[0])
 
 
@@ -202,7 +205,9 @@ def test_targeted_runs_climb_towards_their_class(small, norm):
         moved = perturb(attack, model, x, y, EPS[norm], norm, keys=keys_of(12), target=target)
         aims = [(y + other) % 5 for other in (1, 2)]
         gains.append([logit_difference_targeted(model(moved), y, aim).mean() for aim in aims])
-        assert (logit_difference_targeted(model(moved), y, target) > logit_difference_targeted(model(x), y, target)).all()
+        assert (
+            logit_difference_targeted(model(moved), y, target) > logit_difference_targeted(model(x), y, target)
+        ).all()
     assert gains[0][0] > gains[1][0]
     assert gains[1][1] > gains[0][1]
 

@@ -42,16 +42,25 @@ CASES = (
 )
 
 
-def load(case: Case, data: Path) -> tuple[nn.Module, NDArray[np.uint8], NDArray[np.int64]]:
-    """The network, and images uint8 NHWC with labels."""
+def named_network(name: str, data: Path) -> nn.Module:
+    """One of the trained networks in the data folder, on float NCHW images in [0, 1]."""
     spec = importlib.util.spec_from_file_location("networks", data / "networks.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    network: nn.Module = module.load(case.network)
+    network: nn.Module = module.load(name)
+    return network
+
+
+def load(case: Case, data: Path) -> tuple[nn.Module, NDArray[np.uint8], NDArray[np.int64]]:
+    """The network, and images uint8 NHWC with labels."""
     with np.load(data / "images" / f"{case.images}.npz") as arrays:
-        return network, arrays["images"][: case.count], arrays["labels"][: case.count].astype(np.int64)
+        return (
+            named_network(case.network, data),
+            arrays["images"][: case.count],
+            arrays["labels"][: case.count].astype(np.int64),
+        )
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:

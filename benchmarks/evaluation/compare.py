@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from cases import CASES, Case, load, pixels
+from proven import INSTANCES, attacked, instances_of, network
 from reference import autoattack
 
 from temper.attacks.fab import FABTargeted
@@ -127,11 +128,6 @@ def nearest(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 
 def proven(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Proven and broken instances of the VNN competitions."""
-    import sys
-
-    sys.path.insert(0, str(HERE.parents[1] / "tests"))
-    from test_proven import INSTANCES, attacked, instances_of, network
-
     for name in INSTANCES:
         for suite in ("standard", "fast"):
             for verdict, share in (("robust", 1 - 1e-4), ("broken", 1 + 1e-4), ("open", 1.0)):

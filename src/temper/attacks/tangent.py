@@ -12,7 +12,7 @@ from torch import Tensor
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.losses import Loss, logit_difference_targeted
 from temper.attacks.nearest import begin, keep_nearer
-from temper.threat import Norm, distance, rows, steepest_step
+from temper.threat import Norm, distance, rows, steepest_step, within_box
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}  # measures gradients
 HALVINGS = 16  # of the bracket around a step's radius: far finer than the linear model is right
@@ -40,6 +40,9 @@ class Tangent(Attack):
     shortest: float = 0.05
     momentum: float = 0.5
     beyond: float = 0.005
+    v1: bool=True
+    v2: bool=True
+    v3: bool=True
     factor: float = 2.0
     most: float = 1.0
     climbs: Loss = logit_difference_targeted
@@ -73,9 +76,21 @@ class Tangent(Attack):
             length = length * torch.maximum(
                 distance(delta, norm), value.abs() / distance(normal, DUAL[norm]).clamp_min(1e-30)
             )
-        moved = delta + rows(length, x) * _uphill(state["direction"], norm)
+        direction = state["direction"]
+        if self.v1 and norm != "Linf":
+            direction = within_box(direction, state["query"])
+        up = _uphill(direction, norm)
+        lost = ~state["distance"].isfinite()
+        if self.v2:
+            newton = value.abs() / (normal * up).flatten(1).sum(1).clamp_min(1e-3) * 1.05
+            length = torch.where(lost, newton, length)
+        moved = delta + rows(length, x) * up
         needed = ((normal * delta).flatten(1).sum(1) - value) * (1 + state["beyond"])
-        state["query"] = (x + _taken_back(moved, x, normal, needed, norm)).clamp(0, 1)
+        if self.v2:
+            needed = torch.where(lost, torch.inf, needed)
+        size = distance(moved, "L2" if norm == "L2" else "Linf").clamp_min(1e-30)
+        low = (1 - 2 * length / size).clamp_min(0) if self.v3 else torch.zeros_like(needed)
+        state["query"] = (x + _taken_back(moved, x, normal, needed, norm, low)).clamp(0, 1)
         state["step"] = state["step"] + 1
 
     def loss(self, logits: Tensor, state: State) -> Tensor:
@@ -99,7 +114,7 @@ def _uphill(direction: Tensor, norm: Norm) -> Tensor:
     return steepest_step(direction, norm)
 
 
-def _taken_back(delta: Tensor, x: Tensor, normal: Tensor, needed: Tensor, norm: Norm) -> Tensor:
+def _taken_back(delta: Tensor, x: Tensor, normal: Tensor, needed: Tensor, norm: Norm, low: Tensor) -> Tensor:
     """The perturbations [N, ...] projected on the smallest ball, then on the box, that leaves them across a plane.
 
     Projections on balls are one-parameter families (clipping in Linf, scaling in L2, soft thresholds in L1), so the
@@ -122,7 +137,7 @@ def _taken_back(delta: Tensor, x: Tensor, normal: Tensor, needed: Tensor, norm: 
             ball = delta.sign() * (delta.abs() - (1 - part) * largest).clamp_min(0)
         return ball.clamp(-x, 1 - x)
 
-    low, high = torch.zeros_like(needed), torch.ones_like(needed)
+    high = torch.ones_like(needed)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         across = (normal * projected(middle)).flatten(1).sum(1) >= needed
