@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -138,7 +139,7 @@ def test_running_again_searches_nothing_twice(place, capsys, monkeypatch):
 
 
 def test_another_suite_joins_the_table_and_the_report_names_both(place, capsys):
-    assert call(*usual()) == 0
+    assert call(*usual("--suite", "apgd")) == 0
     assert call(*usual("--suite", "pgd", "--json")) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["threats"][0]["robust_accuracy"]["unknown"] == 0
     page = Path("out/report.html").read_text()
@@ -194,7 +195,7 @@ def test_a_path_that_is_wrong(place, capsys, options, message):
         (["--threat", "L8:4/255"], "threat = 'L8': choose one of Linf, L2, L1"),
         (["--threat", "Linf:4/25s"], "threat = '4/25s': write a number"),
         (["--threat", "Linf:0"], "eps must be above 0"),
-        (["--suite", "strong"], "suite = 'strong': choose one of apgd, pgd"),
+        (["--suite", "strong"], "suite = 'strong': choose one of standard, fast, margin, apgd, pgd"),
         (["--limit", "0"], "limit = 0: give at least 1"),
         (["--batch-size", "0"], "batch_size = 0: must be at least 1"),
         (["--time-budget", "soon"], "time-budget = 'soon': write a time above 0 such as 90s, 10m or 2h"),
@@ -266,7 +267,7 @@ def test_evidence_of_another_measurement_in_the_folder(place, capsys):
     capsys.readouterr()
     before = Path("out/margins.parquet").read_bytes()
     said = refusal(capsys, *usual("--limit", 4))
-    assert "out/margins.parquet: the evidence is on another data" in said
+    assert "out: the evidence is on another data" in said
     assert "--out" in said
     assert "on another model" in refusal(capsys, *usual("--limit", 3, model="mine:Net"))
     assert "found with seed 0, not 1" in refusal(capsys, *usual("--seed", 1))
@@ -314,17 +315,83 @@ def test_a_stdout_that_takes_nothing_is_one_line():
     assert done.stderr.count("\n") == 1
 
 
+def started(*more: str, out: str = "out") -> subprocess.Popen[str]:
+    """The command on a slow network, as a process of its own."""
+    words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--out", out, *more]
+    command = [sys.executable, "-m", "temper.cli", "evaluate", "--suite", "apgd", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_outcomes(process: subprocess.Popen[str], count: int) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = [line for path in Path("out/journal").rglob("*.csv") for line in path.read_text().splitlines()[1:]]
+        if len(lines) >= count:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_kill_loses_at_most_the_batch_in_flight_and_the_same_command_finishes(place):
+    for moment in (1, 4):
+        process = started("--batch-size", "2")
+        wait_for_outcomes(process, moment)
+        process.kill()
+        process.communicate()
+    kept = sum(len(path.read_text().splitlines()) - 1 for path in Path("out/journal").rglob("*.csv"))
+    assert kept >= 4
+    assert not Path("out/margins.parquet").exists()
+    assert started("--batch-size", "2").wait(timeout=120) == 0
+    assert started(out="whole").wait(timeout=120) == 0
+    whole, resumed = (EvidenceTable.load(Path(folder) / "margins.parquet") for folder in ("whole", "out"))
+    pd.testing.assert_frame_equal(whole.frame, resumed.frame)
+
+
+def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
+    Path("shards.py").write_text(
+        "import sys\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\nsys.exit(cli.main())\n"
+    )
+    words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--suite", "apgd"]
+
+    def worker(out: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "shards.py", "evaluate", *words, "--out", out]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    workers = [worker("out") for _ in range(3)]
+    wait_for_outcomes(workers[0], 1)
+    workers[0].kill()
+    workers[0].communicate()
+    assert [process.wait(timeout=120) for process in workers[1:]] == [0, 0]
+    files = [path.read_text().splitlines()[1:] for path in Path("out/journal").rglob("*.csv")]
+    assert len(files) > 1  # more than one had a part in it
+    assert worker("whole").wait(timeout=120) == 0
+    whole, shared = (EvidenceTable.load(Path(folder) / "margins.parquet") for folder in ("whole", "out"))
+    found = [column for column in whole.frame.columns if column not in ("forward", "backward")]
+    pd.testing.assert_frame_equal(whole.frame[found], shared.frame[found])
+    assert not list(Path("out/journal").rglob("claims/*"))
+
+
+def test_tables_are_merged(place, capsys):
+    assert call(*usual("--suite", "apgd", out="one")) == 0
+    assert call(*usual("--suite", "pgd", out="two")) == 0
+    assert call(*usual("--limit", 3, out="other")) == 0
+    capsys.readouterr()
+    assert cli.main(["merge", "one", "two/margins.parquet", "one", "--out", "both.parquet"]) == 0
+    assert capsys.readouterr().out == "both.parquet: 12 samples, Linf\n"
+    both = EvidenceTable.load(Path("both.parquet"))
+    assert sorted(both.provenance.suites) == ["apgd", "pgd"]
+    assert cli.main(["merge", "one", "other", "--out", "no.parquet"]) == 2
+    said = capsys.readouterr().err
+    assert "other/margins.parquet does not go with one/margins.parquet: the evidence is on another data" in said
+    assert not Path("no.parquet").exists()
+    assert cli.main(["merge", "nowhere", "--out", "no.parquet"]) == 2
+    assert "nowhere: cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_saves_and_is_status_3(place):
-    words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--out", "out", "--json"]
-    words += ["--batch-size", "1"]
-    starts = "from temper import cli, evaluation; evaluation.SAVE_SECONDS = 0; raise SystemExit(cli.main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", starts, "evaluate", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not Path("out/margins.parquet").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = started("--batch-size", "1", "--json")
+    wait_for_outcomes(process, 1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, err

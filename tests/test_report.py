@@ -1,8 +1,10 @@
 import base64
 import dataclasses
+import errno
 import re
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +166,15 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path, path):
         write_report([view()], tmp_path / path, title="t")
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_full_disk_is_not_blamed_on_the_path(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report([view()], tmp_path / "report.html", title="t")
 
 
 def test_no_views_and_equal_names_are_refused(tmp_path):

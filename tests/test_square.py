@@ -60,9 +60,9 @@ def test_every_question_lies_in_ball_and_box(norm, shape):
 
 # --- linear classifiers: exact margins --------------------------------------------------------------
 
-# How far above the exact margin 300 queries must succeed; random search moves whole squares, while the best
-# perturbations of random weights look like noise, in L1 like a single pixel.
-ENOUGH = {"Linf": 5.0, "L2": 8.0, "L1": 30.0}
+# How far above the exact margin 150 queries must succeed; random search moves whole squares, while the best
+# perturbations of random weights look like noise, in L1 like a few pixels.
+ENOUGH = {"Linf": 4.5, "L2": 6.0, "L1": 8.0}
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -74,23 +74,22 @@ def test_linear_classifiers_never_flip_below_their_margin(norm, box, classes):
     for share, expected in ((0.999, False), (ENOUGH[norm], True)):
         eps = margins * share
         with crafting(model):
-            moved = perturb(Square(300), model, x, y, eps, norm, keys=keys_of(len(x)), keep_flips=True)
+            moved = perturb(Square(150), model, x, y, eps, norm, keys=keys_of(len(x)), keep_flips=True)
         assert (flipped(model(moved), y) == expected).all()
 
 
 # --- networks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("norm", "eps", "least"), [("Linf", 8 / 255, 9), ("L2", 1.5, 6), ("L1", 20.0, 9)])
+@pytest.mark.parametrize(("norm", "eps", "least"), [("Linf", 8 / 255, 5), ("L2", 2.0, 5), ("L1", 20.0, 6)])
 def test_networks_break(network, shared_data, norm, eps, least):
-    """pyautoattack 0.1 breaks about 0 of these."""
+    """Of 24 images; pyautoattack's Square breaks 8 to 10 in as many queries, a random start 0 to 2."""
     model = network("cifar_resnet4b")
-    x, y = images_of(shared_data / "images" / "cifar10_test.npz", 45)
+    x, y = images_of(shared_data / "images" / "cifar10_test.npz", 40)
     with crafting(model):
         correct = ~flipped(model(x), y)
-        x, y = x[correct][:32].contiguous(), y[correct][:32]
-        moved = perturb(Square(200), model, x, y, eps, norm, keys=keys_of(32), keep_flips=True)
-        print(norm, flipped(model(moved), y).sum())
+        x, y = x[correct][:24], y[correct][:24]
+        moved = perturb(Square(200), model, x, y, eps, norm, keys=keys_of(24), keep_flips=True)
         assert flipped(model(moved), y).sum() >= least
 
 
@@ -103,10 +102,9 @@ def test_models_without_useful_gradients_break(small, norm):
         logits = network(images)
         return (10 * logits).round() / 10 + 0 * logits
 
-    radius = 2 * EPS[norm]
-    for attack, expected in ((PGD(20), False), (Square(100), True)):
-        moved = perturb(attack, rounded, x, y, radius, norm, keys=None if expected is False else keys_of(12))
-        assert flipped(rounded(moved), y).any() == expected
+    for attack, keys in ((PGD(20), None), (Square(100), keys_of(12))):
+        moved = perturb(attack, rounded, x, y, 2 * EPS[norm], norm, keys=keys)
+        assert flipped(rounded(moved), y).any() == isinstance(attack, Square)
 
 
 # --- what does not matter: batches, order, other rows' steps ----------------------------------------
@@ -294,11 +292,10 @@ def test_hills_are_the_published_ones(norm, power, order, side):
 def test_the_whole_radius_is_used_far_from_the_box(norm):
     """A move costs the square that pays for it, not the length."""
     model, x, y = linear_case(2, "far")
-    eps = {"L2": 0.3, "L1": 0.3}[norm]
-    attack = Square(30)
-    state = attack.begin(Problem(x, y, torch.full((12,), eps, dtype=x.dtype), norm, keys_of(12)))
+    attack, eps = Square(30), torch.full((12,), 0.3, dtype=x.dtype)
+    state = attack.begin(Problem(x, y, eps, norm, keys_of(12)))
     for query, _ in advance(attack, model, state, norm, 30):
-        torch.testing.assert_close(distance(query - x, norm), torch.full((12,), eps, dtype=x.dtype))
+        torch.testing.assert_close(distance(query - x, norm), eps)
 
 
 # --- costs ------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ HERE = Path(__file__).parent
 BATCH = 64
 ROBUST = Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 128)
 FRAGILE = Case("resnet20", "cifar10_test", "Linf", 8 / 255, 128)
+NETWORKS = ("cifar_resnet4b", "cifar_cnn_a_adv", "resnet20", "mnist_lenet5_advtrained", "mnist_smallcnn_trades")
 NEAREST = {
     "fab-t 9x100": Suite("fab-t", (Stage("fab-t", FABTargeted(100, runs=9), random_start=False),)),
     "fmn 100": Suite("fmn", (Stage("fmn", FMN(100), random_start=False),)),
@@ -96,31 +97,25 @@ def agreement(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 
 def nearest(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Distances of searches for the nearest flip, on the same 64 samples."""
-    for network in (
-        "cifar_resnet4b",
-        "cifar_cnn_a_adv",
-        "resnet20",
-        "mnist_lenet5_advtrained",
-        "mnist_smallcnn_trades",
-    ):
-        images = "mnist_test" if network.startswith("mnist") else "cifar10_test"
+    for name in NETWORKS:
+        images = "mnist_test" if name.startswith("mnist") else "cifar10_test"
         for norm in ("Linf", "L2", "L1"):
-            case = Case(network, images, norm, 1.0, 64)
-            if only and f"{network}-{norm}" not in only:
+            case = Case(name, images, norm, 1.0, 64)
+            if only and f"{name}-{norm}" not in only:
                 continue
-            tables = {name: ours(case, data, suite).table for name, suite in NEAREST.items()}
-            uppers = {name: table.frame["upper"].to_numpy() for name, table in tables.items()}
+            tables = {attack: ours(case, data, suite).table for attack, suite in NEAREST.items()}
+            uppers = {attack: table.frame["upper"].to_numpy() for attack, table in tables.items()}
             everyone = np.logical_and.reduce([np.isfinite(upper) for upper in uppers.values()])
-            for name, table in tables.items():
-                others = np.minimum.reduce([upper for other, upper in uppers.items() if other != name])
+            for attack, table in tables.items():
+                others = np.minimum.reduce([upper for other, upper in uppers.items() if other != attack])
                 yield {
-                    "case": f"{network}-{norm}",
-                    "attack": name,
+                    "case": f"{name}-{norm}",
+                    "attack": attack,
                     "n": int(everyone.sum()),
-                    "found": int(np.isfinite(uppers[name]).sum()),
-                    "mean": float(uppers[name][everyone].mean()),
-                    "median": float(np.median(uppers[name][everyone])),
-                    "best by 1 %": int((uppers[name] < 0.99 * others).sum()),
+                    "found": int(np.isfinite(uppers[attack]).sum()),
+                    "mean": float(uppers[attack][everyone].mean()),
+                    "median": float(np.median(uppers[attack][everyone])),
+                    "best by 1 %": int((uppers[attack] < 0.99 * others).sum()),
                     "forward": table.passes()["forward"] / len(table),
                     "backward": table.passes()["backward"] / len(table),
                 }

@@ -67,7 +67,7 @@ class Evaluate:
     """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
-    suite: Literal["fast", "standard", "margin", "apgd", "pgd"] = "fast"
+    suite: str = "fast"
     """Attack suite: fast (as strong as standard wherever it was measured, for a fraction of the passes), standard
     (AutoAttack's four attacks with its budgets), margin (nearest flips of all samples, without a radius), apgd (10
     steps on cross-entropy, as many papers report) or pgd."""

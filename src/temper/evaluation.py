@@ -182,8 +182,6 @@ def measure(
     with Stop() as stop:
 
         def interrupted() -> bool:
-            if book:
-                book.beat()
             return stop.requested or time.monotonic() > deadline
 
         evaluation = _Search(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, low)

@@ -6,9 +6,11 @@ same whoever finds them, and reading one twice changes nothing but the count of 
 gone is simply taken over.
 """
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ from temper.errors import EvidenceError
 from temper.threat import Norm, check_norm
 
 BEAT_SECONDS = 5.0
-STALE_SECONDS = 600.0  # a single step of a large model on a slow machine may take minutes
+STALE_SECONDS = 30.0
 
 
 class Journal:
@@ -38,7 +40,9 @@ class Journal:
         self._file: TextIO | None = None
         self._read: dict[Path, int] = {}
         self._held: set[Path] = set()
-        self._beaten = time.monotonic()
+        self._closed = threading.Event()
+        # A thread of its own: a single step of a large model on a slow machine may take minutes.
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def append(self, norm: Norm, outcome: Outcome) -> None:
         """Write an outcome down."""
@@ -94,15 +98,16 @@ class Journal:
         self._held.discard(path)
         path.unlink(missing_ok=True)
 
-    def beat(self) -> None:
-        """Say that this process lives; to be called often, it does little."""
-        if time.monotonic() - self._beaten > BEAT_SECONDS:
-            self._beaten = time.monotonic()
-            for path in self._held:
-                path.touch()
+    def _beat(self) -> None:
+        """Say every few seconds that this process lives."""
+        while not self._closed.wait(BEAT_SECONDS):
+            for path in list(self._held):
+                with contextlib.suppress(OSError):  # given back meanwhile; or the disk fails, and others take over
+                    os.utime(path)
 
     def close(self) -> None:
         """Release what is held."""
+        self._closed.set()
         for path in list(self._held):
             self.release(path.name)
         if self._file:

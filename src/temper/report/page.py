@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing else: no network, no scripts, figures and images inside."""
 
 import base64
+import errno
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -62,6 +63,7 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
 
     Raises:
         ArgumentError: when there are no views, two have one name, or the path cannot be written.
+        OSError: when the disk is full.
     """
     if not views:
         raise ArgumentError("views", [], "a report needs at least one run")
@@ -75,6 +77,8 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
         with written(path) as unfinished:
             unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
+        if error.errno == errno.ENOSPC:  # a full disk is no fault of the path
+            raise
         fix = f"the report cannot be written here ({error.strerror}); name a file in a folder you can write to"
         raise ArgumentError("path", str(path), fix) from error
     return path
