@@ -12,7 +12,6 @@ from PIL import Image
 
 from temper.errors import ArgumentError, TemperError
 from temper.report import (
-    CurvePoint,
     EpochRow,
     RunView,
     SampleView,
@@ -69,7 +68,7 @@ def view(name="fixed", **parts):
             "clean accuracy": Value(0.78, 0.753, 0.805, 1000),
             "robust accuracy at Linf 8/255": Value(0.25, 0.224, 0.31, 1000, 0.031),
         },
-        "curves": {"Linf": [CurvePoint(i / 255, 0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20) for i in range(9)]},
+        "curves": {"Linf": {i / 255: Value(0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20, 1000) for i in range(9)}},
         "history": [EpochRow(e, e / 255, 2.0 / e, 0.3, None if e == 1 else 0.4, 1e-3) for e in range(1, 5)],
         "samples": [sample()],
     }
@@ -189,7 +188,7 @@ def test_percentages_and_unfit_images_are_refused():
     with pytest.raises(ArgumentError, match=r"value = 78.0.*share in \[0, 1\]"):
         Value(78.0, 0.7, 0.8, 100)
     with pytest.raises(ArgumentError, match="high = nan"):
-        CurvePoint(0.0, 0.5, 0.4, float("nan"))
+        Value(0.5, 0.4, float("nan"), 100)
     with pytest.raises(ArgumentError, match=r"image = .*uint8"):
         SampleView(np.zeros((8, 8, 3)), np.zeros((8, 8, 3)), "a", "a", "b", 0.1, "L2")
     with pytest.raises(ArgumentError, match=r"adversarial = .*shape"):
@@ -211,8 +210,8 @@ def test_accuracy_curve_draws_the_numbers_in_255ths():
 
 
 def test_accuracy_curve_in_other_norms_is_in_pixel_units_and_marks_unknown_hollow():
-    points = [CurvePoint(0.0, 0.9, 0.8, 1.0), CurvePoint(0.5, 0.4, 0.3, 0.6, unknown=0.1)]
-    (axes,) = accuracy_curve([view(curves={"L2": points})], "L2").axes
+    curve = {0.0: Value(0.9, 0.8, 1.0, 50), 0.5: Value(0.4, 0.3, 0.6, 50, unknown=0.1)}
+    (axes,) = accuracy_curve([view(curves={"L2": curve})], "L2").axes
     line, *markers = axes.lines
     np.testing.assert_allclose(line.get_xdata(), [0, 0.5])
     assert [marker.get_markerfacecolor() for marker in markers] == [PALETTE[0], "white"]

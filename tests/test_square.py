@@ -81,9 +81,9 @@ def test_linear_classifiers_never_flip_below_their_margin(norm, box, classes):
 # --- networks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("norm", "eps", "least"), [("Linf", 8 / 255, 5), ("L2", 2.0, 5), ("L1", 20.0, 6)])
+@pytest.mark.parametrize(("norm", "eps", "least"), [("Linf", 8 / 255, 6), ("L2", 2.0, 6), ("L1", 20.0, 7)])
 def test_networks_break(network, shared_data, norm, eps, least):
-    """Of 24 images; pyautoattack's Square breaks 8 to 10 in as many queries, a random start 0 to 2."""
+    """Of 24 images; pyautoattack's Square breaks 8 to 10 in as many queries, the first question none."""
     model = network("cifar_resnet4b")
     x, y = images_of(shared_data / "images" / "cifar10_test.npz", 40)
     with crafting(model):
@@ -265,7 +265,7 @@ def test_no_linf_question_is_wasted():
 @pytest.mark.parametrize("side", [3, 4, 7, 10])
 @pytest.mark.parametrize(("norm", "power", "order"), [("L2", 2, 2), ("L1", 4, 1)])
 def test_hills_are_the_published_ones(norm, power, order, side):
-    """The sum of arXiv:1912.00049, section 3.4, written out pixel by pixel; the second hill hangs below the first."""
+    """The sums of arXiv:1912.00049 (eta), written out pixel by pixel; the second hill hangs below the first."""
 
     def hill(height: int) -> Tensor:
         summit, last = height // 2, side // 2

@@ -15,7 +15,7 @@ from temper.evaluation import JOURNAL, TABLE, Example
 from temper.files import write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
-from temper.report import CurvePoint, EpochRow, RunView, SampleView, Value, write_report
+from temper.report import EpochRow, RunView, SampleView, Value, write_report
 from temper.threat import Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
@@ -211,12 +211,12 @@ def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
     return sorted((check_norm(norm), suite, found) for suite, norms in radii.items() for norm, found in norms.items())
 
 
-def _curves(table: EvidenceTable) -> dict[str, list[CurvePoint]]:
+def _curves(table: EvidenceTable) -> dict[str, dict[float, Value]]:
     """One curve per norm; of several suites, that of the one that searched at most radii."""
     curves = {}
     for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
         points = zip([0.0, *radii], table.accuracy_curve(norm, [0.0, *radii], suite), strict=True)
-        curves[norm] = [CurvePoint(eps, e.value, e.low, e.high, e.unknown) for eps, e in points]
+        curves[norm] = {eps: Value(**vars(estimate)) for eps, estimate in points}
     return {norm: curves[norm] for norm in sorted(curves)}
 
 

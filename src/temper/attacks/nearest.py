@@ -7,6 +7,8 @@ from temper.attacks.attack import Problem, State
 from temper.attacks.losses import flipped
 from temper.threat import Norm, distance, random_point, rows
 
+DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}  # how gradients are measured
+TINY = 1e-30  # stands in for 0 in denominators
 NOISE = 1 / 255  # largest change of a pixel in a random start: a search without a radius has no other scale
 
 
@@ -26,7 +28,7 @@ def begin(problem: Problem) -> State:
 
 
 def keep_nearer(state: State, images: Tensor, logits: Tensor, norm: Norm) -> Tensor:
-    """Remember flips that are nearer than those before, given the model's logits of these images; which flip, [N]."""
+    """Remember images that flip nearer than those before, given their logits [N, K]; returns which flip at all, [N]."""
     x, flips = state["x"], flipped(logits, state["y"])
     length = distance(images - x, norm)
     nearer = flips & (length < state["distance"])

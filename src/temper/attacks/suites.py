@@ -89,7 +89,9 @@ SUITES = {
             ),
             closer=CLOSER,
         ),
-        # As strong as ``standard`` on every network measured (benchmarks/evaluation), for a fraction of its passes.
+        # As strong as ``standard`` wherever it was measured (benchmarks/evaluation), for a fraction of its passes. The
+        # plain logit difference from the clean image finds in 20 steps most of what DLR finds in 100 from a random
+        # one, and some that it does not; a longer search from elsewhere, at full precision, finds most of the rest.
         Suite(
             "fast",
             (
@@ -100,7 +102,8 @@ SUITES = {
                     random_start=False,
                     bf16=True,
                 ),
-                Stage("square", Square(100), bf16=True),
+                Stage("apgd-t-long", APGD(60, runs=4, climbs=logit_difference_targeted, wide=True)),
+                Stage("square", Square(200), bf16=True),
             ),
             closer=CLOSER,
         ),

@@ -2,10 +2,9 @@
 
 from temper.report.figures import accuracy_curve, training_curves
 from temper.report.page import write_report
-from temper.report.views import CurvePoint, EpochRow, RunView, SampleView, Value
+from temper.report.views import EpochRow, RunView, SampleView, Value
 
 __all__ = [
-    "CurvePoint",
     "EpochRow",
     "RunView",
     "SampleView",

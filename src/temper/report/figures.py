@@ -75,10 +75,12 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     for index, view in enumerate(views):
-        points = sorted(view.curves.get(norm, ()), key=lambda point: point.eps)
-        if not points:
+        curve = view.curves.get(norm)
+        if not curve:
             continue
-        eps = [_eps_in_shown_unit(point.eps, norm) for point in points]
+        radii = sorted(curve)
+        eps = [_eps_in_shown_unit(radius, norm) for radius in radii]
+        points = [curve[radius] for radius in radii]
         colour = run_colour(index)
         axes.fill_between(eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.2, linewidth=0)
         axes.plot(eps, [p.value for p in points], color=colour, linestyle=_run_line(index))

@@ -173,9 +173,10 @@ def _figures(views: Sequence[RunView]) -> str:
 def _curve_in_words(views: Sequence[RunView], norm: str) -> str:
     lines = []
     for view in views:
-        if points := sorted(view.curves.get(norm, ()), key=lambda point: point.eps):
-            ends = (points[0], points[len(points) // 2], points[-1]) if len(points) > 2 else points
-            words = ", ".join(f"{_percent(p.value)} at {format_distance(p.eps, norm)}" for p in ends)
+        if curve := view.curves.get(norm):
+            radii = sorted(curve)
+            ends = (radii[0], radii[len(radii) // 2], radii[-1]) if len(radii) > 2 else radii
+            words = ", ".join(f"{_percent(curve[eps].value)} at {format_distance(eps, norm)}" for eps in ends)
             lines.append(f"{view.name}: {words}")
     return f"Lines of accuracy against epsilon in {norm}. " + "; ".join(lines) + "."
 

@@ -12,13 +12,6 @@ from numpy.typing import NDArray
 from temper.errors import ArgumentError
 
 
-def _check_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        # The likely slip is a percentage; NaN is refused too. Rounding may put a bound a hair outside.
-        if not -1e-9 <= share <= 1.0 + 1e-9:
-            raise ArgumentError(name, share, "must be a share in [0, 1], not a percentage")
-
-
 @dataclass(frozen=True)
 class Value:
     """One measured share with its 95 % interval, number of samples and unknown share.
@@ -34,25 +27,11 @@ class Value:
     unknown: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_shares(value=self.value, low=self.low, high=self.high, unknown=self.unknown)
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Robust accuracy at one epsilon (0: clean accuracy), with its 95 % interval and unknown share.
-
-    Raises:
-        ArgumentError: when a share lies outside [0, 1].
-    """
-
-    eps: float
-    value: float
-    low: float
-    high: float
-    unknown: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_shares(value=self.value, low=self.low, high=self.high, unknown=self.unknown)
+        for name in ("value", "low", "high", "unknown"):
+            share = getattr(self, name)
+            # The likely slip is a percentage; NaN is refused too. Rounding may put a bound a hair outside.
+            if not -1e-9 <= share <= 1.0 + 1e-9:
+                raise ArgumentError(name, share, "must be a share in [0, 1], not a percentage")
 
 
 @dataclass(frozen=True)
@@ -110,7 +89,7 @@ class RunView:
         name: for people; distinct within a report.
         facts: what was run (model, data, objective, schedule, seed, versions ...), in order of display.
         table: column name ("clean accuracy", "robust accuracy at Linf 8/255", ...) to its value.
-        curves: norm to the accuracy curve in that norm.
+        curves: norm to the accuracy curve in that norm, epsilon (0: clean accuracy) to robust accuracy.
         history: the training, epoch by epoch.
         samples: images with their nearest found adversarial images.
         training_norm: norm of the epsilons in ``history``; those of Linf are shown in n/255.
@@ -119,7 +98,7 @@ class RunView:
     name: str
     facts: Mapping[str, str] = field(default_factory=dict)
     table: Mapping[str, Value] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[float, Value]] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     samples: Sequence[SampleView] = ()
     training_norm: str = "Linf"
