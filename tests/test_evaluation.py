@@ -159,10 +159,10 @@ def test_examples_are_spread_over_the_table_and_are_what_they_say(linear):
         uppers, margins = of(table, norm)["upper"].to_numpy(), exact_margins(model, images, norm)
         flipped = margins[np.isfinite(uppers)]
         assert len(found) == 4
-        assert found[0].distance == pytest.approx(flipped.min(), rel=0.02)
-        assert found[-1].distance == pytest.approx(flipped.max(), rel=0.02)
+        assert found[0].distance == pytest.approx(flipped.min(), rel=0.05)
+        assert found[-1].distance == pytest.approx(flipped.max(), rel=0.05)
         for example in found:
-            assert np.isclose(margins, example.distance, rtol=0.02).any()
+            assert np.isclose(margins, example.distance, rtol=0.05).any()
             assert example.distance >= margins.min() * (1 - 1e-6)
             delta = (example.adversarial.double() - example.image.double()).flatten()
             length = delta.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm])

@@ -80,7 +80,7 @@ def test_run_folder_holds_everything(reference: Run) -> None:
     files = {path.name for path in reference.folder.iterdir()}
     assert files == {
         "config.yaml", "run.json", "metrics.jsonl", "checkpoints", "model.json", "weights.safetensors",
-        "margins.parquet", "samples.npz", "report.html",
+        "margins.parquet", "journal", "samples.npz", "report.html",
     }  # fmt: skip
     record = reference.record
     assert record["finished"] is True

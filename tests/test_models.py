@@ -165,7 +165,7 @@ def test_arguments_that_cannot_work(argument, value, fix):
         ("timm:resnet18.a9_in1k", "no weights tagged 'a9_in1k'; known: a1_in1k"),
         ("timm:resnet18@gone.safetensors", "weights file gone.safetensors: not found"),
         ("./no/such/folder", "must be a run folder that exists, bundled, timm:NAME"),
-        ("onnx:net.onnx", "ONNX"),
+        ("onnx:net.onnx", "no such file"),
         ("bundle", "must be a run folder"),
     ],
 )

@@ -31,7 +31,6 @@ class Case:
 
 CASES = (
     Case("resnet20", "cifar10_test", "Linf", 2 / 255, 256),
-    Case("resnet20", "cifar10_test", "L2", 0.1, 256),
     Case("cifar_cnn_a_adv", "cifar10_test", "Linf", 3 / 255, 256),
     Case("cifar_cnn_a_adv", "cifar10_test", "L2", 0.4, 256),
     Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 256),

@@ -10,7 +10,7 @@ from torch import Tensor
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.losses import Loss, logit_difference, logit_difference_targeted
 from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer
-from temper.threat import Norm, distance, project, rows, steepest_step
+from temper.threat import Norm, distance, project, rows, steepest_step, within_box
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ class FMN(Attack):
         x, moved, radius = state["x"], state["query"], state["radius"]
         flips = keep_nearer(state, moved, answer.logits, norm)
         gamma, length = self._annealed(self.gamma, 0.02, state), self._annealed(self.length, 0.01, state)
-        # Until the first flip the radius is what a linear model would need. The paper takes just that; a little more
-        # crosses a boundary that rounding, or the box, would keep out of reach for ever.
-        slope = distance(answer.gradient, DUAL[norm]).clamp_min(TINY)
+        # Until the first flip the radius is what a linear model would need. The paper takes just that, and of pixels at
+        # the faces of the box too; rounding and clipping would keep some boundaries out of reach for ever.
+        gradient = within_box(answer.gradient, moved)
+        slope = distance(gradient, DUAL[norm]).clamp_min(TINY)
         guess = distance(moved - x, norm) + answer.losses.abs().to(x.dtype) / slope
         wider = torch.where(state["distance"].isfinite(), radius, guess) * (1 + gamma)
         narrower = torch.minimum(radius * (1 - gamma), state["distance"])
         state["radius"] = torch.where(flips, narrower, wider)
-        step = rows(length, x) * steepest_step(answer.gradient, "L2")
+        step = rows(length, x) * steepest_step(gradient, "L2")
         state["query"] = project(x, moved + step, state["radius"], norm)
         state["step"] = state["step"] + 1
 

@@ -102,7 +102,7 @@ SUITES = {
                     random_start=False,
                     bf16=True,
                 ),
-                Stage("apgd-t-long", APGD(60, runs=4, climbs=logit_difference_targeted, wide=True)),
+                Stage("apgd-t-long", APGD(40, runs=9, climbs=logit_difference_targeted, wide=True)),
                 Stage("square", Square(200), bf16=True),
             ),
             closer=CLOSER,
