@@ -1,6 +1,7 @@
 """The reference: AutoAttack in its standard version, as the package pyautoattack drives it. A module of compare.py."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-SECONDS = ("apgd-ce", "apgd-t", "fab-t", "square")
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,22 @@ class Passes(nn.Module):
         return logits
 
 
-def autoattack(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, batch_size: int) -> Reference:
-    """Run the four attacks one after another on what the ones before left standing, as AutoAttack does."""
+def autoattack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    eps: float,
+    batch_size: int,
+    attacks: Sequence[str] = STANDARD,
+) -> Reference:
+    """Run the attacks one after another on what the ones before left standing, as AutoAttack does."""
     from pyautoattack import AutoAttack
 
     counted = Passes(model)
     standing = torch.cat([model(part).argmax(1) for part in x.split(batch_size)]) == y
     seconds = {}
-    for attack in SECONDS:
+    for attack in attacks:
         adversary = AutoAttack(counted, norm=norm, eps=eps, version="custom", attacks=[attack], seed=0, device="cpu")
         adversary.verbose = False
         # The budgets of the standard version.
