@@ -47,7 +47,7 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, eps: NDArray[np.float64], s
     assert torch.equal(ranked[:, 0], y)
     work = Work(x, y, torch.arange(len(x)), ranked[:, 1:])
     engine = Engine(model, foldable(model, x[:2]), 64, bf16=bf16)
-    found = Findings(suite, np.arange(len(x)))
+    found = Findings(suite.in_norm("Linf"), np.arange(len(x)))
     for radius in np.unique(eps):
         some = torch.from_numpy(np.flatnonzero(eps == radius))
         for _ in search(engine, work.take(some), "Linf", [float(radius)], found, seed=0):

@@ -166,7 +166,7 @@ def measure(
         versions=[metadata.version("temper")],
         precision=["bf16 search" if low else "fp32 search"],
     )
-    findings = {norm: Findings(chosen, clean.columns["sample"]) for norm in radii}
+    findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"]) for norm in radii}
 
     def table() -> EvidenceTable:
         frames = [_rows(clean, found, norm, seed) for norm, found in findings.items()]

@@ -74,8 +74,10 @@ def note_few_classes(suite: Suite, classes: int) -> None:
     ratios = [stage.name for stage in suite.stages if "dlr" in str(stage.describe().get("climbs"))]
     if ratios and classes < 4:
         instead = "the logit difference alone" if classes == 2 else "the third logit in place of third and fourth"
-        log.info(f"{', '.join(ratios)}: the model has {classes} classes, too few for the DLR loss; it takes {instead}")
-    for stage in suite.stages:
+        log.info(
+            f"{', '.join(dict.fromkeys(ratios))}: the model has {classes} classes, too few for the DLR loss; it takes {instead}"
+        )
+    for stage in {stage.name: stage for stage in suite.stages}.values():
         if stage.attack.targeted and stage.attack.runs > classes - 1:
             log.info(f"{stage.name}: the model has {classes} classes; {classes - 1} targets, not {stage.attack.runs}")
 

@@ -16,7 +16,7 @@ from temper.files import write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.report import EpochRow, RunView, SampleView, Value, write_report
-from temper.threat import Norm, Threat, check_norm, format_eps, parse_threats
+from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
 
@@ -270,7 +270,9 @@ def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
 def _budget(attack: dict[str, Any]) -> str:
     """An attack of a suite as people write it."""
     runs = f"{attack['runs']} x " if attack["runs"] > 1 else ""
-    return f"{attack['name']} {runs}{attack['steps']}"
+    norms = attack.get("norms", NORMS)
+    where = f" in {' and '.join(norms)}" if len(norms) < len(NORMS) else ""
+    return f"{attack['name']} {runs}{attack['steps']}{where}"
 
 
 def _run_facts(config: FinetuneConfig, record: dict[str, Any]) -> dict[str, str]:
