@@ -10,23 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from temper import models
 from temper.threat import Norm
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its test images by position, and the ball."""
+    """A network (a name, or the folder of a run), so many of its test images, every so-manieth, and the ball."""
 
     network: str
     images: str
     norm: Norm
     eps: float
     count: int
+    every: int = 1
 
     @property
     def name(self) -> str:
         """As files and tables call it."""
-        return f"{self.network}-{self.norm}-{self.eps:.4g}"
+        return f"{Path(self.network).name}-{self.norm}-{self.eps:.4g}"
 
 
 CASES = (
@@ -55,11 +57,10 @@ def named_network(name: str, data: Path) -> nn.Module:
 def load(case: Case, data: Path) -> tuple[nn.Module, NDArray[np.uint8], NDArray[np.int64]]:
     """The network, and images uint8 NHWC with labels."""
     with np.load(data / "images" / f"{case.images}.npz") as arrays:
-        return (
-            named_network(case.network, data),
-            arrays["images"][: case.count],
-            arrays["labels"][: case.count].astype(np.int64),
-        )
+        images, labels = (arrays[name][:: case.every][: case.count] for name in ("images", "labels"))
+    run = Path(case.network).is_dir()
+    network = models.load(case.network) if run else named_network(case.network, data)
+    return network, images, labels.astype(np.int64)
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:

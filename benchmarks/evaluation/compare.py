@@ -9,12 +9,15 @@ parts ``speed`` and ``curve`` time things: nothing else should run meanwhile.
 - agreement: sample by sample, what AutoAttack's standard version breaks and what ``standard`` and ``fast`` break.
 - proven: instances with verdicts from complete verifiers, searched by both suites.
 - nearest: distances of the suite ``margin`` beside FAB-T (9 x 100) and FMN (100), and the passes of each.
-- speed: wall time and passes on a robust and on a non-robust network.
+- speed: wall time and passes on robust networks, one the size of a ResNet-20 and a small one, and on a fragile one. The
+  first is a run of benchmarks/epsilon_scheduling: start here after
+  ``python benchmarks/epsilon_scheduling/run.py --data DATA --only grid-0-0.25``.
 - curve: nine radii against the last alone.
 """
 
 import argparse
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +39,9 @@ from temper.threat import Threat
 
 HERE = Path(__file__).parent
 BATCH = 64
-ROBUST = Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 128)
+# A ResNet-20 of the Epsilon-Scheduling benchmark.
+ROBUST = Case("runs/epsilon_scheduling/grid-0-0.25-seed0", "cifar100_20classes_test", "Linf", 4 / 255, 64, every=31)
+SMALL = Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 128)
 FRAGILE = Case("resnet20", "cifar10_test", "Linf", 8 / 255, 128)
 NETWORKS = ("cifar_resnet4b", "cifar_cnn_a_adv", "resnet20", "mnist_lenet5_advtrained", "mnist_smallcnn_trades")
 NEAREST = {
@@ -139,7 +144,9 @@ def proven(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 
 def speed(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Wall time and passes, in one process, in turn."""
-    for case in (ROBUST, FRAGILE):
+    for case in (ROBUST, SMALL, FRAGILE):
+        if only and case.name not in only:
+            continue
         network, images, labels = load(case, data)
         started = time.perf_counter()
         theirs = autoattack(network, pixels(images), torch.from_numpy(labels), case.norm, case.eps, BATCH)
@@ -161,7 +168,9 @@ def speed(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 def curve(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Clean accuracy and eight radii up to the last, against the last alone."""
     for suite in ("standard", "fast"):
-        for case in (ROBUST, FRAGILE):
+        for case in (ROBUST, SMALL, FRAGILE):
+            if only and case.name not in only:
+                continue
             single, all_ = ours(case, data, suite), ours(case, data, suite, [case.eps * k / 8 for k in range(1, 9)])
             yield {
                 "case": case.name, "suite": suite, "n": case.count,
@@ -187,6 +196,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    sys.path.insert(0, str(HERE.parent / "epsilon_scheduling"))  # the robust network's architecture
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {options.threads} threads")
     for part in options.parts:
         path = HERE / f"{part}.csv"

@@ -75,7 +75,7 @@ def note_few_classes(suite: Suite, classes: int) -> None:
     if ratios and classes < 4:
         instead = "the logit difference alone" if classes == 2 else "the third logit in place of third and fourth"
         log.info(
-            f"{', '.join(dict.fromkeys(ratios))}: the model has {classes} classes, too few for the DLR loss; it takes {instead}"
+            f"{', '.join(dict.fromkeys(ratios))}: the model has {classes} classes, too few for DLR; it takes {instead}"
         )
     for stage in {stage.name: stage for stage in suite.stages}.values():
         if stage.attack.targeted and stage.attack.runs > classes - 1:

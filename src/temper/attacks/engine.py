@@ -97,17 +97,17 @@ class Engine:
 
     @contextmanager
     def searching(self, stage: Stage, device: torch.device) -> Iterator[nn.Module]:
-        """The model as a stage asks it."""
+        """The lent model as a stage asks it."""
         low = self.bf16 and stage.bf16
         precision = torch.autocast(device.type, torch.bfloat16) if low else full_precision(device)
-        with crafting(self.model), folded(self._folds), precision:
+        with folded(self._folds), precision:
             yield self.model
 
     @torch.no_grad()
     def verified(self, images: Tensor, y: Tensor) -> Tensor:
         """Which images [N, ...] lie in the box and are classified otherwise at full precision: bool [N]."""
         in_box = ((images >= 0) & (images <= 1)).flatten(1).all(1)
-        with crafting(self.model), full_precision(images.device):
+        with full_precision(images.device):
             logits = self.model(filled(images.float()))[: len(images)]
         return flipped(logits, y) & in_box
 
@@ -126,13 +126,14 @@ class Engine:
         if not len(work):
             return
         flow = _Flow(self, stage, work, norm, eps, seed)
-        while flow.busy and not self.interrupted():
-            try:
-                yield from flow.step()
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                flow.halve(error)
+        with crafting(self.model):  # once for all steps: walking through all modules takes longer than a small network
+            while flow.busy and not self.interrupted():
+                try:
+                    yield from flow.step()
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not _out_of_memory(error):
+                        raise
+                    flow.halve(error)
 
 
 class _Flow:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.hyperplane import step_to_plane
-from temper.attacks.losses import flipped, logit_difference_targeted
+from temper.attacks.losses import logit_difference_targeted
+from temper.attacks.nearest import keep_nearer
 from temper.threat import Norm, distance, random_point, rows
 
 DUAL = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}  # order of the norm that measures gradients
@@ -59,11 +60,9 @@ class _Walk(Attack):
     def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
         """See :class:`Attack`."""
         x, query = state["x"], state["query"]
-        self._keep(state, query, answer.logits, norm)  # going back, or a random start, may have ended in a flip
+        keep_nearer(state, query, answer.logits, norm)  # going back, or a random start, may have ended in a flip
         new = self._towards_boundary(state, *self._plane(state, answer, norm), norm)
-        logits = judge(new)
-        self._keep(state, new, logits, norm)
-        back = rows(flipped(logits, state["y"]), x)
+        back = rows(keep_nearer(state, new, judge(new), norm), x)
         state["query"] = torch.where(back, x + self.beta * (new - x), new)
         state["step"] = state["step"] + 1
 
@@ -80,14 +79,6 @@ class _Walk(Attack):
         length, length_from_x = distance(step, norm), distance(step_from_x, norm)
         alpha = (length / (length + length_from_x).clamp_min(1e-12)).clamp_max(self.alpha_max)
         return torch.lerp(query + self.eta * step, x + self.eta * step_from_x, rows(alpha, x)).clamp(0, 1)
-
-    def _keep(self, state: State, images: Tensor, logits: Tensor, norm: Norm) -> None:
-        """Remember flips that are nearer than those before."""
-        x = state["x"]
-        length = distance(images - x, norm)
-        nearer = flipped(logits, state["y"]) & (length < state["distance"])
-        state["best"] = torch.where(rows(nearer, x), images, state["best"])
-        state["distance"] = torch.where(nearer, length, state["distance"])
 
 
 @dataclass(frozen=True)
