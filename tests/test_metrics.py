@@ -219,3 +219,26 @@ def test_an_estimate_reads_well():
     estimate = robust_accuracy(table(rows([np.inf, 0.01], [0.0, 0.0])), "Linf", 0.03)
     assert str(estimate) == "0.0% [0.0%, 90.5%] (n = 2, 50.0% unknown)"
     assert list(estimate.to_json()) == ["value", "low", "high", "n", "unknown"]
+
+
+# --- mean margin, and several threats at once -----------------------------------------------------
+
+
+def test_mean_margin_leaves_out_samples_without_a_flip_and_counts_them():
+    one = table(rows(np.array([0.1, 0.3, np.inf]), np.array([0.1, 0.2, 0.0]), correct=[True, False, True]))
+    got = one.mean_margin("Linf")
+    assert got.value == pytest.approx(0.2)  # wrong decisions have a margin too
+    assert (got.n, got.unknown) == (3, pytest.approx(1 / 3))
+    assert got.low <= 0.15 <= got.value <= got.high
+    with pytest.raises(EvidenceError, match="no flip was found in Linf on any of 2 samples"):
+        table(rows(np.array([np.inf, np.inf]), np.zeros(2))).mean_margin("Linf")
+
+
+def test_robust_to_all_threats_at_once():
+    linf = rows(np.array([0.5, 0.5, 0.01, np.inf, np.inf]), np.array([0.4, 0.4, 0.0, 0.4, 0.4]))
+    l2 = rows(np.array([5.0, 0.1, 5.0, np.inf, np.inf]), np.array([4.0, 0.0, 4.0, 0.0, 4.0]), norm="L2")
+    got = table(linf, l2).union_robust_accuracy("Linf:0.1 L2:1")
+    assert (got.value, got.unknown, got.n) == (2 / 5, 1 / 5, 5)
+    assert table(linf, l2).union_robust_accuracy("Linf:0.1").value == 4 / 5
+    with pytest.raises(EvidenceError, match="no evidence in norm L1"):
+        table(linf, l2).union_robust_accuracy("L1:1")
