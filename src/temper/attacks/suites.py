@@ -97,9 +97,9 @@ SUITES = {
             "standard",
             (
                 Stage("apgd-ce", APGD(100), bf16=True, norms=("Linf", "L2")),
-                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted), bf16=True, norms=("Linf", "L2")),
+                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted), norms=("Linf", "L2")),
                 Stage("apgd-ce", APGD(100, runs=5, wide=True), bf16=True, norms=("L1",)),
-                Stage("apgd-t", APGD(100, runs=5, climbs=dlr_targeted, wide=True), bf16=True, norms=("L1",)),
+                Stage("apgd-t", APGD(100, runs=5, climbs=dlr_targeted, wide=True), norms=("L1",)),
                 Stage("fab-t", FABTargeted(100, runs=9), random_start=False),
                 Stage("square", Square(5000), bf16=True),
             ),

@@ -1,0 +1,41 @@
+"""Suites are data: printable, and with AutoAttack's budgets where they say so."""
+
+import json
+
+import pytest
+
+from temper.attacks.suites import SUITES, get_suite
+from temper.errors import ArgumentError
+from temper.threat import NORMS
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_is_data(name):
+    suite = get_suite(name)
+    described = json.loads(json.dumps(suite.describe()))
+    assert described["name"] == name
+    assert [attack["name"] for attack in described["attacks"]] == [stage.name for stage in suite.stages]
+    for norm in NORMS:
+        names = [stage.name for stage in suite.in_norm(norm).stages]
+        assert names
+        assert len(set(names)) == len(names)
+
+
+def test_standard_has_autoattacks_budgets():
+    def budgets(norm):
+        return {
+            stage.name: (stage.attack.runs, stage.attack.steps) for stage in SUITES["standard"].in_norm(norm).stages
+        }
+
+    usual = {"apgd-ce": (1, 100), "apgd-t": (9, 100), "fab-t": (9, 100), "square": (1, 5000)}
+    assert budgets("Linf") == budgets("L2") == usual
+    assert budgets("L1") == usual | {"apgd-ce": (5, 100), "apgd-t": (5, 100)}
+
+
+def test_only_margin_searches_without_a_radius():
+    assert [name for name, suite in SUITES.items() if suite.nearest] == ["margin"]
+
+
+def test_a_suite_that_is_none_is_refused():
+    with pytest.raises(ArgumentError, match="suite = 'strong': choose one of standard, fast, margin, apgd, pgd"):
+        get_suite("strong")
