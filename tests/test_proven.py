@@ -1,10 +1,13 @@
 """Networks whose robustness is proven, or disproven, by complete verifiers: no attack may break what is proven, and
 the strong suites must break what is known to break."""
 
+import numpy as np
 import pytest
 from proven import INSTANCES, attacked, instances_of, network
 
-from temper.attacks.suites import SUITES
+from temper.attacks.fab import FAB, FABTargeted
+from temper.attacks.fmn import FMN
+from temper.attacks.suites import SUITES, Stage, Suite
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -21,6 +24,19 @@ def test_no_attack_breaks_what_is_proven(shared_data, instances, suite, bf16):
     assert (found.upper > inside).all()
     if suite != "margin":
         assert (found.survived() >= inside).all()
+
+
+@pytest.mark.parametrize("instances", INSTANCES)
+def test_no_search_for_the_nearest_flip_reports_less_than_the_proven_radius(shared_data, instances):
+    stages = (
+        Stage("fab-t", FABTargeted(15, runs=3), random_start=False),
+        Stage("fab", FAB(5), random_start=False),
+        Stage("fmn", FMN(30), random_start=False),
+    )
+    x, y, eps = instances_of(shared_data, instances, "robust")
+    found = attacked(network(shared_data, instances), x, y, eps, Suite("nearest", stages), bf16=False)
+    assert (found.upper > eps * (1 - 1e-4)).all()
+    assert np.isfinite(found.upper).mean() > 0.7
 
 
 @pytest.mark.parametrize("instances", ["oval21__cifar_base_kw", "mnistfc21__mnist-net_256x2"])
