@@ -39,8 +39,9 @@ def split(
         seed: non-negative; the same seed gives the same parts on every machine.
 
     Returns:
-        One int64 array of positions per part, ascending. A class's count in a part is within one of its
-        exact proportion.
+        One int64 array of positions per part, ascending. Of K classes, one with n of N samples is in a part within
+        1 + K n / N of its exact proportion: half a sample at either end of the part, and as much as all classes'
+        halves move the ends themselves.
 
     Raises:
         ArgumentError: not exactly one of ``fraction`` and ``sizes``, or a part too small to hold every class.
