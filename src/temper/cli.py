@@ -340,7 +340,7 @@ def _say(message: str, status: int) -> int:
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"{where}the disk is full; free some space, and the same command (with --resume) continues"
+        return f"{where}the disk is full; free some space, and the same command continues (finetune: with --resume)"
     return f"{where}{error.strerror or error}"
 
 
