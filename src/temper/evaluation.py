@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -207,7 +207,7 @@ class _Search:
         findings: Mapping[Norm, Findings],
         seed: int,
         journal: Journal | None,
-        interrupted: Any,
+        interrupted: Callable[[], bool],
         batch_size: int | None,
         bf16: bool,
     ) -> None:

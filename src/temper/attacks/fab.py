@@ -10,7 +10,7 @@ from torch import Tensor
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.hyperplane import step_to_plane
 from temper.attacks.losses import logit_difference_targeted
-from temper.attacks.nearest import keep_nearer
+from temper.attacks.nearest import begin, keep_nearer
 from temper.threat import Norm, distance, random_point, rows
 
 DUAL = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}  # order of the norm that measures gradients
@@ -40,22 +40,13 @@ class _Walk(Attack):
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; with keys, at a random point within half of eps."""
-        x, start = problem.x, problem.x
+        start = problem.x
         if problem.keys is not None:
             # An infinite eps gives noise no scale: clipped to the box, noise without a limit is a black and white image
             # that has nothing to do with x. So such a run starts at x, like the first one.
             radius = torch.where(problem.eps.isfinite(), problem.eps / 2, 0)
-            start = random_point(x, radius, problem.norm, problem.keys)
-        state = {
-            "x": x,
-            "y": problem.y,
-            "eps": problem.eps,
-            "step": problem.y.new_zeros(len(x)),
-            "query": start,
-            "best": x,
-            "distance": x.new_full((len(x),), torch.inf),
-        }
-        return state if problem.target is None else state | {"target": problem.target}
+            start = random_point(problem.x, radius, problem.norm, problem.keys)
+        return begin(problem, start)
 
     def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
         """See :class:`Attack`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.losses import Loss, logit_difference, logit_difference_targeted
-from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer
+from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer, near_start
 from temper.threat import Norm, distance, project, rows, steepest_step, within_box
 
 
@@ -36,7 +36,7 @@ class FMN(Attack):
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; knows no limit but the box."""
-        return begin(problem) | {"radius": problem.x.new_full((len(problem.x),), torch.inf)}
+        return begin(problem, near_start(problem)) | {"radius": problem.x.new_full((len(problem.x),), torch.inf)}
 
     def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
         """See :class:`Attack`."""

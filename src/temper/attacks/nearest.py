@@ -12,19 +12,24 @@ TINY = 1e-30  # stands in for 0 in denominators
 NOISE = 1 / 255  # largest change of a pixel in a random start: a search without a radius has no other scale
 
 
-def begin(problem: Problem) -> State:
-    """A state with no flip yet that asks about the image, or about a point close to it where there are keys."""
+def begin(problem: Problem, start: Tensor) -> State:
+    """A state with no flip yet that asks about ``start`` first."""
     x = problem.x
     state = {
         "x": x,
         "y": problem.y,
         "eps": problem.eps,
         "step": problem.y.new_zeros(len(x)),
-        "query": x if problem.keys is None else random_point(x, NOISE, "Linf", problem.keys),
+        "query": start,
         "best": x,
         "distance": x.new_full((len(x),), torch.inf),
     }
     return state if problem.target is None else state | {"target": problem.target}
+
+
+def near_start(problem: Problem) -> Tensor:
+    """The image, or a point close to it where there are keys."""
+    return problem.x if problem.keys is None else random_point(problem.x, NOISE, "Linf", problem.keys)
 
 
 def keep_nearer(state: State, images: Tensor, logits: Tensor, norm: Norm) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.losses import Loss, logit_difference_targeted
-from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer
+from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer, near_start
 from temper.threat import Norm, distance, rows, steepest_step, within_box
 
 # How far beyond the plane a step aims, as a share of the plane's distance: a flip must be seen to count. Doubled after
@@ -53,7 +53,7 @@ class Tangent(Attack):
         x = problem.x
         # The first question is about x: it misses, and what the first step aims beyond is the least again.
         beyond = x.new_full((len(x),), BEYOND[0] / 2)
-        return begin(problem) | {"direction": torch.zeros_like(x), "beyond": beyond}
+        return begin(problem, near_start(problem)) | {"direction": torch.zeros_like(x), "beyond": beyond}
 
     def update(self, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
         """See :class:`Attack`."""
