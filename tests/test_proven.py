@@ -10,17 +10,17 @@ from temper.attacks.fmn import FMN
 from temper.attacks.suites import SUITES, Stage, Suite
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("suite", ["fast", "margin", "apgd", "pgd"])
 @pytest.mark.parametrize("instances", INSTANCES)
-def test_no_attack_breaks_what_is_proven(shared_data, instances, suite, bf16):
+def test_no_attack_breaks_what_is_proven(shared_data, instances, suite, half):
     """In bf16 too, emulated where the hardware has none; the full standard suite is for benchmarks/evaluation."""
-    if bf16 and not any(stage.bf16 for stage in SUITES[suite].stages):
+    if half and not any(half in stage.bears for stage in SUITES[suite].stages):
         pytest.skip(f"{suite} searches at full precision only")
     x, y, eps = instances_of(shared_data, instances, "robust")
     assert len(x) >= 5
     inside = eps * (1 - 1e-4)  # the boxes are known to about 1e-7
-    found = attacked(network(shared_data, instances), x, y, inside, SUITES[suite], bf16=bf16)
+    found = attacked(network(shared_data, instances), x, y, inside, SUITES[suite], half=half)
     assert (found.upper > inside).all()
     if suite != "margin":
         assert (found.survived() >= inside).all()
@@ -34,7 +34,7 @@ def test_no_search_for_the_nearest_flip_reports_less_than_the_proven_radius(shar
         Stage("fmn", FMN(30), random_start=False),
     )
     x, y, eps = instances_of(shared_data, instances, "robust")
-    found = attacked(network(shared_data, instances), x, y, eps, Suite("nearest", stages), bf16=False)
+    found = attacked(network(shared_data, instances), x, y, eps, Suite("nearest", stages), half=None)
     assert (found.upper > eps * (1 - 1e-4)).all()
     assert np.isfinite(found.upper).mean() > 0.7
 
@@ -44,5 +44,5 @@ def test_fast_breaks_what_is_known_to_break(shared_data, instances):
     x, y, eps = instances_of(shared_data, instances, "broken")
     assert len(x) >= 2
     radius = eps * (1 + 1e-4)
-    found = attacked(network(shared_data, instances), x, y, radius, SUITES["fast"], bf16=False)
+    found = attacked(network(shared_data, instances), x, y, radius, SUITES["fast"], half=None)
     assert (found.upper <= radius).all()

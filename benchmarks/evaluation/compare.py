@@ -34,6 +34,7 @@ from temper.attacks.fab import FABTargeted
 from temper.attacks.fmn import FMN
 from temper.attacks.suites import SUITES, Stage, Suite
 from temper.evaluation import Evaluation, measure
+from temper.precision import half
 from temper.samples import from_arrays
 from temper.threat import Threat
 
@@ -136,7 +137,7 @@ def proven(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
             for verdict, share in (("robust", 1 - 1e-4), ("broken", 1 + 1e-4), ("open", 1.0)):
                 x, y, eps = instances_of(data, name, verdict)
                 if len(x):
-                    found = attacked(network(data, name), x, y, eps * share, SUITES[suite], bf16=True)
+                    found = attacked(network(data, name), x, y, eps * share, SUITES[suite], half=half("cpu"))
                     hit = found.upper <= eps * share
                     spared = " ".join(map(str, np.flatnonzero(~hit))) if verdict == "broken" else ""
                     yield {

@@ -40,13 +40,13 @@ def instances_of(data: Path, name: str, verdict: str) -> tuple[Tensor, Tensor, N
         return x, y, arrays["eps"][chosen].astype(np.float64)
 
 
-def attacked(model: nn.Module, x: Tensor, y: Tensor, eps: NDArray[np.float64], suite: Suite, *, bf16: bool) -> Findings:
+def attacked(model: nn.Module, x: Tensor, y: Tensor, eps: NDArray[np.float64], suite: Suite, *, half: torch.dtype | None) -> Findings:
     """Every instance searched at its own radius."""
     with torch.no_grad():
         ranked = model(x).argsort(1, descending=True)
     assert torch.equal(ranked[:, 0], y)
     work = Work(x, y, torch.arange(len(x)), ranked[:, 1:])
-    engine = Engine(model, foldable(model, x[:2]), 64, bf16=bf16)
+    engine = Engine(model, foldable(model, x[:2]), 64, half=half)
     found = Findings(suite.in_norm("Linf"), np.arange(len(x)))
     for radius in np.unique(eps):
         some = torch.from_numpy(np.flatnonzero(eps == radius))

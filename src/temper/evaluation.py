@@ -25,7 +25,7 @@ from temper.journal import Journal
 from temper.margins.table import EvidenceTable, Provenance
 from temper.memory import fitting_batch
 from temper.models import Classifier
-from temper.precision import computes_bf16, full_precision
+from temper.precision import full_precision, half
 from temper.progress import Bar, progress_bar
 from temper.samples import Samples, device_of, from_arrays, on_device
 from temper.threat import Norm, Threat, parse_threats
@@ -156,7 +156,8 @@ def measure(
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
-    low = computes_bf16(device_of(model).type) and any(stage.bf16 for stage in chosen.stages)
+    low = half(device_of(model).type)
+    searched_in = [f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in chosen.stages]
     clean = _clean(model, samples, batch_size or _clean_batch(samples))
     fitness.note_few_classes(chosen, clean.classes)
     provenance = Provenance(
@@ -164,7 +165,7 @@ def measure(
         radii={chosen.name: {str(norm): eps for norm, eps in radii.items()}},
         seeds=[seed],
         versions=[metadata.version("temper")],
-        precision=["bf16 search" if low else "fp32 search"],
+        precision=sorted(set(searched_in)),
     )
     findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"]) for norm in radii}
 
@@ -209,11 +210,11 @@ class _Search:
         journal: Journal | None,
         interrupted: Callable[[], bool],
         batch_size: int | None,
-        bf16: bool,
+        half: torch.dtype | None,
     ) -> None:
         self.model, self.samples, self.clean, self.seed = model, samples, clean, seed
         self.radii, self.findings, self.journal, self.interrupted = radii, findings, journal, interrupted
-        self.batch_size, self.bf16 = batch_size, bf16
+        self.batch_size, self.half = batch_size, half
         self._engine: Engine | None = None
 
     def run(self) -> bool:
@@ -292,7 +293,7 @@ class _Search:
         if self._engine is None:
             pairs = foldable(self.model, work.x[:2])
             size = self.batch_size or fitting_batch(self.model, work.x[:1])
-            self._engine = Engine(self.model, pairs, size, bf16=self.bf16, interrupted=self.interrupted)
+            self._engine = Engine(self.model, pairs, size, half=self.half, interrupted=self.interrupted)
         return self._engine
 
     def _advance(self, stage: str) -> None:

@@ -132,13 +132,20 @@ def ask(attack: Attack, model: Model, state: State, *, gradient: bool = True) ->
 
 
 def input_gradient(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """One forward and one backward pass: (logits [N, K], loss [N], gradient [N, ...] of the summed loss)."""
+    """One forward and one backward pass: (logits [N, K], loss [N], gradient [N, ...] of the summed loss).
+
+    Each sample's gradient goes through the model scaled by a power of two, so that the largest slope of its loss over
+    the logits is about 1: the slopes of a confident model's loss would vanish in float16.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)
-        losses = loss(logits)
-        (gradient,) = torch.autograd.grad(losses.sum(), x)
-    return logits.detach(), losses.detach(), gradient
+        given = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
+        losses = loss(given)
+        (slope,) = torch.autograd.grad(losses.sum(), given)
+        size = torch.exp2(torch.frexp(slope.abs().amax(1)).exponent.clamp(-100, 100).to(slope.dtype))
+        (gradient,) = torch.autograd.grad(logits, x, (slope / size[:, None]).to(logits.dtype))
+    return logits.detach(), losses.detach(), gradient * rows(size, gradient)
 
 
 def input_jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,8 +78,8 @@ class Engine:
         model: float [N, C, H, W] in [0, 1] to logits [N, K].
         pairs: convolutions and batch norms to fold while searching, from
             :func:`temper.attacks.crafting.foldable`.
-        batch_size: samples in flight.
-        bf16: the hardware computes bfloat16: stages that allow it search in bfloat16 autocast.
+        batch_size: images in flight.
+        half: the low precision that the hardware computes (:func:`temper.precision.half`), for stages that bear it.
         interrupted: asked between steps; when it says yes, the flow ends and what is in flight is dropped.
     """
 
@@ -89,17 +89,16 @@ class Engine:
         pairs: list[Pair],
         batch_size: int,
         *,
-        bf16: bool = False,
+        half: torch.dtype | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.model, self.batch_size, self.bf16, self.interrupted = model, batch_size, bf16, interrupted
+        self.model, self.batch_size, self.half, self.interrupted = model, batch_size, half, interrupted
         self._folds = fold(pairs)
 
     @contextmanager
-    def searching(self, stage: Stage, device: torch.device) -> Iterator[nn.Module]:
-        """The lent model as a stage asks it."""
-        low = self.bf16 and stage.bf16
-        precision = torch.autocast(device.type, torch.bfloat16) if low else full_precision(device)
+    def searching(self, low: torch.dtype | None, device: torch.device) -> Iterator[nn.Module]:
+        """The lent model as it is asked in this precision; None for the full one."""
+        precision = torch.autocast(device.type, low) if low else full_precision(device)
         with folded(self._folds), precision:
             yield self.model
 
@@ -114,7 +113,8 @@ class Engine:
     def flow(self, stage: Stage, work: Work, norm: Norm, eps: Tensor, seed: int) -> Iterator[Finished]:
         """Run one attack on all samples, each at its own radius; yields them as they finish, in no set order.
 
-        What is found on a sample depends on nothing but model, seed, sample, attack, norm and radius.
+        What is found on a sample, and what is counted, depends on nothing but model, seed, sample, attack, norm,
+        radius and the hardware's precision.
 
         Args:
             stage: what to run.
@@ -123,13 +123,22 @@ class Engine:
             eps: float64 [N]; inf for attacks that look for the nearest flip without a limit.
             seed: of the random streams.
         """
-        if not len(work):
-            return
-        flow = _Flow(self, stage, work, norm, eps, seed)
+        low = self.half if self.half in stage.bears else None
+        flow = _Flow(self, stage, work, norm, eps, seed, low)
+        yield from self._run(flow)
+        lost = np.array(sorted(flow.lost), dtype=np.int64)
+        if len(lost):  # low precision had no number for them
+            places = torch.as_tensor(lost, device=work.x.device)
+            for done in self._run(_Flow(self, stage, work.take(places), norm, eps[places], seed, None)):
+                place = int(lost[done.place])
+                forward, backward = flow.lost[place]
+                yield replace(done, place=place, forward=done.forward + forward, backward=done.backward + backward)
+
+    def _run(self, flow: "_Flow") -> Iterator[Finished]:
         with crafting(self.model):  # once for all steps: walking through all modules takes longer than a small network
             while flow.busy and not self.interrupted():
                 try:
-                    yield from flow.step()
+                    yield from flow.advance()
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _out_of_memory(error):
                         raise
@@ -137,16 +146,38 @@ class Engine:
 
 
 class _Flow:
-    """The samples in flight: one row of the state each."""
+    """The runs in flight: one row of the state each.
 
-    def __init__(self, engine: Engine, stage: Stage, work: Work, norm: Norm, eps: Tensor, seed: int) -> None:
+    Runs of a sample count in their order, up to the first one that settles it. Later ones begin early where rows would
+    be idle; what they find and cost is dropped if an earlier one settles the sample, so that answers do not depend on
+    which rows were idle.
+
+    Attributes:
+        lost: samples whose search left the numbers of the low precision, with the forward and backward passes spent.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        stage: Stage,
+        work: Work,
+        norm: Norm,
+        eps: Tensor,
+        seed: int,
+        low: torch.dtype | None,
+    ) -> None:
         self.engine, self.stage, self.work, self.norm, self.eps, self.seed = engine, stage, work, norm, eps, seed
-        self.attack = stage.attack
+        self.attack, self.low = stage.attack, low
         self.runs = min(self.attack.runs, work.rivals.shape[1]) if self.attack.targeted else self.attack.runs
         self.waiting = deque(range(len(work)))
-        self.forward = np.zeros(len(work), np.int64)
-        self.backward = np.zeros(len(work), np.int64)
-        self.found: dict[int, tuple[float, Tensor]] = {}
+        self.begun = np.zeros(len(work), np.int64)  # how many runs of each sample
+        self.needed = np.full(len(work), self.runs)  # how many runs of each sample count
+        self.over = np.zeros((len(work), self.runs), dtype=np.bool_)
+        self.forward = np.zeros((len(work), self.runs), np.int64)
+        self.backward = np.zeros((len(work), self.runs), np.int64)
+        self.found: dict[tuple[int, int], tuple[float, Tensor]] = {}
+        self.strange: set[tuple[int, int]] = set()
+        self.lost: dict[int, tuple[int, int]] = {}
         self._open(engine.batch_size)
 
     @property
@@ -154,11 +185,12 @@ class _Flow:
         """Whether any sample is in flight."""
         return bool((self.who >= 0).any())
 
-    def step(self) -> Iterator[Finished]:
-        """Ask the model once for every row, and let go of the samples that are done."""
-        live, judged = self.who >= 0, 0
-        device = self.work.x.device
-        with self.engine.searching(self.stage, device) as model:
+    def advance(self) -> Iterator[Finished]:
+        """Ask the model about every row until a run is over or may be; let go of the samples that are done."""
+        live = self.who >= 0
+        rows_ = self.who[live], self.run[live]
+        with self.engine.searching(self.low, self.work.x.device) as model:
+            judged = 0
 
             def judge(images: Tensor) -> Tensor:
                 nonlocal judged
@@ -167,31 +199,41 @@ class _Flow:
                     logits: Tensor = model(images)
                     return logits
 
-            answer = ask(self.attack, model, self.state)
-            suspects = None if self.attack.nearest else self._suspects(answer), self.state["query"]
-            self.attack.update(self.state, answer, self.norm, judge)
-        if self.attack.nearest:
-            suspects = self._near_suspects(), self.state["best"]
-        classes = answer.logits.shape[1]
-        self.forward[self.who[live]] += 1 + judged
-        self.backward[self.who[live]] += {"logits": 0, "gradient": 1, "jacobian": classes}[self.attack.asks]
-        self.asked[live] += 1
+            while True:
+                judged, images = 0, self.state["query"]
+                answer = ask(self.attack, model, self.state)
+                hit = None if self.attack.nearest else self._suspects(answer)
+                strange = live & _strange(answer) if self.low else np.zeros_like(live)
+                self.attack.update(self.state, answer, self.norm, judge)
+                if hit is None:
+                    hit, images = self._near_suspects(), self.state["best"]
+                per_question = {"logits": 0, "gradient": 1, "jacobian": answer.logits.shape[1]}[self.attack.asks]
+                self.forward[rows_] += 1 + judged
+                self.backward[rows_] += per_question
+                self.asked[live] += 1
+                suspects = live & hit.cpu().numpy()
+                ended = live & (self.asked >= self.attack.queries)
+                if (suspects | ended | strange).any() or self.engine.interrupted():
+                    break
 
-        hit, images = suspects
-        assert hit is not None
-        settled = self._verify(np.flatnonzero(hit.cpu().numpy() & live), images)
-        over = np.flatnonzero(live & (self.asked >= self.attack.queries))
-        over = over[~np.isin(over, settled)]
-        settled = np.concatenate([settled, self._end(over)])
-        again = over[(self.run[over] + 1 < self.runs) & ~np.isin(over, settled)]
-        done = np.union1d(settled, np.setdiff1d(over, again)).astype(np.int64)
-        yield from [self._leave(row) for row in done]
-        self.run[again] += 1
-        self._enter(done, again)
+        settled = self._verify(np.flatnonzero(suspects & ~strange), images)
+        ended = np.setdiff1d(np.flatnonzero(ended & ~strange), settled)
+        settled = np.concatenate([settled, self._end(ended), np.flatnonzero(strange)])
+        self.strange.update((int(self.who[row]), int(self.run[row])) for row in np.flatnonzero(strange))
+        np.minimum.at(self.needed, self.who[settled], self.run[settled] + 1)
+        stopped = np.union1d(settled, ended).astype(np.int64)
+        self.over[self.who[stopped], self.run[stopped]] = True
+        for place in np.unique(self.who[stopped]).tolist():
+            if self.over[place, : self.needed[place]].all():
+                yield from self._leave(place)
+        dropped = np.flatnonzero(live & (self.run >= self.needed[self.who]))
+        self._enter(np.union1d(stopped, dropped).astype(np.int64))
 
     def halve(self, error: BaseException) -> None:
         """After running out of memory: go on with half the rows; the samples in flight start their attack anew."""
-        self.waiting.extendleft(self.who[self.who >= 0].tolist()[::-1])
+        flying = np.unique(self.who[self.who >= 0])
+        self.waiting.extendleft(flying.tolist()[::-1])
+        self.begun[flying], self.needed[flying], self.over[flying] = 0, self.runs, False
         size, smallest = len(self.who), GRAIN.get(self.work.x.device.type, 1)
         if size <= smallest:
             raise ModelError(
@@ -205,23 +247,39 @@ class _Flow:
         self._open(self.engine.batch_size)
 
     def _open(self, size: int) -> None:
-        """Fill ``size`` rows, or fewer if fewer samples wait."""
-        self.who = np.full(_filled_size(min(size, len(self.waiting)), self.work.x), -1)
+        """Fill ``size`` rows, or fewer if there are fewer runs."""
+        size = min(size, len(self.waiting) * self.runs)
+        self.who = np.full(_filled_size(size, self.work.x), -1)
         self.run, self.asked = np.zeros_like(self.who), np.zeros_like(self.who)
         self.refused = torch.full((len(self.who),), -torch.inf, device=self.work.x.device)
         self.state: State = {}
-        self._enter(np.arange(len(self.who)), np.array([], dtype=np.int64), limit=size)
+        self._enter(np.arange(size))
 
-    def _enter(self, free: NDArray[np.int64], again: NDArray[np.int64], limit: int | None = None) -> None:
-        """Let waiting samples into free rows, and those in rows ``again`` begin their next run."""
-        self.who[free], self.run[free] = -1, 0
-        entering = free[: min(len(self.waiting), len(free) if limit is None else limit)]
-        self.who[entering] = [self.waiting.popleft() for _ in entering]
-        begun = np.union1d(entering, again).astype(np.int64)
+    def _next(self, row: int) -> tuple[int, int] | None:
+        """The run that goes on in a row: the next one of the sample that was in it, or of one that waits, or, rather
+        than leave it idle, of the sample in flight that has begun the fewest."""
+        flying = np.unique(self.who[self.who >= 0])
+        hungry = flying[self.begun[flying] < self.needed[flying]]
+        if self.who[row] in hungry:
+            place = int(self.who[row])
+        elif self.waiting:
+            place = self.waiting.popleft()
+        elif len(hungry):
+            place = int(hungry[self.begun[hungry].argmin()])
+        else:
+            return None
+        self.begun[place] += 1
+        return place, int(self.begun[place]) - 1
+
+    def _enter(self, free: NDArray[np.int64]) -> None:
+        """Let runs into free rows."""
+        for row in free.tolist():
+            self.who[row], self.run[row] = self._next(row) or (-1, 0)
+        begun = free[self.who[free] >= 0]
         self.asked[begun] = 0
-        if not self.state:  # the rows beyond the last sample repeat the first one, and nobody looks at them
+        if not self.state:  # the rows beyond the last run repeat the first one, and nobody looks at them
             begun = np.where(self.who >= 0, np.arange(len(self.who)), 0)
-        if len(begun):
+        if len(begun) and self.busy:
             places = torch.as_tensor(begun, device=self.work.x.device)
             self.refused[places] = -torch.inf
             fresh = self._begin(begun)
@@ -229,11 +287,11 @@ class _Flow:
                 self.state = fresh
             else:
                 self.state = {name: old.index_copy(0, places, fresh[name]) for name, old in self.state.items()}
-        if not self.waiting:
+        if self.busy:
             self._compact()
-        dead = torch.as_tensor(np.flatnonzero(self.who < 0), device=self.work.x.device)
-        # A row that nobody looks at must not run beyond the attack's tables.
-        self.state["step"] = self.state["step"].index_fill(0, dead, 0)
+            dead = torch.as_tensor(np.flatnonzero(self.who < 0), device=self.work.x.device)
+            # A row that nobody looks at must not run beyond the attack's tables.
+            self.state["step"] = self.state["step"].index_fill(0, dead, 0)
 
     def _begin(self, begun: NDArray[np.int64]) -> State:
         places = torch.as_tensor(self.who[begun], device=self.work.x.device)
@@ -252,7 +310,7 @@ class _Flow:
         return self.attack.begin(problem)
 
     def _compact(self) -> None:
-        """When nobody waits any more, drop rows that nobody is in."""
+        """Drop rows that nobody is in."""
         alive = np.flatnonzero(self.who >= 0)
         size = _filled_size(len(alive), self.work.x)
         if not len(alive) or size >= len(self.who):
@@ -267,6 +325,8 @@ class _Flow:
         """Rows whose image flips in the search's precision, further than what was checked in vain before."""
         lead = logit_difference(answer.logits, self.state["y"])
         hit = flipped(answer.logits, self.state["y"]) & (lead > self.refused)
+        if not hit.any():
+            return hit
         self.refused = torch.where(hit, lead, self.refused)
         return hit & self._inside(distance(self.state["query"] - self.state["x"], self.norm))
 
@@ -287,11 +347,11 @@ class _Flow:
         places, samples = self._places(chosen)
         x, y, eps = self.work.x[samples], self.work.y[samples], self.eps[samples]
         tried = _into_ball(x, images[places], eps, self.norm)
-        self.forward[self.who[chosen]] += 1
+        self.forward[self.who[chosen], self.run[chosen]] += 1
         reached = _reached(x, tried, self.norm)
         flips = self.engine.verified(tried, y) & (reached <= eps)
         for i in torch.nonzero(flips).flatten().tolist():
-            self._keep(int(self.who[chosen[i]]), float(reached[i]), tried[i])
+            self._keep(chosen[i], float(reached[i]), tried[i])
         return chosen[flips.cpu().numpy()]
 
     def _end(self, over: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -307,7 +367,7 @@ class _Flow:
         places, samples = self._places(some)
         reached, nearest = self._polish(self.work.x[samples], self.state["best"][places], self.work.y[samples], some)
         for i in torch.nonzero(reached.isfinite()).flatten().tolist():
-            self._keep(int(self.who[some[i]]), float(reached[i]), nearest[i])
+            self._keep(some[i], float(reached[i]), nearest[i])
         return some[(reached <= self.eps[samples]).cpu().numpy() & self.eps[samples].isfinite().cpu().numpy()]
 
     def _polish(self, x: Tensor, best: Tensor, y: Tensor, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -322,7 +382,7 @@ class _Flow:
         reached = torch.full_like(share, torch.inf)
         for _ in range(POLISH_PROBES):
             tried = (x + rows(share, x) * (best - x)).clamp(0, 1)
-            self.forward[self.who[chosen]] += 1
+            self.forward[self.who[chosen], self.run[chosen]] += 1
             flips = self.engine.verified(tried, y)
             length = _reached(x, tried, self.norm)
             nearer = flips & (length < reached)
@@ -338,14 +398,32 @@ class _Flow:
         device = self.work.x.device
         return torch.as_tensor(chosen, device=device), torch.as_tensor(self.who[chosen], device=device)
 
-    def _keep(self, place: int, reached: float, image: Tensor) -> None:
-        if place not in self.found or reached < self.found[place][0]:
-            self.found[place] = reached, image.clone()
+    def _keep(self, row: int, reached: float, image: Tensor) -> None:
+        key = int(self.who[row]), int(self.run[row])
+        if key not in self.found or reached < self.found[key][0]:
+            self.found[key] = reached, image.clone()
 
-    def _leave(self, row: int) -> Finished:
-        place = int(self.who[row])
-        reached, nearest = self.found.pop(place, (float("inf"), None))
-        return Finished(place, reached, nearest, int(self.forward[place]), int(self.backward[place]))
+    def _leave(self, place: int) -> Iterator[Finished]:
+        """A sample's answer, from the runs that count."""
+        runs = range(self.needed[place])
+        forward, backward = int(self.forward[place, runs].sum()), int(self.backward[place, runs].sum())
+        if (place, runs[-1]) in self.strange:
+            self.lost[place] = forward, backward
+            return
+        flips = [self.found[place, run] for run in runs if (place, run) in self.found]
+        reached, nearest = min(flips, key=lambda flip: flip[0], default=(float("inf"), None))
+        for run in range(self.runs):
+            self.found.pop((place, run), None)
+        yield Finished(place, reached, nearest, forward, backward)
+
+
+def _strange(answer: Answer) -> NDArray[np.bool_]:
+    """Rows that a low precision has no numbers for: a logit or a gradient overflows, or the whole gradient vanishes."""
+    strange = ~torch.isfinite(answer.logits).all(1)
+    if answer.gradient is not None:
+        peak = answer.gradient.flatten(1).abs().amax(1)
+        strange |= ~torch.isfinite(peak) | (peak == 0)
+    return strange.cpu().numpy()
 
 
 def filled(images: Tensor) -> Tensor:

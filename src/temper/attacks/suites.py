@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import Attack
 from temper.attacks.fab import FABTargeted
@@ -15,6 +17,10 @@ from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
 
 
+FP16 = (torch.float16,)  # 11 digits: enough to tell on which side of the boundary an image lies, nearly always
+HALF = (torch.float16, torch.bfloat16)  # 8 digits: enough to climb, where a search is only the first of several
+
+
 @dataclass(frozen=True)
 class Stage:
     """An attack in a suite.
@@ -23,15 +29,15 @@ class Stage:
         name: unique within its suite and norm; evidence names it, and the samples' random streams are named after it.
         attack: what runs, with its budget.
         random_start: start from the samples' random streams instead of from the clean images.
-        bf16: search in bfloat16 where the hardware computes it. For attacks that climb a loss; those that look for
-            the boundary itself need its exact place. Flips are checked at full precision all the same.
+        bears: low precisions that its search may run in where the hardware computes them. Flips are checked at full
+            precision all the same.
         norms: in which it runs; other norms may need another budget.
     """
 
     name: str
     attack: Attack
     random_start: bool = True
-    bf16: bool = False
+    bears: tuple[torch.dtype, ...] = ()
     norms: tuple[Norm, ...] = NORMS
 
     def describe(self) -> dict[str, Any]:
@@ -40,7 +46,7 @@ class Stage:
             "name": self.name,
             **self.attack.describe(),
             "random_start": self.random_start,
-            "bf16": self.bf16,
+            "bears": [str(each).removeprefix("torch.") for each in self.bears],
             "norms": list(self.norms),
         }
 
@@ -96,12 +102,12 @@ SUITES = {
         Suite(
             "standard",
             (
-                Stage("apgd-ce", APGD(100), bf16=True, norms=("Linf", "L2")),
-                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted), norms=("Linf", "L2")),
-                Stage("apgd-ce", APGD(100, runs=5, wide=True), bf16=True, norms=("L1",)),
-                Stage("apgd-t", APGD(100, runs=5, climbs=dlr_targeted, wide=True), norms=("L1",)),
-                Stage("fab-t", FABTargeted(100, runs=9), random_start=False),
-                Stage("square", Square(5000), bf16=True),
+                Stage("apgd-ce", APGD(100), bears=HALF, norms=("Linf", "L2")),
+                Stage("apgd-t", APGD(100, runs=9, climbs=dlr_targeted), bears=FP16, norms=("Linf", "L2")),
+                Stage("apgd-ce", APGD(100, runs=5, wide=True), bears=HALF, norms=("L1",)),
+                Stage("apgd-t", APGD(100, runs=5, climbs=dlr_targeted, wide=True), bears=FP16, norms=("L1",)),
+                Stage("fab-t", FABTargeted(100, runs=9), random_start=False, bears=FP16),
+                Stage("square", Square(5000), bears=HALF),
             ),
             closer=CLOSER,
         ),
@@ -111,15 +117,15 @@ SUITES = {
         Suite(
             "fast",
             (
-                Stage("apgd-ce", APGD(20, wide=True), bf16=True),
+                Stage("apgd-ce", APGD(20, wide=True), bears=HALF),
                 Stage(
                     "apgd-t",
                     APGD(20, runs=9, climbs=logit_difference_targeted, wide=True),
                     random_start=False,
-                    bf16=True,
+                    bears=HALF,
                 ),
-                Stage("apgd-t-long", APGD(40, runs=9, climbs=logit_difference_targeted, wide=True)),
-                Stage("square", Square(200), bf16=True),
+                Stage("apgd-t-long", APGD(40, runs=9, climbs=logit_difference_targeted, wide=True), bears=FP16),
+                Stage("square", Square(200), bears=HALF),
             ),
             closer=CLOSER,
         ),
