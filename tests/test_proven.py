@@ -3,6 +3,7 @@ the strong suites must break what is known to break."""
 
 import numpy as np
 import pytest
+import torch
 from proven import INSTANCES, attacked, instances_of, network
 
 from temper.attacks.fab import FAB, FABTargeted

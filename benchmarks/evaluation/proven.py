@@ -40,7 +40,9 @@ def instances_of(data: Path, name: str, verdict: str) -> tuple[Tensor, Tensor, N
         return x, y, arrays["eps"][chosen].astype(np.float64)
 
 
-def attacked(model: nn.Module, x: Tensor, y: Tensor, eps: NDArray[np.float64], suite: Suite, *, half: torch.dtype | None) -> Findings:
+def attacked(
+    model: nn.Module, x: Tensor, y: Tensor, eps: NDArray[np.float64], suite: Suite, *, half: torch.dtype | None
+) -> Findings:
     """Every instance searched at its own radius."""
     with torch.no_grad():
         ranked = model(x).argsort(1, descending=True)

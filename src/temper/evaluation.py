@@ -157,7 +157,9 @@ def measure(
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
     low = half(device_of(model).type)
-    searched_in = [f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in chosen.stages]
+    searched_in = [
+        f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in chosen.stages
+    ]
     clean = _clean(model, samples, batch_size or _clean_batch(samples))
     fitness.note_few_classes(chosen, clean.classes)
     provenance = Provenance(

@@ -43,16 +43,16 @@ def crafting(model: nn.Module, pairs: list[Pair] | None = None) -> Iterator[nn.M
 
 @dataclass(frozen=True)
 class Fold:
-    """A convolution that does the work of the batch norm after it, with this weight and bias."""
+    """A convolution with this weight and bias for its own; they also do the work of the batch norm after it, if any."""
 
     conv: nn.Conv2d
-    norm: nn.BatchNorm2d
+    norm: nn.BatchNorm2d | None
     weight: nn.Parameter
-    bias: nn.Parameter
+    bias: nn.Parameter | None
 
 
 def fold(pairs: list[Pair]) -> list[Fold]:
-    """Weights that fold each batch norm, as its statistics are now, into its convolution."""
+    """Weights that fold each batch norm, as its statistics are now, into its convolution; channels-last."""
     folds = []
     for conv, norm in pairs:
         assert norm.running_mean is not None
@@ -60,9 +60,24 @@ def fold(pairs: list[Pair]) -> list[Fold]:
         weight, bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        frozen = [nn.Parameter(each.detach(), requires_grad=False) for each in (weight, bias)]
-        folds.append(Fold(conv, norm, *frozen))
+        folds.append(Fold(conv, norm, *_laid_out(weight, bias)))
     return folds
+
+
+def lay_out(model: nn.Module, pairs: list[Pair]) -> list[Fold]:
+    """The weights of every convolution as a long search wants them: batch norms folded in, channels-last (in another
+    layout each pass would turn them round)."""
+    folds = fold(pairs)
+    done = {each.conv for each in folds}
+    plain = [conv for conv in model.modules() if type(conv) is nn.Conv2d and "weight" in conv._parameters]
+    return folds + [Fold(conv, None, *_laid_out(conv.weight, conv.bias)) for conv in plain if conv not in done]
+
+
+def _laid_out(weight: Tensor, bias: Tensor | None) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Weight and bias as frozen parameters of their own."""
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    frozen = nn.Parameter(weight, requires_grad=False)
+    return frozen, None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 
 @contextmanager
@@ -72,13 +87,14 @@ def folded(folds: list[Fold]) -> Iterator[None]:
     try:
         for each in folds:
             each.conv.weight, each.conv.bias = each.weight, each.bias
-            # An instance attribute hides the class's forward until it is deleted.
-            each.norm.forward = _after_norm(each.norm)  # type: ignore[method-assign, assignment]
+            if each.norm is not None:  # an instance attribute hides the class's forward until it is deleted
+                each.norm.forward = _after_norm(each.norm)  # type: ignore[method-assign, assignment]
         yield
     finally:
         for each, (weight, bias) in zip(folds, own, strict=True):
             each.conv.weight, each.conv.bias = weight, bias
-            each.norm.__dict__.pop("forward", None)
+            if each.norm is not None:
+                each.norm.__dict__.pop("forward", None)
 
 
 def _after_norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:

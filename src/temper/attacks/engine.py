@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from temper import randomness
 from temper.attacks.attack import Answer, Problem, State, ask
-from temper.attacks.crafting import Pair, crafting, fold, folded
+from temper.attacks.crafting import Pair, crafting, folded, lay_out
 from temper.attacks.losses import flipped, logit_difference
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
@@ -93,7 +93,7 @@ class Engine:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model, self.batch_size, self.half, self.interrupted = model, batch_size, half, interrupted
-        self._folds = fold(pairs)
+        self._folds = lay_out(model, pairs)
 
     @contextmanager
     def searching(self, low: torch.dtype | None, device: torch.device) -> Iterator[nn.Module]:
@@ -212,12 +212,12 @@ class _Flow:
                 self.backward[rows_] += per_question
                 self.asked[live] += 1
                 suspects = live & hit.cpu().numpy()
-                ended = live & (self.asked >= self.attack.queries)
-                if (suspects | ended | strange).any() or self.engine.interrupted():
+                over = live & (self.asked >= self.attack.queries)
+                if (suspects | over | strange).any() or self.engine.interrupted():
                     break
 
         settled = self._verify(np.flatnonzero(suspects & ~strange), images)
-        ended = np.setdiff1d(np.flatnonzero(ended & ~strange), settled)
+        ended = np.setdiff1d(np.flatnonzero(over & ~strange), settled)
         settled = np.concatenate([settled, self._end(ended), np.flatnonzero(strange)])
         self.strange.update((int(self.who[row]), int(self.run[row])) for row in np.flatnonzero(strange))
         np.minimum.at(self.needed, self.who[settled], self.run[settled] + 1)

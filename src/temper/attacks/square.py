@@ -130,15 +130,17 @@ def _paint(x: Tensor, best: Tensor, eps: Tensor, side: Tensor, streams: Tensor) 
     one channel would be so half of the time.
     """
     numbers = randomness.uniform(streams, (2 + x.shape[1],))
-    inside = _square(*_corner(numbers[:, :2], side, x), side, x)
-    signs = _signs(numbers[:, 2:, None, None], x)
+    places = _places(*_corner(numbers[:, :2], side, x), side, x)[:, None].expand(-1, x.shape[1], -1)
+    clean, old = x.flatten(2).gather(2, places), best.flatten(2).gather(2, places)
+    signs = _signs(numbers[:, 2:, None], x)
 
     def painted(signs: Tensor) -> Tensor:
-        return torch.where(inside, (x + rows(eps, x) * signs).clamp(0, 1), best)
+        return (clean + rows(eps, clean) * signs).clamp(0, 1)
 
-    query = painted(signs)
-    same = (query == best).flatten(1).all(1)
-    return torch.where(rows(same, x), painted(-signs), query)
+    new = painted(signs)
+    same = (new == old).flatten(1).all(1)
+    new = torch.where(rows(same, new), painted(-signs), new)
+    return best.flatten(2).scatter(2, places, new).view_as(best)
 
 
 # --- L2 and L1: pairs of hills, paid for with what another square holds -----------------------------
@@ -235,6 +237,13 @@ def _corner(numbers: Tensor, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     free = torch.stack([x.shape[2] - side, x.shape[3] - side], 1)
     top, left = (numbers * (free + 1)).long().unbind(1)
     return top, left
+
+
+def _places(top: Tensor, left: Tensor, side: Tensor, like: Tensor) -> Tensor:
+    """Where each row's square lies in the flattened image: int64 [N, P]; smaller ones name their last pixels again."""
+    steps = torch.minimum(torch.arange(max(side.tolist(), default=1), device=side.device), side[:, None] - 1)
+    down, across = top[:, None] + steps, left[:, None] + steps
+    return (down[:, :, None] * like.shape[3] + across[:, None]).flatten(1)
 
 
 def _square(top: Tensor, left: Tensor, side: Tensor, like: Tensor) -> Tensor:

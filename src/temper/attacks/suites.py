@@ -16,7 +16,6 @@ from temper.attacks.tangent import Tangent
 from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
 
-
 FP16 = (torch.float16,)  # 11 digits: enough to tell on which side of the boundary an image lies, nearly always
 HALF = (torch.float16, torch.bfloat16)  # 8 digits: enough to climb, where a search is only the first of several
 
