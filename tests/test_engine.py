@@ -1,6 +1,7 @@
 """The batch engine: what flows through it, what it counts, and that nothing outside a sample changes its answer."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 
 from temper.attacks import engine as engines
 from temper.attacks.apgd import APGD
-from temper.attacks.attack import Answer, Attack
+from temper.attacks.attack import Answer, Attack, input_gradient
 from temper.attacks.engine import Engine, Work, filled
-from temper.attacks.losses import dlr_targeted, flipped
+from temper.attacks.fab import FABTargeted
+from temper.attacks.losses import cross_entropy, dlr_targeted, flipped
 from temper.attacks.pgd import PGD
+from temper.attacks.square import Square
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
 from temper.threat import distance
@@ -20,6 +23,9 @@ from test_attacks import linear_case
 
 CE = Stage("apgd-ce", APGD(12))
 TARGETED = Stage("apgd-t", APGD(8, runs=3, climbs=dlr_targeted))
+
+
+FAB = Stage("fab-t", FABTargeted(8, runs=3), random_start=False)
 
 
 class Watched(nn.Module):
@@ -68,10 +74,10 @@ def test_every_sample_leaves_once_and_flips_are_real(stage):
     assert all(np.isinf(each.distance) for each in found if each.nearest is None)
 
 
-@pytest.mark.parametrize("stage", [CE, TARGETED, Stage("pgd", PGD(5))])
+@pytest.mark.parametrize("stage", [CE, TARGETED, Stage("pgd", PGD(5)), FAB, Stage("square", Square(30))])
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 def test_answers_are_bit_for_bit_the_same_in_every_batch_size_and_order(stage, half):
-    model = Watched()
+    model, stage = Watched(), replace(stage, bears=(half,))
     work = work_for(model, 12)
     answers = [
         [(each.distance, each.forward, each.backward) for each in run(model, work, stage, 0.03, size, half=half)]
@@ -192,3 +198,65 @@ def test_images_are_filled_up_to_a_size_that_rounds_like_larger_ones():
     assert torch.equal(more[:5], x)
     assert more.is_contiguous(memory_format=torch.channels_last)
     assert filled(more) is more
+
+
+def test_idle_rows_take_later_runs_of_the_samples_in_flight():
+    model = Watched()
+    work = work_for(model, 5)
+    model.sizes.clear()
+    found = run(model, work, TARGETED, 1e-6, 16)
+    # 5 samples x 3 runs fit into 16 rows: 9 questions, and one check of all best images, instead of three times that.
+    assert model.sizes == [16] * 10
+    assert {(each.forward, each.backward) for each in found} == {(30, 27)}
+
+
+class Loud(Watched):
+    """Its logits are beyond the numbers of float16 wherever the first pixel is bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + 1e6 * (x[:, :1, 0, 0] > 0.5))
+
+
+@pytest.mark.parametrize("stage", [CE, TARGETED])
+def test_samples_that_low_precision_has_no_numbers_for_are_searched_at_full_precision(stage):
+    stage = replace(stage, bears=(torch.float16,))
+    model = Loud()
+    work = work_for(model)
+    low, full = (run(model, work, stage, 0.03, 16, half=half) for half in (torch.float16, None))
+    loud = [place for place in range(40) if work.x[place, 0, 0, 0] > 0.6]
+    assert 5 < len(loud) < 35
+    assert [low[place].distance for place in loud] == [full[place].distance for place in loud]
+    assert all(low[place].forward > full[place].forward for place in loud)  # the attempt counts
+    quiet = [place for place in range(40) if work.x[place, 0, 0, 0] < 0.4]
+    assert any(low[place].forward <= full[place].forward for place in quiet)
+
+
+def test_half_is_used_only_by_stages_that_bear_it():
+    seen = []
+
+    class Spy(Watched):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            seen.append(logits.dtype)
+            return logits
+
+    model = Spy()
+    for bears in ((), (torch.float16,), (torch.float16, torch.bfloat16)):
+        work = work_for(model, 3)
+        seen.clear()
+        run(model, work, replace(CE, bears=bears), 1e-6, 16, half=torch.bfloat16)
+        assert (torch.bfloat16 in seen) == (torch.bfloat16 in bears)
+        assert seen[-1] == torch.float32  # the check
+
+
+def test_gradients_of_a_confident_model_do_not_vanish_in_float16():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[1].bias += torch.tensor([30.0, 0, 0])  # the other classes have a probability of 1e-13
+    y = torch.zeros(4, dtype=torch.int64)
+    _, _, exact = input_gradient(model, x, lambda logits: cross_entropy(logits, y))
+    with torch.autocast("cpu", torch.float16):
+        _, _, low = input_gradient(model, x, lambda logits: cross_entropy(logits, y))
+    assert (low != 0).any(dim=(1, 2, 3)).all()
+    assert torch.cosine_similarity(low.flatten(1), exact.flatten(1)).min() > 0.999

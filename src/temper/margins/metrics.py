@@ -51,17 +51,9 @@ def evidence(table: "EvidenceTable", norm: str, suite: str | None = None) -> Evi
     Raises:
         EvidenceError: no such norm or suite, several suites and none named, or samples that the suite has no row of.
     """
-    frame = table.frame
+    chosen, frame = chosen_suite(table, norm, suite), table.frame
     rows = frame[frame["norm"] == norm]
-    if rows.empty:
-        raise EvidenceError(f"no evidence in norm {norm}; the table has {', '.join(table.norms) or 'none'}")
-    suites = sorted(rows["suite"].unique())
-    if suite is None and len(suites) > 1:
-        raise EvidenceError(f"several suites searched in {norm} ({', '.join(suites)}): say which one's survival counts")
-    chosen = suites[0] if suite is None else suite
     own = rows[rows["suite"] == chosen].set_index("sample").sort_index()
-    if own.empty:
-        raise EvidenceError(f"suite {chosen} has no evidence in {norm}; there is that of {', '.join(suites)}")
     missing = sorted(set(frame["sample"]) - set(own.index))
     if missing:
         raise EvidenceError(f"suite {chosen} has no row in {norm} of {len(missing)} samples, first {missing[0]}")
@@ -71,6 +63,18 @@ def evidence(table: "EvidenceTable", norm: str, suite: str | None = None) -> Evi
         upper=upper,
         survived=np.minimum(own["survived"].to_numpy(np.float64), upper),
     )
+
+
+def chosen_suite(table: "EvidenceTable", norm: str, suite: str | None = None) -> str:
+    """The suite of that name, or the only one that searched in this norm; raises EvidenceError as :func:`evidence`."""
+    suites = sorted(table.frame.loc[table.frame["norm"] == norm, "suite"].unique())
+    if not suites:
+        raise EvidenceError(f"no evidence in norm {norm}; the table has {', '.join(table.norms) or 'none'}")
+    if suite is None and len(suites) > 1:
+        raise EvidenceError(f"several suites searched in {norm} ({', '.join(suites)}): say which one's survival counts")
+    if suite is not None and suite not in suites:
+        raise EvidenceError(f"suite {suite} has no evidence in {norm}; there is that of {', '.join(suites)}")
+    return suite or str(suites[0])
 
 
 def clean_accuracy(table: "EvidenceTable") -> Estimate:
