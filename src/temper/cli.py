@@ -29,6 +29,9 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   finetune   make a pretrained classifier robust on your data
   evaluate   measure how robust a classifier is
   corruptions  measure accuracy under noise, blur, weather and compression
+  margins    measure how near decisions are to changing, and fit a detector of brittle ones
+  predict    classify images, and say which decisions are brittle
+  export     write a model as one ONNX or torch.export file
   merge      join evidence tables of one model on one data set
   report     one HTML report of one or several result folders
 
@@ -166,6 +169,147 @@ class Corruptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Margins:
+    """Measure how near a classifier's decisions are to changing (the input margins of all samples), how well free
+    scores such as the logit margin tell the brittle ones, and fit a detector that lets at most a share ALPHA of brittle
+    decisions pass. Everything is kept in OUT: run again, nothing is searched twice. The detector of a run folder is
+    also put beside its weights, for temper predict and temper export.
+
+    Example: temper margins --model runs/robust --data photos/test --threat Linf:4/255 --adaptive
+    """
+
+    model: str
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE or bundled."""
+    data: str
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
+    threat: str
+    """NORM:EPS, as in Linf:8/255: a decision is brittle if an image so near is classified otherwise."""
+    alpha: float = 0.05
+    """Largest share of brittle decisions that the detector may let pass."""
+    adaptive: bool = False
+    """Also attack the detectors, as someone would who knows the score and the threshold."""
+    pseudo_margin: bool = False
+    """Also learn a margin from the features of training images, for models whose logit margin says little."""
+    train_data: str | None = None
+    """Images that the pseudo-margin is learned from; by default the training part of DATA."""
+    limit: int | None = None
+    """Measure at most so many samples, stratified by class."""
+    seed: int = 0
+    """Seed of the sample choice, of the split between fitting and judging, and of the attacks' random starts."""
+    batch_size: Literal["auto"] | int = "auto"
+    """Samples attacked at once; it does not change the result."""
+    time_budget: str | None = None
+    """Stop the search for margins after so long, as in 90s, 10m or 2h; the same command continues."""
+    out: Path | None = None
+    """Folder of the results; by default one named after model and data in runs/."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+    def run(self) -> int:
+        """Measure, save, and print."""
+        from temper.brittleness.folder import margins_into
+
+        budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
+        out = self.out or Path("runs") / _slug(f"margins-{self.model}-{self.data}")
+        with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
+            summary, complete = margins_into(
+                out, self.model, self.data, self.threat,
+                alpha=self.alpha, adaptive=self.adaptive, pseudo_margin=self.pseudo_margin, train_data=self.train_data,
+                limit=self.limit, seed=self.seed, batch_size=None if self.batch_size == "auto" else self.batch_size,
+                time_budget=budget,
+            )  # fmt: skip
+        if self.json:
+            sys.stdout.write(json.dumps(summary) + "\n")
+        elif complete:
+            from temper.console import show_margins
+
+            show_margins(summary, out)
+        if complete:
+            return DONE
+        return _say(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Classify images: class, confidence (softmax), logit margin, and whether the decision is brittle, which takes a
+    detector in the run's folder (temper margins fits one). Images that cannot be read are reported, and the rest is
+    classified.
+
+    Example: find uploads -name "*.jpg" | temper predict --run runs/robust --csv - > decisions.csv
+    """
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, folders to search through for some, or - for paths on stdin, one per line."""
+    run_: Annotated[str, tyro.conf.arg(name="run")]
+    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE and bundled work too."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+    csv: bool = False
+    """Print a header and a row per image, as they come."""
+    batch_size: Literal["auto"] | int = "auto"
+    """Images classified at once; it does not change the result."""
+
+    def run(self) -> int:
+        """Classify and print."""
+        from temper import console
+        from temper.interrupt import Stop
+        from temper.prediction import Predictor, find_images, no_detector, watched
+
+        if self.json and self.csv:
+            raise ArgumentError("csv", True, "give --json or --csv, not both")
+        paths = find_images(self.images, sys.stdin.buffer if sys.stdin else None)
+        stdout = sys.stdout
+        # A user's model may print, and a bar takes stdout over while it shows; answers go to stdout itself.
+        with contextlib.redirect_stdout(sys.stderr), Stop() as stop:
+            predictor = Predictor.load(self.run_)
+            if predictor.detector is None:
+                _say(no_detector(self.run_), DONE)
+            batch = None if self.batch_size == "auto" else self.batch_size
+            rows_show_it = self.csv and stdout.isatty()
+            outcomes = predictor(paths, batch, lambda: stop.requested)
+            seen = watched(outcomes, len(paths), enabled=not rows_show_it)
+            if self.csv:
+                done, failed = console.write_predictions(seen, stdout)
+            else:
+                found = list(seen)
+                show = console.write_predictions_json if self.json else console.show_predictions
+                done, failed = show(found, predictor.summary(), stdout)
+        if done < len(paths):
+            return _say(f"stopped after {done} of {len(paths)} images", STOPPED)
+        return _say(f"{failed} of {done} images could not be classified", FAILED) if failed else DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a model as one file that runs without Temper: images in, logits, logit margin and brittle or not out, with
+    the normalisation inside. The file is checked against the model before it is kept.
+
+    Example: temper export --run runs/robust --format onnx --out robust.onnx
+    """
+
+    run_: Annotated[str, tyro.conf.arg(name="run")]
+    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE and bundled work too."""
+    format: Literal["onnx", "torch"]
+    """onnx, or torch for torch.export."""
+    out: Path
+    """The file to write, .onnx or .pt2."""
+    detector: Path | None = None
+    """A detector's JSON file; by default the run's own."""
+
+    def run(self) -> int:
+        """Write, check, and say what was written."""
+        from temper.console import show_export
+        from temper.exporting import export
+        from temper.prediction import no_detector
+
+        done = export(self.run_, self.format, self.out, self.detector)
+        show_export(done)
+        if "brittle" not in done.outputs:
+            _say(f"{no_detector(self.run_)} (the file has no output brittle)", DONE)
+        return DONE
+
+
+@dataclasses.dataclass(frozen=True)
 class Merge:
     """Join evidence tables of one model on one data set: per sample the nearest flip that any of them found, and per
     suite the largest radius survived. Any order and number of them, repeats too, gives the same table.
@@ -255,7 +399,16 @@ def _parse(kind: Callable[..., T], arguments: list[str], program: str) -> T:
     return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
 
 
-COMMANDS = {"demo": Demo, "evaluate": Evaluate, "corruptions": Corruptions, "merge": Merge, "report": Report}
+COMMANDS = {
+    "demo": Demo,
+    "evaluate": Evaluate,
+    "corruptions": Corruptions,
+    "margins": Margins,
+    "predict": Predict,
+    "export": Export,
+    "merge": Merge,
+    "report": Report,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,9 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported just for its name
             raise
-        return _say(
-            "error: the GPU's memory is full; lower --micro-batch (finetune) or --batch-size (evaluate)", FAILED
-        )
+        return _say("error: the GPU's memory is full; lower --micro-batch (finetune) or --batch-size (others)", FAILED)
     except OSError as error:
         with contextlib.suppress(OSError):
             _flush()

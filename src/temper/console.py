@@ -1,13 +1,22 @@
 """What the commands print for a person."""
 
-from collections.abc import Mapping
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from temper.brittleness.view import attacks_in_words, detector_in_words, words
+from temper.exporting import Exported
 from temper.folders import REPORT
+from temper.prediction import Failure, Outcome, Prediction
 from temper.report import Value
 from temper.threat import format_eps
 from temper.training.run import Run
@@ -45,9 +54,10 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
     """Print what ``temper corruptions --json`` would: a row per corruption, a column per severity."""
     measured = summary["corruptions"]
     severities = sorted({severity for each in measured.values() for severity in each["severities"]}, key=int)
-    table = Table(title=f"Accuracy on {summary['data']['name']} under corruptions", title_justify="left")
-    for column in ("", *(f"severity {severity}" for severity in severities), "mean"):
-        table.add_column(column, justify="right" if column else "left")
+    title = f"Accuracy on {summary['data']['name']} under corruptions, by severity"
+    table = Table(title=title, title_justify="left")
+    for column in ("", *severities, "mean"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, each in measured.items():
         cells = [each["severities"].get(severity) for severity in severities]
         shown = [f"{cell['value']:.1%}" if cell else "" for cell in (*cells, each["mean_accuracy"])]
@@ -63,6 +73,37 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
         )
     figure = summary["figure"] or "when all is measured"
     console.print(f"predictions: {summary['table']}\nfigure: {figure}", soft_wrap=True)
+
+
+def show_margins(summary: Mapping[str, Any], out: Path) -> None:
+    """Print what ``temper margins --json`` would: a row per score, then the detector and attacks on it."""
+    counts, threat = summary["margins"], summary["threat"]
+    radius = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
+    table = Table(title=f"Scores against input margins in {threat['norm']}", title_justify="left")
+    table.caption = (
+        f"{counts['known'] + counts['unknown']} decisions of {summary['data']['name']}: {counts['brittle']} brittle at"
+        f" {radius}, {counts['robust']} robust, {counts['unknown']} margins unknown; 95 % intervals in brackets"
+    )
+    table.caption_justify = "left"
+    for column in ("", "Kendall's tau", "AUROC", "average precision", "FPR at 95 % TPR"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, each in summary["consistency"].items():
+        found = summary["detection"][name]
+        figures = [each["tau"], *(found.get(key) for key in ("auroc", "aupr", "fpr_at_95_tpr"))]
+        table.add_row(words(name), *("–" if figure is None else _plain(figure) for figure in figures))
+    console = Console()
+    console.print(table)
+    for title, text in detector_in_words(summary).items():
+        console.print(f"{title}: {text}", highlight=False, markup=False)
+    for score, achieved in attacks_in_words(summary).items():
+        console.print(f"attacks on a detector by {score}:", highlight=False, markup=False)
+        for title, text in achieved.items():
+            console.print(f"  {title}: {text}", highlight=False, markup=False)
+    console.print(f"evidence: {summary['table']}\nreport: {out / REPORT}", soft_wrap=True)
+
+
+def _plain(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.3f}\n\\[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def _one_line(value: Value) -> str:
@@ -83,3 +124,86 @@ def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
         f"evidence: {summary['table']}\nreport: {out / REPORT}",
         soft_wrap=True,
     )
+
+
+BRITTLE = {True: "yes", False: "no", None: ""}
+
+
+def show_predictions(outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO) -> tuple[int, int]:
+    """Print a table of decisions to ``out``, failures to stderr; returns how many images, and how many failed."""
+    table = Table("image", "class", caption_justify="left")
+    table.columns[0].overflow = "fold"
+    for column in ("confidence", "margin", "brittle"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if detector:
+        table.caption = f"brittle: margin at most {detector['threshold']:.4g}, so {detector['threat']} may flip it"
+    decided = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+    for each in decided:
+        numbers = f"{each.confidence:.1%}", f"{each.margin:.4g}", BRITTLE[each.brittle] or "-"
+        table.add_row(Text(_printable(each.image)), Text(each.class_name), *numbers)
+    if decided:
+        Console(file=out).print(table)
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    for failure in failed:
+        _skipped(failure)
+    return len(outcomes), len(failed)
+
+
+def write_predictions_json(
+    outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO
+) -> tuple[int, int]:
+    """Write one JSON object of all decisions; returns how many images, and how many failed."""
+    failed = [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)]
+    images = [_columns(outcome) for outcome in outcomes if isinstance(outcome, Prediction)]
+    out.write(json.dumps({"detector": detector, "images": images, "failed": failed}) + "\n")
+    return len(outcomes), len(failed)
+
+
+def write_predictions(outcomes: Iterable[Outcome], out: TextIO) -> tuple[int, int]:
+    """Write decisions as CSV while they come, failures to stderr; returns how many images, and how many failed."""
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="surrogateescape")  # file names are bytes, and come out as they went in
+    rows = csv.DictWriter(out, list(_columns(Prediction("", "", 0, 0.0, 0.0, None))), lineterminator="\n")
+    rows.writeheader()
+    done = failed = 0
+    for outcome in outcomes:
+        done += 1
+        if isinstance(outcome, Failure):
+            failed += 1
+            _skipped(outcome)
+        else:
+            rows.writerow(_columns(outcome) | {"brittle": BRITTLE[outcome.brittle]})
+            out.flush()
+    return done, failed
+
+
+def _columns(prediction: Prediction) -> dict[str, Any]:
+    """A decision under the names that other programs know."""
+    return {
+        "image": prediction.image,
+        "class": prediction.class_name,
+        "class_index": prediction.class_index,
+        "confidence": prediction.confidence,
+        "margin": prediction.margin,
+        "brittle": prediction.brittle,
+    }
+
+
+def _skipped(failure: Failure) -> None:
+    sys.stderr.write(f"temper: skipped {_printable(failure.image)}: {failure.reason}\n")
+
+
+def _printable(path: str) -> str:
+    """A path whose bytes may be no text, and may hold line ends, as one line that any terminal shows."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in path)
+
+
+def show_export(done: Exported) -> None:
+    """Print what was exported and how it was checked."""
+    channels, height, width = done.shape
+    Console().print(
+        f"{done.path}: input images float32 [N, {channels}, {height}, {width}] in [0, 1], outputs"
+        f" {', '.join(done.outputs)}\nchecked on {done.checked_on}: logits differ from the model's by at most"
+        f" {done.difference:.2g} ({done.relative:.1g} of the largest)",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip

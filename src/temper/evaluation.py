@@ -221,7 +221,7 @@ class _Search:
 
     def run(self) -> bool:
         """Search what is open; whether everything is settled in the end."""
-        self._listen()
+        self._catch_up()
         total = sum(int(self._attacked(norm).sum()) for norm in self.radii)
         with progress_bar(f"attacking ({self._suite.name})", total) as bar:
             self._bar = bar
@@ -275,6 +275,16 @@ class _Search:
             if self.journal:
                 self.journal.release(name)
         return True
+
+    def _catch_up(self) -> None:
+        """Take in what the journal holds. A table that was made from it counts the same passes."""
+        passes = [count for found in self.findings.values() for count in (found.forward, found.backward)]
+        recalled = [count.copy() for count in passes]
+        for count in passes:
+            count[:] = 0
+        self._listen()
+        for count, before in zip(passes, recalled, strict=True):
+            np.maximum(count, before, out=count)
 
     def _listen(self) -> None:
         """Take in what other processes, and earlier ones, have written down."""
@@ -422,15 +432,26 @@ class Example:
 
 
 def examples(
-    model: nn.Module, samples: Samples, table: EvidenceTable, norm: Norm, suite: str, seed: int, count: int = 6
+    model: nn.Module,
+    samples: Samples,
+    table: EvidenceTable,
+    norm: Norm,
+    suite: str,
+    seed: int,
+    count: int = 6,
+    *,
+    ends: bool = False,
 ) -> list[Example]:
-    """Samples spread evenly over the margins found, each with the nearest flip that a short search finds, nearest
-    first. Evidence keeps distances, not images; so the picture may be a little further than the table's ``upper``."""
+    """Samples spread evenly over the margins found, or those of both ``ends``, each with the nearest flip that a short
+    search finds, nearest first. Evidence keeps distances, not images; so the picture may be a little further than the
+    table's ``upper``."""
     own = table.frame[(table.frame["norm"] == norm) & (table.frame["suite"] == suite)]
     flips = own[np.isfinite(own["upper"]) & (own["label"] == own["prediction"])].sort_values(["upper", "sample"])
     if flips.empty:
         return []
     places = np.unique(np.linspace(0, len(flips) - 1, count).round().astype(int))
+    if ends:
+        places = np.unique(np.r_[0 : count // 2, len(flips) - count // 2 : len(flips)].clip(0, len(flips) - 1))
     chosen = samples.take(flips["sample"].iloc[places].tolist())
     picked: list[Example] = []
     for x, y, ids in on_device(model, chosen.batches(len(chosen))):

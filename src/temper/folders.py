@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from temper import data, evaluation, samples
+from temper.brittleness.view import ENDS, brittleness_view
 from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, RunError
-from temper.evaluation import JOURNAL, TABLE, Example
+from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
 from temper.files import write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
@@ -23,7 +24,7 @@ from temper.training.run import CONFIG, Run
 EXAMPLES, REPORT = "samples.npz", "report.html"
 
 
-def save_examples(folder: Path, examples: Sequence[Example], class_names: Sequence[str]) -> None:
+def save_examples(path: Path, examples: Sequence[Example], class_names: Sequence[str]) -> None:
     """Write the examples of a report as arrays; images as float32 NCHW in [0, 1]."""
     if not examples:
         return
@@ -35,7 +36,7 @@ def save_examples(folder: Path, examples: Sequence[Example], class_names: Sequen
         "norms": np.array([e.norm for e in examples]),
         "class_names": np.array(class_names, dtype=np.str_),
     }
-    with written(folder / EXAMPLES) as unfinished, unfinished.open("wb") as file:
+    with written(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays)
 
 
@@ -63,15 +64,52 @@ def evaluate_into(
         EvidenceError: ``folder`` holds evidence on another model or other data.
     """
     wanted = parse_threats(threats)
+    make_folder(folder)
+    classifier, dataset = load(model, data_spec, limit, seed)
+    done = evaluate_loaded(
+        folder, classifier, dataset, wanted, suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget
+    )
+    summary = {
+        "model": {"spec": model, **done.table.identity["model"]},
+        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
+        "clean_accuracy": done.table.clean_accuracy().to_json(),
+        "threats": [_threat_summary(done.table, threat, wanted, suite) for threat in wanted],
+        "passes": done.table.passes(),
+        "seconds": done.seconds,
+        "table": str(folder / TABLE),
+    }
+    write_json(folder / "evaluation.json", summary)
+    report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
+    return summary, done.complete
+
+
+def load(model: str, data_spec: str, limit: int | None, seed: int) -> tuple[Classifier, Dataset]:
+    """A model and the test data that it is measured on, which go together.
+
+    Raises:
+        ArgumentError, ModelError, DataError: one cannot be loaded, or they have different classes.
+    """
     if limit is not None and limit < 1:
         raise ArgumentError("limit", limit, "give at least 1")
-    make_folder(folder)
     classifier = evaluation.load_classifier(model)
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
     check_classes(dataset, data_spec, classifier, model)
-    if limit is not None:
-        dataset = dataset.limit(limit, seed)
+    return classifier, dataset if limit is None else dataset.limit(limit, seed)
+
+
+def evaluate_loaded(
+    folder: Path,
+    classifier: Classifier,
+    dataset: Dataset,
+    wanted: Sequence[Threat],
+    *,
+    suite: str,
+    seed: int,
+    batch_size: int | None,
+    time_budget: float,
+) -> Evaluation:
+    """Measure and keep table, journal and pictures in ``folder``; see :func:`evaluate_into`."""
     measured = samples.from_dataset(dataset, classifier)
     path = folder / TABLE
     known = EvidenceTable.load(path) if path.exists() else None
@@ -87,19 +125,8 @@ def evaluate_into(
         norms = dict.fromkeys(threat.norm for threat in wanted)
         found = [e for norm in norms for e in evaluation.examples(classifier, measured, done.table, norm, suite, seed)]
         beyond = map(str, range(dataset.num_classes, classifier.num_classes))
-        save_examples(folder, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
-    summary = {
-        "model": {"spec": model, **done.table.identity["model"]},
-        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": measured.fingerprint},
-        "clean_accuracy": done.table.clean_accuracy().to_json(),
-        "threats": [_threat_summary(done.table, threat, wanted, suite) for threat in wanted],
-        "passes": done.table.passes(),
-        "seconds": done.seconds,
-        "table": str(path),
-    }
-    write_json(folder / "evaluation.json", summary)
-    report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
-    return summary, done.complete
+        save_examples(folder / EXAMPLES, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
+    return done
 
 
 def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
@@ -177,7 +204,8 @@ def view(folder: Path, name: str) -> RunView:
         table=headline(table),
         curves=_curves(table),
         history=_history(run) if run else (),
-        samples=_samples(folder),
+        samples=_samples(folder / EXAMPLES),
+        brittleness=brittleness_view(folder, table, _samples(folder / ENDS)),
         training_norm=run.config.norm if run else "Linf",
     )
 
@@ -234,10 +262,10 @@ def _history(run: Run) -> list[EpochRow]:
     ]
 
 
-def _samples(folder: Path) -> list[SampleView]:
-    if not (folder / EXAMPLES).exists():
+def _samples(path: Path) -> list[SampleView]:
+    if not path.exists():
         return []
-    with np.load(folder / EXAMPLES, allow_pickle=False) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         names = arrays["class_names"].tolist()
         return [
             SampleView(

@@ -127,6 +127,25 @@ def project(x: Tensor, moved: Tensor, eps: Tensor | float, norm: Norm) -> Tensor
     return x + _project_l1(x, delta, eps)
 
 
+def exact_distance(x: Tensor, tried: Tensor, norm: Norm) -> Tensor:
+    """Distance of each image tried: float64 [N], free of float32's rounding."""
+    return distance(tried.double() - x.double(), norm)
+
+
+def into_ball(x: Tensor, tried: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Pull images that rounding left a hair outside their ball (eps: float64 [N]) back inside it."""
+    reached = exact_distance(x, tried, norm)
+    outside = reached > eps
+    if not outside.any():
+        return tried
+    shrink = (eps / reached * (1 - 1e-6)).to(x.dtype)
+    # A fixed slack on top, because adding the shrunken step to x rounds again.
+    slack = 6e-8 if norm == "Linf" else 0.0
+    delta = (tried - x) * rows(shrink, x)
+    delta = delta.sign() * (delta.abs() - slack).clamp_min(0)
+    return torch.where(rows(outside, x), (x + delta).clamp(0, 1), tried)
+
+
 def _project_l1(x: Tensor, delta: Tensor, eps: Tensor | float) -> Tensor:
     """The perturbation nearest to ``delta`` with L1 length at most eps and ``x + perturbation`` in the box.
 

@@ -22,7 +22,7 @@ from temper.attacks.losses import flipped, logit_difference
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
 from temper.precision import full_precision
-from temper.threat import Norm, distance, rows
+from temper.threat import Norm, distance, exact_distance, into_ball, rows
 
 # Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
 # multiple, so that results are bit for bit the same in every batch size.
@@ -346,9 +346,9 @@ class _Flow:
             return chosen
         places, samples = self._places(chosen)
         x, y, eps = self.work.x[samples], self.work.y[samples], self.eps[samples]
-        tried = _into_ball(x, images[places], eps, self.norm)
+        tried = into_ball(x, images[places], eps, self.norm)
         self.forward[self.who[chosen], self.run[chosen]] += 1
-        reached = _reached(x, tried, self.norm)
+        reached = exact_distance(x, tried, self.norm)
         flips = self.engine.verified(tried, y) & (reached <= eps)
         for i in torch.nonzero(flips).flatten().tolist():
             self._keep(chosen[i], float(reached[i]), tried[i])
@@ -384,7 +384,7 @@ class _Flow:
             tried = (x + rows(share, x) * (best - x)).clamp(0, 1)
             self.forward[self.who[chosen], self.run[chosen]] += 1
             flips = self.engine.verified(tried, y)
-            length = _reached(x, tried, self.norm)
+            length = exact_distance(x, tried, self.norm)
             nearer = flips & (length < reached)
             reached, nearest = torch.where(nearer, length, reached), torch.where(rows(nearer, x), tried, nearest)
             high, low = torch.where(flips, share, high), torch.where(flips, low, torch.maximum(low, share))
@@ -443,22 +443,3 @@ def _filled_size(count: int, like: Tensor) -> int:
 def _out_of_memory(error: BaseException) -> bool:
     """torch has a class for a full GPU, and words for a full main memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _reached(x: Tensor, tried: Tensor, norm: Norm) -> Tensor:
-    """Distance of each image tried: float64 [N], free of float32's rounding."""
-    return distance(tried.double() - x.double(), norm)
-
-
-def _into_ball(x: Tensor, tried: Tensor, eps: Tensor, norm: Norm) -> Tensor:
-    """Pull images that rounding left a hair outside their ball back inside it."""
-    reached = _reached(x, tried, norm)
-    outside = reached > eps
-    if not outside.any():
-        return tried
-    shrink = (eps / reached * (1 - 1e-6)).to(x.dtype)
-    # A fixed slack on top, because adding the shrunken step to x rounds again.
-    slack = 6e-8 if norm == "Linf" else 0.0
-    delta = (tried - x) * rows(shrink, x)
-    delta = delta.sign() * (delta.abs() - slack).clamp_min(0)
-    return torch.where(rows(outside, x), (x + delta).clamp(0, 1), tried)

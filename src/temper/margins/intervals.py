@@ -54,6 +54,11 @@ def share(shown: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> Estimate:
     )
 
 
+def share_among(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate | None:
+    """The share of hits (bool [N]) among some (bool [N]); None where there are none."""
+    return share(hit[among], np.zeros(int(among.sum()), dtype=np.bool_)) if among.any() else None
+
+
 def _wilson(count: int, n: int) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927)."""
     interval = binomtest(count, n).proportion_ci(LEVEL, method="wilson")

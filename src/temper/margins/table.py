@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from temper.errors import EvidenceError
 from temper.files import written
@@ -145,6 +147,14 @@ class EvidenceTable:
         largest = ["survived", "forward", "backward"]
         merged[largest] = both.groupby(KEY)[largest].max()
         return EvidenceTable(merged.reset_index(), self.identity, self.provenance.merge(other.provenance))
+
+    def take(self, samples: NDArray[np.int64]) -> "EvidenceTable":
+        """The evidence on the samples of these ids.
+
+        Raises:
+            EvidenceError: none of them is in the table.
+        """
+        return EvidenceTable(self.frame[self.frame["sample"].isin(samples)], self.identity, self.provenance)
 
     def to_pandas(self) -> pd.DataFrame:
         """A copy of the rows."""

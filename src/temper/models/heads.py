@@ -1,6 +1,7 @@
 """The head: the last linear layer of a network, found and replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -62,15 +63,21 @@ def _last_linear_run(network: nn.Module, example: Tensor) -> tuple[str, ...]:
 
 def logits_of(network: nn.Module, example: Tensor) -> Tensor:
     """Output of the network in eval mode, without gradients; its mode is left as it was."""
+    with evaluating(network), torch.no_grad():
+        output: Tensor = network(example)
+    return output
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and afterwards in the mode it was in."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        with torch.no_grad():
-            output: Tensor = network(example)
+        yield
     finally:
         for module, training in modes:
             module.training = training
-    return output
 
 
 def replace_head(network: nn.Module, names: str | Sequence[str], num_classes: int) -> None:

@@ -2,9 +2,10 @@
 
 from temper.report.figures import accuracy_curve, training_curves
 from temper.report.page import write_report
-from temper.report.views import EpochRow, RunView, SampleView, Value
+from temper.report.views import BrittlenessView, EpochRow, RunView, SampleView, Value
 
 __all__ = [
+    "BrittlenessView",
     "EpochRow",
     "RunView",
     "SampleView",

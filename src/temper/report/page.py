@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
 from temper.files import written
+from temper.report.brittleness_figures import (
+    flag_rate_against_alpha,
+    margin_scatter,
+    risk_curves,
+    roc,
+    tau_bars,
+)
 from temper.report.figures import (
     STYLE,
     accuracy_curve,
@@ -24,7 +31,7 @@ from temper.report.figures import (
     training_curves,
 )
 from temper.report.style import CSS
-from temper.report.views import RunView, SampleView, Value, format_distance
+from temper.report.views import BrittlenessView, RunView, SampleView, Value, format_distance
 
 _SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
 
@@ -90,6 +97,7 @@ def _page(views: Sequence[RunView], title: str) -> str:
         _results(views),
         _HOW_TO_READ,
         _figures(views),
+        _brittleness(views),
         _samples(views),
         _facts(views),
     )
@@ -168,6 +176,89 @@ def _figures(views: Sequence[RunView]) -> str:
     if not plots:
         return ""
     return f'<section><h2>Accuracy and training</h2><div class="figures">{"".join(plots)}</div></section>\n'
+
+
+def _brittleness(views: Sequence[RunView]) -> str:
+    """A card per run on its brittle decisions."""
+    shown = [(index, view, view.brittleness) for index, view in enumerate(views) if view.brittleness]
+    if not shown:
+        return ""
+    return (
+        "<section><h2>Brittle decisions</h2>"
+        + "".join(f"<h3>{_swatch(index)}{escape(view.name)}</h3>{_brittle_run(found)}" for index, view, found in shown)
+        + "</section>\n"
+    )
+
+
+def _brittle_run(found: BrittlenessView) -> str:
+    radius = f"{found.norm} {format_distance(found.eps, found.norm)}"
+    plots = [
+        _plot(
+            margin_scatter(
+                found.margins, found.scores, found.brittle, found.robust,
+                norm=found.norm, eps=found.eps, threshold=found.threshold,
+            ),
+            f"Logit margin against input margin; {found.brittle.sum()} of {len(found.brittle)} decisions are brittle.",
+            f"<b>Logit margin against input margin.</b> A decision is brittle at {radius} if an image within that"
+            " distance is classified otherwise, whether or not the label is right.",
+        ),
+        _plot(
+            tau_bars(found.taus),
+            "; ".join(f"{name}: {each.value:.2f}" for name, each in found.taus.items()),
+            "<b>Margin consistency.</b> Kendall's tau-b between each score and the input margin: 1 where both rank"
+            " decisions alike, 0 where the score says nothing.",
+        ),
+    ]  # fmt: skip
+    if found.roc:
+        plots.append(
+            _plot(
+                roc(found.roc),
+                "Share of brittle decisions flagged against share of robust ones flagged.",
+                f"<b>Telling brittle decisions from robust ones</b> at {radius}.",
+            )
+        )
+    plots.append(
+        _plot(
+            risk_curves(found.risk),
+            "Share of brittle decisions among those kept.",
+            "<b>Risk.</b> How brittle the decisions are that remain when the lowest scores are set aside.",
+        )
+    )
+    flag_rates = {name: curve for name, curve in found.flag_rates.items() if len(curve[0])}
+    if flag_rates:
+        plots.append(
+            _plot(
+                flag_rate_against_alpha(flag_rates),
+                "Share of decisions flagged against the share of brittle ones that may pass.",
+                "<b>What a promise costs.</b> Share of decisions that a detector must flag so that no more brittle ones"
+                " pass than alpha.",
+            )
+        )
+    ends = "".join(_sample(sample) for sample in found.ends)
+    pictures = (
+        '<p class="soft">The most brittle decisions, then the least brittle ones, with the nearest image found that'
+        f' changes each.</p><div class="samples">{ends}</div>'
+    )
+    detector = f'<div class="card"><h4>Detector</h4>{_definitions(found.detector)}</div>'
+    return f'<div class="figures">{"".join(plots)}</div>{detector}{_attacks(found)}{pictures if ends else ""}'
+
+
+def _attacks(found: BrittlenessView) -> str:
+    if not found.attacks:
+        return ""
+    columns = list(next(iter(found.attacks.values())))
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("detector on", *columns))
+    cells = {
+        score: "".join(f"<td>{escape(each[column])}</td>" for column in columns)
+        for score, each in found.attacks.items()
+    }
+    rows = "".join(f'<tr><th scope="row">{escape(score)}</th>{row}</tr>' for score, row in cells.items())
+    return (
+        '<div class="card scroll" tabindex="0" role="region" aria-label="Attacks on the detector">'
+        "<h4>Attacks on the detector</h4><table><caption>The detector is no defence against an attacker who knows it:"
+        f" the last two columns are what such an attacker achieves.</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _curve_in_words(views: Sequence[RunView], norm: str) -> str:

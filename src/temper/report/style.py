@@ -39,6 +39,7 @@ tbody tr + tr > * { border-top: 1px solid var(--rule); }
 
 .figures { columns: 2 420px; column-gap: 16px; }
 .figures figure { break-inside: avoid; margin-bottom: 16px; }
+.figures + .card, .card + .card { margin-top: 16px; }
 figure { margin: 0; }
 .plot { display: block; width: 100%; max-width: 620px; height: auto; margin: 0 auto; }
 figcaption { margin-top: 8px; }

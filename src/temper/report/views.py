@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
+from temper.margins.intervals import Estimate
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,41 @@ class SampleView:
             )
 
 
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class BrittlenessView:
+    """How well scores tell a run's brittle decisions; a part that is left empty is left out of the report.
+
+    Attributes:
+        norm, eps: of the threat.
+        margins, scores: float64 [N], distance of the nearest flip found (inf: none) and logit margin.
+        brittle, robust: bool [N], at eps.
+        threshold: logit margins up to here are flagged; None without a detector.
+        taus: score to its rank correlation with the margin.
+        roc, risk, flag_rates: score to the curve of :mod:`temper.report.brittleness_figures`.
+        detector: the detector's terms, name to words.
+        attacks: score to what attacks on a detector achieve, name to words.
+        ends: the most and the least brittle samples, nearest flip first.
+    """
+
+    norm: str
+    eps: float
+    margins: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    brittle: NDArray[np.bool_]
+    robust: NDArray[np.bool_]
+    threshold: float | None
+    taus: Mapping[str, Estimate]
+    roc: Mapping[str, Curve]
+    risk: Mapping[str, Curve]
+    flag_rates: Mapping[str, Curve]
+    detector: Mapping[str, str]
+    attacks: Mapping[str, Mapping[str, str]]
+    ends: Sequence[SampleView] = ()
+
+
 @dataclass(frozen=True)
 class RunView:
     """One run as the report shows it; a part that is left empty is left out of the report.
@@ -92,6 +128,7 @@ class RunView:
         curves: norm to the accuracy curve in that norm, epsilon (0: clean accuracy) to robust accuracy.
         history: the training, epoch by epoch.
         samples: images with their nearest found adversarial images.
+        brittleness: of its decisions; None where it was not measured.
         training_norm: norm of the epsilons in ``history``; those of Linf are shown in n/255.
     """
 
@@ -101,6 +138,7 @@ class RunView:
     curves: Mapping[str, Mapping[float, Value]] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     samples: Sequence[SampleView] = ()
+    brittleness: BrittlenessView | None = None
     training_norm: str = "Linf"
 
 

@@ -132,7 +132,7 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
     found = evaluation.examples(classifier, test, done.table, config.norm, suite, config.seed)
-    folders.save_examples(run.folder, found, splits.test.class_names)
+    folders.save_examples(run.folder / folders.EXAMPLES, found, splits.test.class_names)
     results = {name: vars(value) for name, value in folders.headline(done.table).items()}
     folders.report([run.folder], run.folder / folders.REPORT, f"Temper: {run.folder.name}")
     run.note(results=results, finished=True)

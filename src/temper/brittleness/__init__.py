@@ -1,0 +1,1 @@
+"""Brittle decisions of a model on data: scores, a detector, attacks on it, and the folder that keeps all that."""

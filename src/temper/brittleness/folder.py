@@ -1,0 +1,252 @@
+"""``temper margins``: input margins, how well scores stand in for them, and a detector, in a folder."""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from temper import data, evaluation, samples
+from temper.brittleness.defence import Defence, attack_detectors, calibration_half
+from temper.brittleness.scoring import features, score, scorers
+from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY
+from temper.data import Dataset
+from temper.errors import ArgumentError, EvidenceError, ModelError
+from temper.evaluation import TABLE
+from temper.files import write_json, written
+from temper.folders import REPORT, evaluate_loaded, load, make_folder, report, save_examples
+from temper.margins import EvidenceTable
+from temper.margins.brittleness import Brittleness, brittleness
+from temper.margins.consistency import detection, eps_sweep, margin_consistency
+from temper.margins.detector import DETECTOR, BrittlenessDetector, single_threat
+from temper.margins.pseudo import PseudoMargin
+from temper.models import Classifier
+from temper.models.features import features_and_logits
+from temper.samples import from_dataset
+from temper.threat import Threat
+from temper.training.run import CONFIG
+
+log = logging.getLogger(__name__)
+
+PSEUDO_MARGIN = "pseudo_margin.safetensors"
+LEARNT_FROM = 4000  # training images whose margins the pseudo-margin is learned from; the paper takes 5,000
+SWEEP = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the sweep, as multiples of eps
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured; see ``temper margins --help``."""
+
+    threat: Threat
+    alpha: float
+    adaptive: bool
+    pseudo_margin: bool
+    train_data: str | None
+    limit: int | None
+    seed: int
+    batch_size: int | None
+
+
+def margins_into(
+    folder: Path,
+    model: str,
+    data_spec: str,
+    threat: str,
+    *,
+    alpha: float = 0.05,
+    adaptive: bool = False,
+    pseudo_margin: bool = False,
+    train_data: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    time_budget: float = float("inf"),
+) -> tuple[dict[str, Any], bool]:
+    """Measure the input margins of a model's decisions on data and what follows from them, and write the report.
+
+    Evidence that is in ``folder`` already is continued.
+
+    Returns:
+        The summary of ``temper margins --json``, and whether every sample was searched.
+
+    Raises:
+        ArgumentError, ModelError, DataError: the call cannot work.
+        EvidenceError: ``folder`` holds evidence on another model or other data, or no margin is known.
+    """
+    chosen = single_threat(threat)
+    if not 0 < alpha < 1:
+        raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
+    asked = Asked(chosen, alpha, adaptive, pseudo_margin, train_data, limit, seed, batch_size)
+    training = _training_spec(data_spec, train_data) if pseudo_margin else None
+    make_folder(folder)
+    classifier, dataset = load(model, data_spec, limit, seed)
+    done = evaluate_loaded(
+        folder, classifier, dataset, [chosen], suite=SUITE, seed=seed, batch_size=batch_size, time_budget=time_budget
+    )
+    summary: dict[str, Any] = {
+        "model": {"spec": model, **done.table.identity["model"]},
+        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
+        "threat": {"norm": chosen.norm, "eps": chosen.eps},
+        "passes": done.table.passes(),
+        "seconds": done.seconds,
+        "table": str(folder / TABLE),
+    }
+    if not done.complete:
+        return summary, False
+    pseudo = None
+    if training is not None:
+        pseudo, complete = _pseudo_margin(folder / "pseudo-margin", classifier, training, asked, time_budget)
+        if pseudo is None or not complete:
+            return summary, False
+        pseudo.save(folder / PSEUDO_MARGIN)
+    measured = from_dataset(dataset, classifier)
+    summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
+    _save_ends(folder, classifier, dataset, done.table, asked)
+    if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
+        BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)
+    write_json(folder / SUMMARY, summary)
+    report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
+    return summary, True
+
+
+def analyse(
+    folder: Path,
+    classifier: Classifier,
+    measured: samples.Samples,
+    table: EvidenceTable,
+    asked: Asked,
+    pseudo: PseudoMargin | None,
+) -> dict[str, Any]:
+    """Everything that follows from known margins; the scores and the detector are written to ``folder``."""
+    norm, eps, seed = asked.threat.norm, asked.threat.eps, asked.seed
+    scored = scorers(classifier, norm, pseudo, linear_head=_ends_in_linear(classifier, measured))
+    scores = score(classifier, measured, scored)
+    with written(folder / SCORES) as unfinished:
+        scores.to_parquet(unfinished)
+    found = brittleness(table, norm, eps, SUITE)
+    names = [name for name in scores.columns if name != "sample"]
+    columns = {name: scores[name].to_numpy(np.float64) for name in names}
+    summary: dict[str, Any] = {
+        "margins": {
+            "known": int(np.isfinite(found.margin).sum()),
+            "unknown": int((~np.isfinite(found.margin)).sum()),
+            "brittle": int(found.brittle.sum()),
+            "robust": int(found.robust.sum()),
+        },
+        "consistency": {
+            name: margin_consistency(table, norm, SUITE, scores=values, seed=seed).to_json()
+            for name, values in columns.items()
+        },
+        "detection": {name: _or_reason(detection, found, values, seed) for name, values in columns.items()},
+        "sweep": [
+            {"eps": point.eps, **(point.quality.to_json() if point.quality else {"reason": point.reason})}
+            for point in eps_sweep(table, norm, [eps * share for share in SWEEP], SUITE)
+        ],
+    }
+    return summary | _detector(folder, table, asked) | _defences(classifier, measured, found, scores, scored, asked)
+
+
+def _ends_in_linear(classifier: Classifier, measured: samples.Samples) -> bool:
+    """Whether features make the logits, so that there is a feature margin; else that is said once."""
+    x = next(iter(samples.on_device(classifier, measured.batches(2))))[0]
+    try:
+        with torch.no_grad():
+            features_and_logits(classifier, x)
+    except ModelError as error:
+        log.warning("no feature margin: %s", error)
+        return False
+    return True
+
+
+def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> dict[str, Any]:
+    """Fit on half of the samples, judge on the other half; a refusal is a result, too."""
+    ids = np.unique(table.frame["sample"].to_numpy(np.int64))
+    half = calibration_half(ids, asked.seed)
+    (folder / DETECTOR).unlink(missing_ok=True)
+    try:
+        detector = BrittlenessDetector.fit(table.take(ids[half]), str(asked.threat), asked.alpha, SUITE)
+        held_out = detector.detect(table.take(ids[~half]))
+    except EvidenceError as error:
+        log.warning("no detector: %s", error)
+        return {"detector": {"refused": str(error)}}
+    detector.save(folder / DETECTOR)
+    return {
+        "detector": {
+            "threshold": detector.threshold,
+            "alpha": detector.alpha,
+            "brittle": detector.brittle,
+            "flag_rate": detector.flag_rate.to_json(),
+            "missed_at_most": detector.missed_at_most(),
+            "held_out": asdict(held_out),
+            "file": str(folder / DETECTOR),
+        }
+    }
+
+
+def _defences(
+    classifier: Classifier,
+    measured: samples.Samples,
+    found: Brittleness,
+    scores: pd.DataFrame,
+    scored: Any,
+    asked: Asked,
+) -> dict[str, Any]:
+    if not asked.adaptive:
+        return {}
+    try:
+        defences: list[Defence] = attack_detectors(
+            classifier, measured, found, scores, scored, asked.threat.norm, asked.threat.eps,
+            alpha=asked.alpha, seed=asked.seed,
+        )  # fmt: skip
+    except EvidenceError as error:
+        log.warning("no attack on the detector: %s", error)
+        return {"adaptive": {"refused": str(error)}}
+    return {"adaptive": {each.score: each.to_json() for each in defences}}
+
+
+def _pseudo_margin(
+    folder: Path, classifier: Classifier, spec: str, asked: Asked, time_budget: float
+) -> tuple[PseudoMargin | None, bool]:
+    """Margins of training images, and what is learned from them; None where the search was stopped."""
+    parts = data.available_splits(spec)
+    dataset = data.load(spec, split="train" if "train" in parts else None)
+    dataset = dataset.limit(min(LEARNT_FROM, len(dataset)), asked.seed)
+    make_folder(folder)
+    done = evaluate_loaded(
+        folder, classifier, dataset, [asked.threat],
+        suite=SUITE, seed=asked.seed, batch_size=asked.batch_size, time_budget=time_budget,
+    )  # fmt: skip
+    if not done.complete:
+        return None, False
+    margins = torch.tensor(done.table.frame.sort_values("sample")["upper"].to_numpy(np.float64))
+    return PseudoMargin.fit(*features(classifier, from_dataset(dataset, classifier)), margins, seed=asked.seed), True
+
+
+def _training_spec(data_spec: str, train_data: str | None) -> str:
+    """Where training images come from."""
+    if train_data is not None:
+        return train_data
+    if "train" in data.available_splits(data_spec):
+        return data_spec
+    raise ArgumentError("train-data", None, f"{data_spec} has no training part; name the data to learn from")
+
+
+def _save_ends(folder: Path, classifier: Classifier, dataset: Dataset, table: EvidenceTable, asked: Asked) -> None:
+    """Pictures of the most and the least brittle samples with their nearest flips."""
+    measured = from_dataset(dataset, classifier)
+    found = evaluation.examples(classifier, measured, table, asked.threat.norm, SUITE, asked.seed, ends=True)
+    beyond = map(str, range(dataset.num_classes, classifier.num_classes))
+    save_examples(folder / ENDS, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
+
+
+def _or_reason(measure: Any, found: Brittleness, values: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """A figure as plain data, or why there is none."""
+    try:
+        plain: dict[str, Any] = measure(found, values, seed=seed).to_json()
+    except EvidenceError as error:
+        return {"reason": str(error)}
+    return plain

@@ -1,0 +1,219 @@
+"""A detector of brittle decisions with a guarantee: a threshold on the logit margin, chosen by conformal risk control
+(Angelopoulos, Bates, Fisch, Lei and Schuster 2024, arXiv:2208.02814)."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+from torch import Tensor
+
+from temper.errors import ArgumentError, EvidenceError
+from temper.files import write_json
+from temper.margins import intervals
+from temper.margins.brittleness import brittleness
+from temper.margins.intervals import LEVEL, Estimate
+from temper.margins.scores import logit_margin
+from temper.margins.table import EvidenceTable
+from temper.threat import Threat, parse_threats
+
+FORMAT = 1
+DETECTOR = "detector.json"  # where a folder keeps one
+
+
+def conformal_threshold(scores: NDArray[np.float64], alpha: float) -> float:
+    """The threshold below or at which at least 1 - alpha of brittle decisions score, one to come included.
+
+    Of n scores of brittle decisions and one more that is exchangeable with them, the last exceeds the k-th smallest of
+    the n, k = ceil((n + 1)(1 - alpha)), with a probability of at most alpha: conformal risk control (arXiv:2208.02814,
+    theorem 1) for the loss "brittle and not flagged". Ties only lower it.
+
+    Args:
+        scores: float64 [n], of brittle decisions that chose nothing else.
+        alpha: in (0, 1).
+
+    Raises:
+        ArgumentError: alpha is out of range. EvidenceError: so few scores that no threshold can promise it.
+    """
+    if not 0 < alpha < 1:
+        raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
+    rank = _rank(len(scores), alpha)
+    if rank > len(scores):
+        needed = math.ceil((1 - alpha) / alpha - 1e-9)
+        raise EvidenceError(
+            f"{len(scores)} brittle decisions are too few to calibrate on: to let at most {alpha:.3g} of them pass"
+            f" takes {needed}; calibrate on more samples, at a larger radius, or allow a larger alpha"
+        )
+    return float(np.sort(scores)[rank - 1])
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How a detector does on decisions that it was not fitted on.
+
+    Attributes:
+        missed: share of the brittle decisions that pass unflagged; None where there are none.
+        false_alarms: share of the robust decisions that are flagged; None where there are none.
+        flagged: share of all decisions that are flagged.
+        unknown: share of decisions that no search has settled; they are left out of the first two.
+    """
+
+    missed: Estimate | None
+    false_alarms: Estimate | None
+    flagged: Estimate
+    unknown: float
+
+
+@dataclass(frozen=True)
+class BrittlenessDetector:
+    """Flags decisions whose logit margin is at most a threshold.
+
+    The threshold promises: of brittle decisions (a flip within ``eps`` that the suite can find), a share of at most
+    ``alpha`` passes unflagged on average, over calibration samples and decisions that are drawn alike (exchangeable).
+    It promises nothing about images from elsewhere, nor about an attacker who knows the detector (``temper margins
+    --adaptive`` measures that).
+
+    Attributes:
+        norm, eps: the threat; eps in pixel units of [0, 1].
+        alpha: largest share of brittle decisions that may pass.
+        threshold: logit margins up to here are flagged.
+        flag_rate: share of the calibration decisions that are flagged: what the guarantee costs.
+        brittle: calibration decisions that were brittle; the threshold rests on these.
+        unknown: calibration decisions that no search had settled; they were left out.
+        suite: whose search told brittle decisions from others.
+        identity: fingerprints of model and data, as an evidence table holds them.
+        samples: ids of the calibration samples.
+    """
+
+    norm: str
+    eps: float
+    alpha: float
+    threshold: float
+    flag_rate: Estimate
+    brittle: int
+    unknown: int
+    suite: str
+    identity: Mapping[str, Any]
+    samples: tuple[int, ...]
+
+    @classmethod
+    def fit(
+        cls, table: EvidenceTable, threat: str, alpha: float = 0.05, suite: str | None = None
+    ) -> "BrittlenessDetector":
+        """Choose the threshold on the decisions of a table, right and wrong ones.
+
+        Args:
+            table: evidence on samples that were not used otherwise, best of the suite ``margin``.
+            threat: such as ``"Linf:8/255"``.
+            alpha: largest share of brittle decisions that may pass unflagged.
+            suite: whose survival counts; may be left out where there is one.
+
+        Raises:
+            ArgumentError: alpha is out of range, or the threat is none or several.
+            EvidenceError: too few brittle decisions, nothing settled, or margins that are no numbers.
+        """
+        chosen = single_threat(threat)
+        found = brittleness(table, chosen.norm, chosen.eps, suite)
+        threshold = conformal_threshold(found.logit_margin[found.brittle], alpha)
+        flagged = found.logit_margin <= threshold
+        return cls(
+            norm=chosen.norm,
+            eps=chosen.eps,
+            alpha=alpha,
+            threshold=threshold,
+            flag_rate=intervals.share(flagged, np.zeros_like(flagged)),
+            brittle=int(found.brittle.sum()),
+            unknown=int(found.unknown.sum()),
+            suite=found.suite,
+            identity=dict(table.identity),
+            samples=tuple(found.sample.tolist()),
+        )
+
+    def flag(self, logits: Tensor) -> Tensor:
+        """Which decisions are flagged as brittle: logits [N, K] -> bool [N].
+
+        Raises:
+            ArgumentError: logits that are not numbers, or of a single class.
+        """
+        return logit_margin(logits) <= self.threshold
+
+    def detect(self, table: EvidenceTable) -> Detection:
+        """How the detector does on other samples.
+
+        Raises:
+            EvidenceError: the table is of another model, or shares samples with the calibration.
+        """
+        if table.identity.get("model") != self.identity.get("model"):
+            raise EvidenceError("the detector was fitted for another model; fit one for this model")
+        if table.identity.get("data") == self.identity.get("data"):
+            shared = sorted({*table.frame["sample"].tolist()} & {*self.samples})
+            if shared:
+                raise EvidenceError(
+                    f"{len(shared)} samples (first {shared[0]}) were used to fit the detector; measure it on others"
+                )
+        found = brittleness(table, self.norm, self.eps, self.suite)
+        flagged = found.logit_margin <= self.threshold
+        return Detection(
+            missed=intervals.share_among(~flagged, found.brittle),
+            false_alarms=intervals.share_among(flagged, found.robust),
+            flagged=intervals.share(flagged, np.zeros_like(flagged)),
+            unknown=float(found.unknown.mean()),
+        )
+
+    def missed_at_most(self, confidence: float = LEVEL) -> float:
+        """What the share that passes stays below, with this confidence over the choice of the calibration samples.
+
+        The average over such choices is what ``alpha`` bounds; with this very choice the share is a draw from a beta
+        distribution (Vovk 2012, arXiv:1209.2673, proposition 2).
+        """
+        rank = _rank(self.brittle, self.alpha)
+        return float(beta.ppf(confidence, self.brittle + 1 - rank, rank))
+
+    def save(self, path: Path) -> None:
+        """Write the detector as JSON."""
+        write_json(path, {"temper_detector": FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: Path, identity: Mapping[str, Any] | None = None) -> "BrittlenessDetector":
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: of the JSON file.
+            identity: the model's fingerprints, ``table.identity["model"]``; the detector must be of that model.
+
+        Raises:
+            EvidenceError: the file cannot be read, is no detector, or is one for another model.
+        """
+        try:
+            content = json.loads(path.read_text())
+            version = content.pop("temper_detector")
+            content["flag_rate"] = Estimate(**content["flag_rate"])
+            content["samples"] = tuple(content["samples"])
+            detector = cls(**content)
+        except OSError as error:
+            raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, AttributeError, KeyError, TypeError):
+            raise EvidenceError(f"{path}: is not a detector's file; fit it again with temper margins") from None
+        if version != FORMAT:
+            raise EvidenceError(f"{path}: was written by another version of temper; fit the detector again")
+        if identity is not None and dict(identity) != dict(detector.identity.get("model", {})):
+            raise EvidenceError(f"{path}: the detector was fitted for another model; fit one for this model")
+        return detector
+
+
+def single_threat(text: str) -> Threat:
+    """The one threat in a text such as ``Linf:8/255``; raises ArgumentError where there is none or several."""
+    threats = parse_threats(text)
+    if len(threats) != 1:
+        raise ArgumentError("threat", text, "give one norm and one radius, as Linf:8/255")
+    return threats[0]
+
+
+def _rank(count: int, alpha: float) -> int:
+    """k = ceil((n + 1)(1 - alpha)), free of rounding, at least 1."""
+    return max(math.ceil((count + 1) * (1 - alpha) - 1e-9), 1)

@@ -1,0 +1,389 @@
+"""A classifier in use: decisions on image files, with confidence, logit margin and whether each is brittle."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
+from torch import Tensor, nn
+
+from temper import evaluation, models
+from temper.attacks.crafting import crafting
+from temper.attacks.engine import filled
+from temper.data import Dataset, Pixels
+from temper.data.dataset import ArrayImages
+from temper.data.decode import decode
+from temper.data.tree import IMAGE_SUFFIXES
+from temper.errors import ArgumentError, DataError
+from temper.fitness import check_precision
+from temper.margins.detector import BrittlenessDetector
+from temper.memory import fitting_batch
+from temper.models import Classifier
+from temper.precision import full_precision
+from temper.progress import Bar, progress_bar
+from temper.samples import device_of, on_device
+from temper.threat import Threat, check_norm
+
+DETECTOR = "detector.json"
+LARGEST_BATCH = 256  # more would only delay the first answer
+MIXED_BATCH = 32  # of a model that takes images of any size
+DECODERS = min(8, os.cpu_count() or 1)
+QUIET_SECONDS = 3  # work that takes no longer shows no bar
+SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)  # what networks raise where an image's size does not suit
+
+
+class Deployed(nn.Module):
+    """A classifier that says with each decision whether it is brittle.
+
+    Args:
+        classifier: float NCHW in [0, 1] to logits [N, K].
+        threshold: logit margins up to here are brittle; None where no detector was fitted.
+    """
+
+    def __init__(self, classifier: nn.Module, threshold: float | None) -> None:
+        super().__init__()
+        self.classifier, self.threshold = classifier, threshold
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits float [N, K], logit margins float [N] and, with a threshold, brittle bool [N].
+
+        Logits that overflow give a margin that is NaN or infinite, and a decision that counts as brittle.
+        """
+        logits: Tensor = self.classifier(images)
+        top = logits.topk(2, 1).values
+        margin = top[:, 0] - top[:, 1]
+        if self.threshold is None:
+            return logits, margin
+        return logits, margin, ~((margin > self.threshold) & (margin < torch.inf))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A decision on an image.
+
+    Attributes:
+        image: its path.
+        class_name, class_index: what was decided.
+        confidence: softmax probability of that class.
+        margin: the largest logit less the second largest.
+        brittle: what the detector says; None without one.
+    """
+
+    image: str
+    class_name: str
+    class_index: int
+    confidence: float
+    margin: float
+    brittle: bool | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image on which nothing could be decided, and why."""
+
+    image: str
+    reason: str
+
+
+Outcome = Prediction | Failure
+Loaded = tuple[str, Tensor | Failure]
+
+
+def run_folder(spec: str) -> Path | None:
+    """The folder that a MODEL names, if it names one."""
+    return Path(spec) if spec != "bundled" and Path(spec).is_dir() else None
+
+
+def load_detector(spec: str, classifier: Classifier) -> BrittlenessDetector | None:
+    """The detector in the folder that a MODEL names; None where there is none.
+
+    Raises:
+        EvidenceError: it cannot be read, or was fitted for another model.
+    """
+    folder = run_folder(spec)
+    if folder is None or not (folder / DETECTOR).exists():
+        return None
+    return BrittlenessDetector.load(folder / DETECTOR, models.fingerprint(classifier))
+
+
+def threat_of(detector: BrittlenessDetector) -> str:
+    """What a detector's brittle decisions are brittle to, such as ``Linf:8/255``."""
+    return str(Threat(check_norm(detector.norm), detector.eps))
+
+
+def no_detector(spec: str) -> str:
+    """What to tell a person who has no detector: why there is no answer, and how to get one."""
+    model = spec if run_folder(spec) else "DIR"
+    return (
+        f"{spec}: no detector was fitted, so which decisions are brittle is unknown; fit one:"
+        f' temper margins --model {model} --data DATA --threat "Linf:8/255"'
+    )
+
+
+def names_of(classifier: Classifier) -> list[str]:
+    """A name for each class: the training data's, or its number."""
+    names = classifier.info.get("class_names") or []
+    return [*names, *map(str, range(len(names), classifier.num_classes))][: classifier.num_classes]
+
+
+# --- which images ---------------------------------------------------------------------------------
+
+
+def find_images(words: Sequence[str], stdin: IO[bytes] | None) -> list[str]:
+    """Paths of the images that a call names; whether they can be read shows when they are.
+
+    Args:
+        words: files; folders, searched through for names that end like an image's (hidden ones left out); and ``-``
+            for one of either per line of ``stdin``.
+        stdin: read to its end where ``-`` asks for it.
+
+    Raises:
+        ArgumentError: nothing is named, or a folder holds no image.
+    """
+    found: list[str] = []
+    for word in words:
+        if word == "-":
+            found += [path for line in _lines(stdin) for path in (_below(line) or [line])]
+        elif inside := _below(word):
+            found += inside
+        elif inside is None:
+            found.append(word)
+        else:
+            raise ArgumentError("IMAGES", word, f"holds no image ({', '.join(IMAGE_SUFFIXES)}); name another folder")
+    if not found:
+        raise ArgumentError("IMAGES", tuple(words), "name at least one image or folder, or - for paths on stdin")
+    return found
+
+
+def _lines(stdin: IO[bytes] | None) -> list[str]:
+    if stdin is None:
+        raise ArgumentError("IMAGES", "-", "stdin is closed; pipe paths into it, one per line")
+    lines = (os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r")) for line in stdin)
+    return [line for line in lines if line]
+
+
+def _below(path: str) -> list[str] | None:
+    """Images in a folder and those inside it, each folder once however it is linked to; None for what is no folder.
+
+    A folder that cannot be listed is named itself: a failure among the images.
+    """
+    if not _is_folder(path):
+        return None
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+
+    def refused(error: OSError) -> None:
+        found.append(str(error.filename))
+
+    for current, inner, names in os.walk(path, followlinks=True, onerror=refused):
+        here = Path(current)
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            inner.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        images = (name for name in sorted(names) if not name.startswith("."))
+        found += [str(here / name) for name in images if name.lower().endswith(IMAGE_SUFFIXES)]
+    return found
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # a name too long, a parent that may not be entered, a NUL byte: no folder, anyhow
+        return False
+
+
+def read_image(path: str, image_size: int | None, channels: int) -> Tensor:
+    """An image file as evaluation sees it: decoded, turned upright, brought to size: uint8 [C, H, W].
+
+    Args:
+        path: of the file.
+        image_size: height and width; None keeps the image's own.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: there is no such file, or it is no image, or a damaged one; names no path.
+    """
+    pixels = _pixels(path)
+    only = np.zeros(1, dtype=np.int64)
+    dataset = Dataset(images=ArrayImages(pixels[np.newaxis]), labels=only, class_names=("",), ids=only, name=path)
+    image: Tensor = Pixels(dataset, image_size, channels)[0][0]
+    return image
+
+
+def _pixels(path: str) -> NDArray[np.uint8]:
+    """Pixels uint8 [H, W, 1 or 3]; see :func:`read_image`."""
+    if "\0" in path:
+        raise DataError("the path holds a NUL byte; give one path per line")
+    if _is_folder(path):
+        raise DataError("a folder in which there is no image, or that may not be listed")
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for, a device read for ever
+            raise DataError("neither a file nor a folder")
+        with Path(path).open("rb") as stream:
+            return decode(stream, path)
+    except OSError as error:
+        raise DataError((error.strerror or str(error)).lower()) from error
+    except DataError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise DataError("not an image, or of a kind that is not read") from error
+        raise DataError(str(error).removeprefix(f"{path}: ")) from error
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Decides on image files.
+
+    Attributes:
+        classifier: in eval mode, where it is to compute.
+        detector: of its brittle decisions, if one was fitted.
+    """
+
+    classifier: Classifier
+    detector: BrittlenessDetector | None
+
+    @classmethod
+    def load(cls, spec: str) -> "Predictor":
+        """The model and detector that a MODEL names, on the GPU where there is one.
+
+        Raises:
+            ArgumentError, ModelError: no such model. EvidenceError: the detector cannot be read, or is another model's.
+        """
+        classifier = evaluation.load_classifier(spec)
+        check_precision(classifier)
+        return cls(classifier, load_detector(spec, classifier))
+
+    def __call__(
+        self, paths: Sequence[str], batch_size: int | None = None, interrupted: Callable[[], bool] = lambda: False
+    ) -> Iterator[Outcome]:
+        """Decide on images, in their order; those ahead are decoded meanwhile.
+
+        Args:
+            paths: of image files.
+            batch_size: images that the model sees at once; by default that goes by their size and the memory.
+            interrupted: asked before each batch, whether to stop.
+
+        Raises:
+            ArgumentError: a batch size below 1.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise ArgumentError("batch-size", batch_size, "must be at least 1")
+        return self._outcomes(paths, batch_size or self._fitting_batch(), interrupted)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The detector in ``temper predict --json``."""
+        if self.detector is None:
+            return None
+        names = ("norm", "eps", "alpha", "threshold", "suite")
+        numbers = {name: getattr(self.detector, name) for name in names}
+        return {"threat": threat_of(self.detector), **numbers, "flag_rate": asdict(self.detector.flag_rate)}
+
+    def _fitting_batch(self) -> int:
+        size = self.classifier.image_size
+        if size is None:
+            return MIXED_BATCH
+        one = torch.zeros(1, self.classifier.channels, size, size, device=device_of(self.classifier))
+        return min(fitting_batch(self.classifier, one), LARGEST_BATCH)
+
+    def _outcomes(self, paths: Sequence[str], size: int, interrupted: Callable[[], bool]) -> Iterator[Outcome]:
+        deployed = Deployed(self.classifier, self.detector.threshold if self.detector else None)
+        pool = ThreadPoolExecutor(DECODERS)
+        try:
+            loaded = _ahead(pool, self._load, paths, 2 * size)
+            while not interrupted() and (batch := list(islice(loaded, size))):
+                yield from self._decide(deployed, batch)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load(self, path: str) -> Loaded:
+        try:
+            return path, read_image(path, self.classifier.image_size, self.classifier.channels)
+        except DataError as error:
+            return path, Failure(path, str(error))
+
+    def _decide(self, deployed: Deployed, batch: Sequence[Loaded]) -> list[Outcome]:
+        """The outcomes of a batch, in its order; images of one size go through the model together."""
+        outcomes: list[Outcome | None] = [None] * len(batch)
+        groups: dict[torch.Size, list[int]] = {}
+        for place, (_, image) in enumerate(batch):
+            if isinstance(image, Failure):
+                outcomes[place] = image
+            else:
+                groups.setdefault(image.shape, []).append(place)
+        for places in groups.values():
+            paths = [batch[place][0] for place in places]
+            images = torch.stack([image for place in places if isinstance(image := batch[place][1], Tensor)])
+            for place, outcome in zip(places, self._group(deployed, paths, images), strict=True):
+                outcomes[place] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _group(self, deployed: Deployed, paths: Sequence[str], images: Tensor) -> list[Outcome]:
+        """The outcomes of images uint8 [N, C, H, W]."""
+        try:
+            logits, margin, *brittle = _forward(deployed, images)
+        except SHAPE_REFUSALS as error:
+            if self.classifier.image_size is not None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            size, reason = "x".join(map(str, images.shape[1:])), str(error).partition("\n")[0]
+            return [Failure(path, f"the model takes no image of {size} ({reason})") for path in paths]
+        names = names_of(self.classifier)
+        finite = torch.isfinite(logits).all(1).tolist()
+        confidence, chosen = logits.double().softmax(1).max(1)
+        flags: list[bool | None] = brittle[0].tolist() if brittle else [None] * len(paths)
+        numbers = zip(paths, finite, chosen.tolist(), confidence.tolist(), margin.tolist(), flags, strict=True)
+        return [
+            Prediction(path, names[k], k, sure, gap, flag)
+            if usable
+            else Failure(path, "the model's logits on it are not finite")
+            for path, usable, k, sure, gap, flag in numbers
+        ]
+
+
+@torch.no_grad()
+def _forward(deployed: Deployed, images: Tensor) -> list[Tensor]:
+    """What a model makes of images uint8 [N, C, H, W], computed as the clean pass of an evaluation is."""
+    place = torch.zeros(len(images), dtype=torch.int64)
+    x = next(on_device(deployed, iter([(images, place, place)])))[0]
+    with crafting(deployed), full_precision(x.device):
+        return [output[: len(x)].cpu() for output in deployed(filled(x))]
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, load: Callable[[str], Loaded], paths: Iterable[str], window: int
+) -> Iterator[Loaded]:
+    """What ``load`` makes of each path, in order; at most ``window`` are begun before they are asked for."""
+    begun: deque[Future[Loaded]] = deque()
+    for path in paths:
+        begun.append(pool.submit(load, path))
+        if len(begun) == window:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def watched(outcomes: Iterator[Outcome], total: int, *, enabled: bool) -> Iterator[Outcome]:
+    """The same outcomes, with a progress bar once they have taken a while."""
+    started = time.monotonic()
+    bar: Bar | None = None
+    with ExitStack() as stack:
+        for done, outcome in enumerate(outcomes, 1):
+            if bar is not None:
+                bar.advance()
+            elif time.monotonic() - started > QUIET_SECONDS:
+                bar = stack.enter_context(progress_bar("predicting", total, done, enabled=enabled))
+            yield outcome
