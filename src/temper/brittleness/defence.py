@@ -113,14 +113,19 @@ def attack_detectors(
                 y = torch.as_tensor(found.prediction[places], device=x.device)
                 radius = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
                 plain[places], plain_missed[places] = _plain(model, each, x, y, radius, norm, threshold)
-                options = {"steps": STEPS, "restarts": RESTARTS, "seed": seed, "enough": threshold, "ids": ids}
                 others = _rivals(model, x, y)
-                away = raise_score(model, each, x, others, radius, norm, **options)
+                away = raise_score(
+                    model, each, x, others, radius, norm,
+                    ids=ids, steps=STEPS, restarts=RESTARTS, seed=seed, enough=threshold,
+                )  # fmt: skip
                 evaded[places] = (away.score > threshold).cpu().numpy()
                 # Whatever is within eps - d of an image with a flip at distance d has that flip within eps.
                 left = torch.as_tensor(np.where(found.brittle, eps - found.margin, 0)[places] * (1 - 1e-6))
                 room = left.to(x.device) * torch.as_tensor(flagged[places], device=x.device)
-                up = raise_score(model, each, x, y[:, None], room, norm, **options)
+                up = raise_score(
+                    model, each, x, y[:, None], room, norm,
+                    ids=ids, steps=STEPS, restarts=RESTARTS, seed=seed, enough=threshold,
+                )  # fmt: skip
                 raised[places] = (up.score > threshold).cpu().numpy()
                 bar.advance(name, by=len(x))
             test = ~calibration

@@ -29,7 +29,7 @@ def head_weight(model: Classifier) -> Tensor:
         ModelError: the network does not end in a linear layer.
     """
     assert model.head_name  # raises where there is none
-    weights = [model.network.get_submodule(name).weight.flatten(1) for name in model.head_names]  # type: ignore[union-attr, operator]
+    weights = [model.network.get_submodule(name).weight.flatten(1) for name in model.head_names]  # type: ignore[operator]
     return torch.cat(weights, 1) / len(weights)
 
 

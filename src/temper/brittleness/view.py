@@ -1,7 +1,7 @@
 """The report's part on brittle decisions, from what ``temper margins`` left in a folder."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _flag_rates(found: Brittleness, values: np.ndarray) -> tuple[np.ndarray, np.
     return np.array(alphas), np.array(rates)
 
 
-def detector_in_words(summary: dict[str, Any]) -> dict[str, str]:
+def detector_in_words(summary: Mapping[str, Any]) -> dict[str, str]:
     """The detector's terms and how it did, in words."""
     detector = summary["detector"]
     if "refused" in detector:
@@ -92,7 +92,7 @@ def detector_in_words(summary: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def attacks_in_words(summary: dict[str, Any]) -> dict[str, dict[str, str]]:
+def attacks_in_words(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """What attackers of the detector achieve, by score, in words."""
     adaptive = summary.get("adaptive", {})
     if "refused" in adaptive:
