@@ -94,8 +94,9 @@ def test_the_batch_stays_full_while_samples_wait_and_shrinks_when_none_does():
     work = work_for(model, 200)
     model.sizes.clear()
     found = run(model, work, CE, 0.03, 32)
-    searching = [size for size in model.sizes if size == 32]
-    rest = [size for size in model.sizes if size != 32]
+    asked = model.sizes[1:]  # the first pass tries how the weights can be laid out
+    searching = [size for size in asked if size == 32]
+    rest = [size for size in asked if size != 32]
     assert set(rest) <= {16}
     assert len(searching) > len(rest)
     # Nothing is computed for samples that are done: the rows asked are little more than the passes spent.
@@ -206,7 +207,7 @@ def test_idle_rows_take_later_runs_of_the_samples_in_flight():
     model.sizes.clear()
     found = run(model, work, TARGETED, 1e-6, 16)
     # 5 samples x 3 runs fit into 16 rows: 9 questions, and one check of all best images, instead of three times that.
-    assert model.sizes == [16] * 10
+    assert model.sizes[1:] == [16] * 10
     assert {(each.forward, each.backward) for each in found} == {(30, 27)}
 
 

@@ -270,6 +270,60 @@ def test_resuming_ends_where_an_uninterrupted_measurement_does(monkeypatch, tmp_
     pd.testing.assert_frame_equal(again.table.frame[found], whole.table.frame[found])
 
 
+def test_passes_in_table_and_journal_count_once(tmp_path):
+    model, images = Linear(), pictures(6)
+    samples, threats = from_arrays(images, predictions(model, images)), parse_threats("Linf:0.05")
+    first = measure(model, samples, threats, "apgd", 0, journal=tmp_path).table
+    again = measure(model, samples, threats, "apgd", 0, journal=tmp_path, known=first).table
+    assert again.passes() == first.passes()
+    more = measure(model, samples, parse_threats("Linf:0.05,0.1"), "apgd", 0, journal=tmp_path, known=first).table
+    assert more.passes()["forward"] > first.passes()["forward"]
+
+
+def test_a_precision_takes_a_part_of_the_attacks_and_holds_the_truth(tmp_path):
+    model, images = Linear(), pictures(600)
+    labels = predictions(model, images)
+    labels[::9] = (labels[::9] + 1) % 3
+    samples, threats = from_arrays(images, labels), parse_threats("Linf:0.04")
+    truth = measure(model, samples, threats, "apgd", 0).table.robust_accuracy("Linf", 0.04).value
+    assert 0.2 < truth < 0.8
+    done = measure(model, samples, threats, "apgd", 0, precision=0.05, journal=tmp_path)
+    subset = done.subset
+    assert done.complete
+    assert subset.test_set.low <= truth <= subset.test_set.high
+    assert subset.half_width <= 0.05
+    assert subset.attacked < 0.5 * subset.correct
+    frame = done.table.frame
+    assert int((frame["forward"] > 0).sum()) == subset.attacked
+    # What was attacked is remembered: asked for more precision, it goes on.
+    finer = measure(model, samples, threats, "apgd", 0, precision=0.015, journal=tmp_path)
+    assert finer.subset.attacked > subset.attacked
+    spent = finer.table.passes()["forward"]
+    assert spent > done.table.passes()["forward"]
+    assert (
+        measure(model, samples, threats, "apgd", 0, precision=0.015, journal=tmp_path).table.passes()["forward"]
+        == spent
+    )
+
+
+@pytest.mark.parametrize(
+    ("threats", "suite", "precision"),
+    [("Linf:0.04", "apgd", 0.0), ("Linf:0.04,0.08", "apgd", 0.01), ("Linf:0.04", "margin", 0.01)],
+)
+def test_a_precision_that_cannot_be_had_is_refused(threats, suite, precision):
+    images = pictures(4)
+    samples = from_arrays(images, predictions(Linear(), images))
+    with pytest.raises(ArgumentError, match="precision"):
+        measure(Linear(), samples, parse_threats(threats), suite, 0, precision=precision)
+
+
+def test_no_time_gives_no_estimate():
+    images = pictures(40)
+    samples = from_arrays(images, predictions(Linear(), images))
+    done = measure(Linear(), samples, parse_threats("Linf:0.05"), "apgd", 0, precision=0.1, time_budget=0)
+    assert (done.complete, done.subset) == (False, None)
+
+
 def test_another_radius_goes_on_from_what_is_known():
     model, images = Linear(), pictures(8)
     samples = from_arrays(images, predictions(model, images))

@@ -10,21 +10,24 @@ from temper.errors import TemperError, TemperWarning
 
 if TYPE_CHECKING:
     from temper.evaluation import evaluate
-    from temper.margins import Estimate, EvidenceTable
+    from temper.margins import BrittlenessDetector, Estimate, EvidenceTable, margin_consistency
     from temper.training.config import FinetuneConfig
     from temper.training.finetune import finetune
     from temper.training.schedules import EpsilonSchedule
 
 _HOMES = {
+    "BrittlenessDetector": "temper.margins",
     "EpsilonSchedule": "temper.training.schedules",
     "Estimate": "temper.margins",
     "EvidenceTable": "temper.margins",
     "FinetuneConfig": "temper.training.config",
     "evaluate": "temper.evaluation",
     "finetune": "temper.training.finetune",
+    "margin_consistency": "temper.margins",
 }
 
 __all__ = [
+    "BrittlenessDetector",
     "EpsilonSchedule",
     "Estimate",
     "EvidenceTable",
@@ -33,6 +36,7 @@ __all__ = [
     "TemperWarning",
     "evaluate",
     "finetune",
+    "margin_consistency",
 ]
 
 

@@ -82,6 +82,9 @@ class Evaluate:
     """Samples attacked at once; it does not change the result."""
     time_budget: str | None = None
     """Stop after so long, as in 90s, 10m or 2h, and report what the evidence supports until then."""
+    precision: float | None = None
+    """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
+    plus or minus this, as 0.01 for one point."""
     out: Path | None = None
     """Folder of the evidence; by default one named after model and data in runs/."""
     json: bool = False
@@ -99,6 +102,7 @@ class Evaluate:
             summary, complete = evaluate_into(
                 out, self.model, self.data, self.threat,
                 suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
+                precision=self.precision,
             )  # fmt: skip
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")

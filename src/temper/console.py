@@ -116,8 +116,15 @@ def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     for threat in summary["threats"]:
         where = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
         results[f"robust accuracy at {where}"] = Value(**threat["robust_accuracy"])
-        results[f"expected robustness up to {where}"] = Value(**threat["expected_robustness"])
+        if "subset" not in threat:  # which says nothing of other radii
+            results[f"expected robustness up to {where}"] = Value(**threat["expected_robustness"])
     show_table(f"Measured on {summary['data']['name']}", {summary["model"]["spec"]: results})
+    for subset in [threat["subset"] for threat in summary["threats"] if "subset" in threat]:
+        Console().print(
+            f"from attacks on {subset['attacked']:,} of {subset['correct']:,} correct samples; of the images that the"
+            f" {summary['data']['n']:,} are a sample of: {_one_line(Value(**subset['distribution']))}",
+            highlight=False,
+        )
     passes = summary["passes"]
     Console().print(
         f"{passes['forward']:,} forward and {passes['backward']:,} backward passes, {summary['seconds']:.1f} s\n"

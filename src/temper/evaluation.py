@@ -22,13 +22,14 @@ from temper.attacks.suites import CLOSER, Suite, get_suite
 from temper.errors import ArgumentError, EvidenceError
 from temper.interrupt import Stop
 from temper.journal import Journal
+from temper.margins.subset import SubsetEstimate, SubsetPlan
 from temper.margins.table import EvidenceTable, Provenance
 from temper.memory import fitting_batch
 from temper.models import Classifier
 from temper.precision import full_precision, half
 from temper.progress import Bar, progress_bar
 from temper.samples import Samples, device_of, from_arrays, on_device
-from temper.threat import Norm, Threat, parse_threats
+from temper.threat import ROUNDING, Norm, Threat, parse_threats
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,15 @@ class Evaluation:
 
     Attributes:
         table: the evidence.
-        complete: whether every sample was searched at every radius.
+        complete: whether every sample was searched at every radius, or as many as the precision asked for takes.
         seconds: time spent, in this call.
+        subset: robust accuracy from the samples that were drawn, where a precision was asked for.
     """
 
     table: EvidenceTable
     complete: bool
     seconds: float
+    subset: SubsetEstimate | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def measure(
     known: EvidenceTable | None = None,
     journal: Path | None = None,
     time_budget: float = float("inf"),
+    precision: float | None = None,
 ) -> Evaluation:
     """Search every sample at every radius that the evidence has not settled yet.
 
@@ -142,11 +146,14 @@ def measure(
         known: evidence to go on from.
         journal: folder where outcomes are written down as they come, and read back; several processes may share it.
         time_budget: seconds.
+        precision: search only as many samples, drawn by their logit margins, as it takes to know robust accuracy to
+            plus or minus this (95 %); for one threat.
 
     Raises:
         EvidenceError: ``known`` or the journal is of another model, data, seed or suite of that name.
         ModelError: the model gives no logits, or non-finite ones, or computes in less than full precision.
-        ArgumentError: no such suite, or labels that the model has no class for.
+        ArgumentError: no such suite, labels that the model has no class for, or a precision for several threats or for
+            a suite that looks for the nearest flips.
     """
     started = time.monotonic()
     chosen = get_suite(suite) if isinstance(suite, str) else suite
@@ -154,6 +161,9 @@ def measure(
     identity = {"model": _model_identity(model), "data": samples.fingerprint}
     if batch_size is not None and batch_size < 1:
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
+    if precision is not None and (not precision > 0 or len(threats) != 1 or chosen.nearest):
+        fix = "must be above 0, as 0.01 for +-1 point, and takes one threat and a suite that searches a radius"
+        raise ArgumentError("precision", precision, fix)
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
     low = half(device_of(model).type)
@@ -188,14 +198,19 @@ def measure(
             return stop.requested or time.monotonic() > deadline
 
         evaluation = _Search(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, low)
+        plan = None
+        if precision is not None:
+            columns = clean.columns
+            plan = SubsetPlan(columns["sample"], columns["logit_margin"], clean.correct, seed)
         try:
-            complete = evaluation.run()
+            complete = evaluation.run() if plan is None or precision is None else evaluation.run_subset(plan, precision)
         finally:
             if book:
                 book.close()
     if complete:
         _warn_of_signs(table(), findings, threats, chosen)
-    return Evaluation(table(), complete, time.monotonic() - started)
+    subset = plan.estimate() if plan is not None and plan.begun else None
+    return Evaluation(table(), complete, time.monotonic() - started, subset)
 
 
 class _Search:
@@ -239,6 +254,24 @@ class _Search:
                 self._listen()
         return all(not self._open(norm).any() for norm in self.radii)
 
+    def run_subset(self, plan: SubsetPlan, precision: float) -> bool:
+        """Search the samples that a plan asks for, in one norm at one radius, until it has the precision; whether it
+        has."""
+        ((norm, (eps,)),) = self.radii.items()
+        found, ids = self.findings[norm], self.clean.columns["sample"]
+        self._catch_up()
+        with progress_bar(f"attacking ({self._suite.name})", int(self.clean.correct.sum())) as bar:
+            self._bar = bar
+            while not plan.done(precision):
+                asked = plan.next(SHARD)
+                places = np.searchsorted(ids, asked)
+                self._settle(norm, places)
+                if self._open(norm)[places].any():  # interrupted: those that ended sooner are no fair sample
+                    return False
+                broken = found.upper[places] <= eps * (1 + ROUNDING)
+                plan.observe(asked, ~broken, np.zeros_like(broken))
+        return True
+
     @property
     def _suite(self) -> Suite:
         return next(iter(self.findings.values())).suite
@@ -264,17 +297,22 @@ class _Search:
             return False
         try:
             self._listen()  # another process may have just given it back, done
-            rows = places[self._open(norm)[places]]
-            if len(rows):
-                work = self._load(rows)
-                for outcome in search(self._ready(work), work, norm, self.radii[norm], self.findings[norm], self.seed):
-                    if self.journal:
-                        self.journal.append(norm, outcome)
-                    self._advance(outcome.stage)
+            self._settle(norm, places)
         finally:
             if self.journal:
                 self.journal.release(name)
         return True
+
+    def _settle(self, norm: Norm, places: NDArray[np.int64]) -> None:
+        """Search the samples at these places that are open."""
+        rows = places[self._open(norm)[places]]
+        if not len(rows):
+            return
+        work = self._load(rows)
+        for outcome in search(self._ready(work), work, norm, self.radii[norm], self.findings[norm], self.seed):
+            if self.journal:
+                self.journal.append(norm, outcome)
+            self._advance(outcome.stage)
 
     def _catch_up(self) -> None:
         """Take in what the journal holds. A table that was made from it counts the same passes."""

@@ -51,6 +51,7 @@ def evaluate_into(
     seed: int,
     batch_size: int | None,
     time_budget: float,
+    precision: float | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Measure a model on data, keep the evidence in ``folder``, and write its report there.
 
@@ -67,9 +68,10 @@ def evaluate_into(
     make_folder(folder)
     classifier, dataset = load(model, data_spec, limit, seed)
     done = evaluate_loaded(
-        folder, classifier, dataset, wanted, suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget
-    )
-    summary = {
+        folder, classifier, dataset, wanted,
+        suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget, precision=precision,
+    )  # fmt: skip
+    summary: dict[str, Any] = {
         "model": {"spec": model, **done.table.identity["model"]},
         "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
         "clean_accuracy": done.table.clean_accuracy().to_json(),
@@ -78,6 +80,15 @@ def evaluate_into(
         "seconds": done.seconds,
         "table": str(folder / TABLE),
     }
+    if done.subset:
+        summary["threats"][0] |= {
+            "robust_accuracy": done.subset.test_set.to_json(),
+            "subset": {
+                "attacked": done.subset.attacked,
+                "correct": done.subset.correct,
+                "distribution": done.subset.distribution.to_json(),
+            },
+        }
     write_json(folder / "evaluation.json", summary)
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
     return summary, done.complete
@@ -108,6 +119,7 @@ def evaluate_loaded(
     seed: int,
     batch_size: int | None,
     time_budget: float,
+    precision: float | None = None,
 ) -> Evaluation:
     """Measure and keep table, journal and pictures in ``folder``; see :func:`evaluate_into`."""
     measured = samples.from_dataset(dataset, classifier)
@@ -117,6 +129,7 @@ def evaluate_loaded(
         done = evaluation.measure(
             classifier, measured, wanted, suite, seed,
             batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
+            precision=precision,
         )  # fmt: skip
     except EvidenceError as error:
         raise EvidenceError(f"{folder}: {error}; name another folder for this measurement (--out)") from None

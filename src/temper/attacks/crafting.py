@@ -51,8 +51,8 @@ class Fold:
     bias: nn.Parameter | None
 
 
-def fold(pairs: list[Pair]) -> list[Fold]:
-    """Weights that fold each batch norm, as its statistics are now, into its convolution; channels-last."""
+def fold(pairs: list[Pair], layout: torch.memory_format = torch.preserve_format) -> list[Fold]:
+    """Weights, laid out so, that fold each batch norm, as its statistics are now, into its convolution."""
     folds = []
     for conv, norm in pairs:
         assert norm.running_mean is not None
@@ -60,23 +60,37 @@ def fold(pairs: list[Pair]) -> list[Fold]:
         weight, bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        folds.append(Fold(conv, norm, *_laid_out(weight, bias)))
+        folds.append(Fold(conv, norm, *_frozen(weight, bias, layout)))
     return folds
 
 
-def lay_out(model: nn.Module, pairs: list[Pair]) -> list[Fold]:
-    """The weights of every convolution as a long search wants them: batch norms folded in, channels-last (in another
-    layout each pass would turn them round)."""
-    folds = fold(pairs)
-    done = {each.conv for each in folds}
-    plain = [conv for conv in model.modules() if type(conv) is nn.Conv2d and "weight" in conv._parameters]
-    return folds + [Fold(conv, None, *_laid_out(conv.weight, conv.bias)) for conv in plain if conv not in done]
+@torch.no_grad()
+def lay_out(model: nn.Module, pairs: list[Pair], example: Tensor) -> list[Fold]:
+    """The weights of every convolution as a long search wants them: batch norms folded in, and channels-last (in
+    another layout each pass would turn them round), unless the model reshapes with ``view``, which refuses that.
+
+    Args:
+        model: any module.
+        pairs: what :func:`foldable` found for it.
+        example: images as the search will ask about, float [N, C, H, W].
+    """
+    done = {conv for conv, _ in pairs}
+    plain = [m for m in model.modules() if type(m) is nn.Conv2d and "weight" in m._parameters and m not in done]
+    layout = torch.channels_last
+    folds = fold(pairs, layout) + [Fold(conv, None, *_frozen(conv.weight, conv.bias, layout)) for conv in plain]
+    try:
+        with crafting(model), folded(folds):
+            model(example)
+    except RuntimeError:  # if something else is wrong with the model, the next pass will say so
+        return fold(pairs)
+    return folds
 
 
-def _laid_out(weight: Tensor, bias: Tensor | None) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Weight and bias as frozen parameters of their own."""
-    weight = weight.detach().contiguous(memory_format=torch.channels_last)
-    frozen = nn.Parameter(weight, requires_grad=False)
+def _frozen(
+    weight: Tensor, bias: Tensor | None, layout: torch.memory_format
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Weight and bias as parameters of their own."""
+    frozen = nn.Parameter(weight.detach().to(memory_format=layout), requires_grad=False)
     return frozen, None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 

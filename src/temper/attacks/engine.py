@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from temper import randomness
 from temper.attacks.attack import Answer, Problem, State, ask
-from temper.attacks.crafting import Pair, crafting, folded, lay_out
+from temper.attacks.crafting import Fold, Pair, crafting, folded, lay_out
 from temper.attacks.losses import flipped, logit_difference
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
@@ -93,13 +93,14 @@ class Engine:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model, self.batch_size, self.half, self.interrupted = model, batch_size, half, interrupted
-        self._folds = lay_out(model, pairs)
+        self._pairs = pairs
+        self._folds: list[Fold] | None = None
 
     @contextmanager
     def searching(self, low: torch.dtype | None, device: torch.device) -> Iterator[nn.Module]:
         """The lent model as it is asked in this precision; None for the full one."""
         precision = torch.autocast(device.type, low) if low else full_precision(device)
-        with folded(self._folds), precision:
+        with folded(self._folds or []), precision:
             yield self.model
 
     @torch.no_grad()
@@ -123,6 +124,8 @@ class Engine:
             eps: float64 [N]; inf for attacks that look for the nearest flip without a limit.
             seed: of the random streams.
         """
+        if self._folds is None:
+            self._folds = lay_out(self.model, self._pairs, work.x[:1])
         low = self.half if self.half in stage.bears else None
         flow = _Flow(self, stage, work, norm, eps, seed, low)
         yield from self._run(flow)

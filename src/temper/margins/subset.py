@@ -257,6 +257,11 @@ class SubsetPlan:
         self._handed = 0
         self._last_look: SubsetEstimate | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is an estimate: something is observed, or nothing needs to be."""
+        return bool(self._observed.any()) or not self._size.sum()
+
     def next(self, k: int) -> NDArray[np.int64]:
         """Ids of the samples to attack next: int64, at most ``k``, of one round.
 
