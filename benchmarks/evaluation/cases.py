@@ -38,8 +38,6 @@ CASES = (
     Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 256),
     Case("cifar_resnet4b", "cifar10_test", "L2", 0.5, 256),
     Case("mnist_smallcnn_standard", "mnist_test", "Linf", 0.1, 256),
-    Case("mnist_lenet5_advtrained", "mnist_test", "Linf", 0.3, 256),
-    Case("mnist_kw_01", "mnist_test", "L2", 1.5, 256),
     Case("cifar_resnet4b", "cifar10_test", "L1", 12.0, 256),
 )
 
