@@ -4,9 +4,9 @@ detector stand up to an attacker as well? One command, which goes on where it wa
     python benchmarks/brittleness/runs.py --data ../shared/data [--runs FOLDER] [--out runs/brittleness]
 
 The runs are those of benchmarks/epsilon_scheduling (in runs/epsilon_scheduling: ResNet-20, CIFAR-10 to 20 classes of
-CIFAR-100, Linf 8/255), as many of them as are there. For each: input margins of 1,000 test images (suite ``margin``) and their rank correlation with
-the scores, detection at three radii, and attacks on the detectors of a second measurement with 300 images. Writes
-runs.csv, attacks.csv and runs.svg beside this file.
+CIFAR-100, Linf 8/255), as many of them as are there. For each: input margins of 1,000 test images (suite ``margin``),
+their rank correlation with the scores, detection at three radii, and attacks on the detectors of a second measurement
+with 300 images. Writes runs.csv, attacks.csv and runs.svg beside this file.
 """
 
 import argparse

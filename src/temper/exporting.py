@@ -202,6 +202,8 @@ def _forget_sources(graph: Any) -> None:
     for node in graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
+        for attribute in node.attribute:
+            _forget_sources(attribute.g)
 
 
 def _from_onnx(content: bytes) -> Runner:

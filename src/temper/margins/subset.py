@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from scipy.stats import hypergeom, norm
 
 from temper.errors import ArgumentError, EvidenceError
@@ -31,6 +32,8 @@ SMALLEST_STRATUM = 20
 PILOT = 4  # attacks per stratum before any outcome steers
 GROWTH = 0.1  # attacks of a round, as a share of those before it
 SMALLEST_ROUND = 20
+SURPRISE = 0.01  # variance to reckon with where the logistic curve is sure of the outcome
+RIDGE, NEWTON_STEPS = 0.01, 15
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,9 @@ class SubsetPlan:
     """Which samples to attack next, and what the attacks so far say about all.
 
     The correct samples are cut into strata of equal size along the logit margin; wrong ones count as not robust,
-    without an attack. After a pilot of a few attacks in every stratum, each round attacks where outcomes are the least
-    certain (Neyman's allocation), at random within a stratum. The estimate is the stratified mean: its value does not
-    rest on the logit margin, only its width does.
+    without an attack. After a pilot of a few attacks in every stratum, each round attacks where a logistic curve
+    through the outcomes is the least certain (Neyman's allocation), at random within a stratum. The estimate is the
+    stratified mean: its value does not rest on the logit margin, only its width does.
 
     A driver goes on until it has the precision asked for, or no attacks left to spend; :meth:`estimate` holds at any
     time, also in the middle of a round::
@@ -359,11 +362,35 @@ class SubsetPlan:
         (Wright 2012, The American Statistician 66).
         """
         n, size = self._planned.copy(), self._size
-        spreads = [_variances(self._counts(shown), n)[1] for shown in (self._robust, self._robust | self._unknown)]
-        weight = size * np.sqrt(np.maximum(*spreads))
+        shown = (self._robust, self._robust | self._unknown)
+        weight = size * np.maximum(*[_expected_spreads(self._counts(which), n) for which in shown])
         for _ in range(min(count, int((size - n).sum()))):
             n[np.argmax(np.where(n < size, weight / np.sqrt(n * (n + 1)), -1))] += 1
         return n - self._planned
+
+
+def _expected_spreads(count: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Standard deviations of outcomes that a logistic curve in the strata's ranks expects: float64 [H].
+
+    A curve with two parameters, not the strata's own outcomes: were those to steer where attacks go, strata with a
+    lucky start would get no more and keep their luck, which biases the estimate. The curve only steers. Where it is
+    wrong, attacks are spent less well, and the estimate and its interval hold all the same.
+    """
+    strata = len(n)
+    ranks = norm.ppf((np.arange(strata) + 0.5) / strata)
+    inputs = np.stack([np.ones(strata), ranks], 1)
+    # One observation of each kind, spread over all strata, keeps the curve finite where outcomes are perfectly apart.
+    attacks, robust = n + 2 / strata, count + 1 / strata
+    weights = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        share = expit(inputs @ weights)
+        slope = inputs.T @ (robust - attacks * share) - RIDGE * weights
+        curvature = (inputs.T * (attacks * share * (1 - share))) @ inputs + RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        weights += step * min(1.0, 2 / max(float(np.linalg.norm(step)), 1e-12))
+    share = expit(inputs @ weights)
+    spread: NDArray[np.float64] = np.sqrt(share * (1 - share) + SURPRISE)
+    return spread
 
 
 def _stratified(count: NDArray[np.int64], n: NDArray[np.int64], size: NDArray[np.int64]) -> tuple[float, float, float]:
@@ -389,12 +416,11 @@ def _variances(count: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[NDArray[
     A few attacks say little about the spread of a stratum, least of all when they all end alike. So neighbours share
     theirs: isotonic regression, for the share of robust samples rises with the logit margin, pools strata into blocks.
     Where it does not rise, the blocks are wide, and their variance holds that between their strata, too, which errs
-    on the safe side. Half an observation of each kind is added, a whole one where all ended alike, because the next
-    may be the first that does not.
+    on the safe side. Half an observation of each kind is added (Jeffreys' prior): where all ended alike, the next may
+    not.
     """
     count, n = _pooled(count, n)
-    extra = np.where((count == 0) | (count == n), 1.0, 0.5)
-    share = (count + extra) / (n + 2 * extra)
+    share = (count + 0.5) / (n + 1)
     return share, share * (1 - share) * n / np.maximum(n - 1, 1)
 
 
