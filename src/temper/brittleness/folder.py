@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from temper import data, evaluation, samples
 from temper.brittleness.defence import Defence, attack_detectors, calibration_half
-from temper.brittleness.scoring import features, score, scorers
-from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY
+from temper.brittleness.scoring import FEATURE, features, head_weight, score, scorers
+from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
 from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, ModelError
 from temper.evaluation import TABLE
@@ -24,6 +24,7 @@ from temper.margins.brittleness import Brittleness, brittleness
 from temper.margins.consistency import detection, eps_sweep, margin_consistency
 from temper.margins.detector import DETECTOR, BrittlenessDetector, single_threat
 from temper.margins.pseudo import PseudoMargin
+from temper.margins.scores import equidistance
 from temper.models import Classifier
 from temper.models.features import features_and_logits
 from temper.samples import from_dataset
@@ -127,6 +128,10 @@ def analyse(
     scores = score(classifier, measured, scored)
     with written(folder / SCORES) as unfinished:
         scores.to_parquet(unfinished)
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    if FEATURE in scored:
+        with written(folder / WEIGHTS) as unfinished, unfinished.open("wb") as file:
+            np.save(file, equidistance(head_weight(classifier), norm).numpy())
     found = brittleness(table, norm, eps, SUITE)
     names = [name for name in scores.columns if name != "sample"]
     columns = {name: scores[name].to_numpy(np.float64) for name in names}

@@ -17,6 +17,7 @@ from temper.report import BrittlenessView, SampleView
 
 SUITE = "margin"
 SCORES, SUMMARY, ENDS = "scores.parquet", "brittleness.json", "ends.npz"
+WEIGHTS = "equidistance.npy"  # distances between the weights of all pairs of classes
 ALPHAS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 
 
@@ -56,6 +57,7 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
         roc={words(name): roc_curve(found, values) for name, values in columns.items()} if both else {},
         risk={words(name): risk_curve(found, values) for name, values in columns.items()},
         flag_rates={words(name): _flag_rates(found, values) for name, values in columns.items()},
+        equidistance=np.load(folder / WEIGHTS, allow_pickle=False) if (folder / WEIGHTS).exists() else None,
         detector=detector_in_words(summary),
         attacks=attacks_in_words(summary),
         ends=ends,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from temper.errors import ArgumentError
 from temper.files import written
 from temper.report.brittleness_figures import (
+    equidistance_boxplot,
     flag_rate_against_alpha,
     margin_scatter,
     risk_curves,
@@ -232,6 +233,15 @@ def _brittle_run(found: BrittlenessView) -> str:
                 "Share of decisions flagged against the share of brittle ones that may pass.",
                 "<b>What a promise costs.</b> Share of decisions that a detector must flag so that no more brittle ones"
                 " pass than alpha.",
+            )
+        )
+    if found.equidistance is not None:
+        plots.append(
+            _plot(
+                equidistance_boxplot({"pairs of classes": found.equidistance}),
+                "Distances between the classes' weights, divided by their median.",
+                "<b>Equidistance.</b> Were the weights of all pairs of classes equally far apart, logit and feature"
+                " margin would rank decisions alike.",
             )
         )
     ends = "".join(_sample(sample) for sample in found.ends)

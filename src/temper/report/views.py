@@ -96,6 +96,7 @@ class BrittlenessView:
         threshold: logit margins up to here are flagged; None without a detector.
         taus: score to its rank correlation with the margin.
         roc, risk, flag_rates: score to the curve of :mod:`temper.report.brittleness_figures`.
+        equidistance: distances between the head's weights of all pairs of classes; None without a linear head.
         detector: the detector's terms, name to words.
         attacks: score to what attacks on a detector achieve, name to words.
         ends: the most and the least brittle samples, nearest flip first.
@@ -112,6 +113,7 @@ class BrittlenessView:
     roc: Mapping[str, Curve]
     risk: Mapping[str, Curve]
     flag_rates: Mapping[str, Curve]
+    equidistance: NDArray[np.float64] | None
     detector: Mapping[str, str]
     attacks: Mapping[str, Mapping[str, str]]
     ends: Sequence[SampleView] = ()

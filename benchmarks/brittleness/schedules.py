@@ -1,12 +1,12 @@
 """Is a model that was fine-tuned with scheduled epsilon as margin consistent as one with fixed epsilon, and does its
 detector stand up to an attacker as well? One command, which goes on where it was stopped:
 
-    python benchmarks/brittleness/runs.py --data ../shared/data [--runs FOLDER] [--out runs/brittleness]
+    python benchmarks/brittleness/schedules.py --data ../shared/data [--runs FOLDER] [--out runs/brittleness]
 
 The runs are those of benchmarks/epsilon_scheduling (in runs/epsilon_scheduling: ResNet-20, CIFAR-10 to 20 classes of
 CIFAR-100, Linf 8/255), as many of them as are there. For each: input margins of 1,000 test images (suite ``margin``),
 their rank correlation with the scores, detection at three radii, and attacks on the detectors of a second measurement
-with 300 images. Writes runs.csv, attacks.csv and runs.svg beside this file.
+with 300 images. Writes schedules.csv, attacks.csv and schedules.svg beside this file.
 """
 
 import argparse
@@ -98,10 +98,10 @@ def main() -> None:
         for score in COMPARED:
             label = f"{NAMES[name]}, {score.replace('_', ' ')}"
             taus[label] = Estimate(**summary["consistency"][score]["tau"])
-    pd.DataFrame(found).round(4).to_csv(HERE / "runs.csv", index=False)
+    pd.DataFrame(found).round(4).to_csv(HERE / "schedules.csv", index=False)
     pd.DataFrame(attacked).round(4).to_csv(HERE / "attacks.csv", index=False)
     with matplotlib.rc_context(STYLE):
-        tau_bars(taus).savefig(HERE / "runs.svg", metadata={"Date": None})
+        tau_bars(taus).savefig(HERE / "schedules.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
