@@ -89,10 +89,10 @@ def main() -> None:
         figure = Figure(figsize=(8.4, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.plot([0, 0.21], [0, 0.21], color="#566471", lw=1, ls=":", label="alpha")
-        for index, (name, own) in enumerate(results.groupby("case", sort=False)):
+        for index, (case, own) in enumerate(results.groupby("case", sort=False)):
             colour = run_colour(index)
             spread = [own["missed"] - own["missed low"], own["missed high"] - own["missed"]]
-            left.errorbar(own["alpha"], own["missed"], yerr=spread, color=colour, marker="o", ms=4, label=name)
+            left.errorbar(own["alpha"], own["missed"], yerr=spread, color=colour, marker="o", ms=4, label=str(case))
             right.plot(own["alpha"], own["flagged"], color=colour, marker="o", ms=4)
         left.yaxis.set_major_locator(MultipleLocator(0.05))
         left.set(xlabel="alpha", ylabel="brittle decisions that pass, mean of repeats", ylim=0, xlim=0)
