@@ -1,0 +1,164 @@
+"""The command export: files that compute elsewhere what the model computes here."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from temper import cli, exporting, models, prediction
+from temper.errors import ArgumentError, EvidenceError, MissingExtraError, ModelError
+from temper.exporting import compare, export
+from temper.models import Classifier
+from temper.prediction import Deployed
+from test_prediction import POOLED, detector_of, run  # noqa: F401  (a fixture)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
+
+
+def own(folder: Path, threshold: float) -> Deployed:
+    return Deployed(models.load(folder), threshold).requires_grad_(False)
+
+
+def threshold_of(folder: Path) -> float:
+    """The median logit margin of some images: half of them are brittle."""
+    return float(own(folder, 0.0)(images(7))[1].median())
+
+
+@pytest.fixture
+def detected(run, tmp_path) -> Path:  # noqa: F811
+    """A detector's file, beside the run."""
+    detector_of(run, threshold_of(run)).save(tmp_path / "detector.json")
+    return tmp_path / "detector.json"
+
+
+def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys):  # noqa: F811
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper[onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")
+    out = tmp_path / "new" / "model.onnx"
+    words = ["--run", str(run), "--format", "onnx", "--out", str(out), "--detector", str(detected)]
+    assert cli.main(["export", *words]) == 0
+    said, err = capsys.readouterr()
+    assert err == ""
+    assert "outputs logits, margin, brittle" in said
+    assert "checked on 8 test images of digits" in said
+    assert [path.name for path in out.parent.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(out)
+    assert [(each.name, each.shape[1:]) for each in session.get_inputs()] == [("images", [3, 8, 8])]
+    assert [each.name for each in session.get_outputs()] == ["logits", "margin", "brittle"]
+    model = own(run, threshold_of(run))
+    for count in (1, 2, 7, 33):
+        x = images(count)
+        logits, margin, brittle = session.run(None, {"images": x.numpy()})
+        expected = model(x)
+        np.testing.assert_allclose(logits, expected[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(margin, expected[1], rtol=1e-3, atol=1e-5)
+        sure = (expected[1] - threshold_of(run)).abs().numpy() > 1e-5
+        assert (brittle == expected[2].numpy())[sure].all()
+    assert 0 < brittle.sum() < len(brittle)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts.pop("class_names")) == [str(k) for k in range(10)]
+    assert facts.pop("weights") == models.fingerprint(models.load(run))["weights"]
+    assert float(facts.pop("threshold")) == threshold_of(run)
+    assert facts.pop("temper_version")
+    assert facts == {"threat": "Linf:8/255", "alpha": "0.05"}
+    assert str(Path(prediction.__file__).parent).encode() not in out.read_bytes()
+
+
+def test_without_a_detector_there_is_no_output_brittle(tmp_path, capsys):
+    out = tmp_path / "model.pt2"
+    assert cli.main(["export", "--run", "bundled", "--format", "torch", "--out", str(out)]) == 0
+    said, err = capsys.readouterr()
+    assert "outputs logits, margin\n" in said
+    assert "checked on 8 images of random pixels" in said
+    assert err.count("\n") == 1
+    assert "temper margins --model DIR" in err
+    facts = {exporting.FACTS: ""}
+    program = torch.export.load(io.BytesIO(out.read_bytes()), extra_files=facts).module()
+    classifier = models.load("bundled")
+    for count in (1, 5):
+        x = torch.rand(count, 3, 32, 32)
+        logits, margin = program(x)
+        torch.testing.assert_close(logits, classifier(x))
+        top = classifier(x).topk(2, 1).values
+        torch.testing.assert_close(margin, top[:, 0] - top[:, 1])
+    assert json.loads(facts[exporting.FACTS])["outputs"] == ["logits", "margin"]
+
+
+def test_a_run_whose_data_are_gone_is_checked_on_random_pixels(run, tmp_path):  # noqa: F811
+    classifier = models.load(run)
+    models.save(classifier, tmp_path / "run", extra={})
+    gone = (run / "config.yaml").read_text().replace("train: digits", "train: gone.npz")
+    (tmp_path / "run" / "config.yaml").write_text(gone)
+    found, words = exporting._trial_images(str(tmp_path / "run"), classifier)
+    assert found.shape == (8, 3, 8, 8)
+    assert words.startswith("8 images of random pixels (the run's test data cannot be loaded: data = 'gone.npz'")
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    deployed = own(Path("bundled"), 1.0)
+    x = torch.rand(4, 3, 32, 32)
+    assert compare(deployed, lambda some: list(deployed(some)), x) == (0, 0)
+    with pytest.raises(ModelError, match="differs from the model by"):
+        compare(deployed, lambda some: list(deployed(some * 0.9)), x)
+    with pytest.raises(ModelError, match="differs from the model by nan"):
+        compare(deployed, lambda some: [out * torch.nan for out in deployed(some)[:2]] + [deployed(some)[2]], x)
+    with pytest.raises(ModelError, match="takes no batch of 3"):
+        compare(deployed, lambda some: [out[:1] for out in deployed(some)], x)
+    with pytest.raises(ModelError, match="flags other decisions"):
+        compare(deployed, lambda some: [*deployed(some)[:2], ~deployed(some)[2]], x)
+    out = tmp_path / "model.pt2"
+    out.write_bytes(b"from before")
+    monkeypatch.setattr(exporting, "_from_torch", lambda content: lambda some: list(deployed(some * 0.9))[:2])
+    monkeypatch.setattr(exporting, "_to_torch", lambda *_: b"new")
+    with pytest.raises(ModelError):
+        export("bundled", "torch", out)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.pt2", b"from before")]
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :2] * (2 if x.sum() > 0 else 1)
+
+
+def test_a_model_that_branches_on_its_images_is_refused(tmp_path):
+    classifier = Classifier(Branching(), mean=(0.0,), std=(1.0,), image_size=4, head=(), num_classes=2)
+    deployed = Deployed(classifier, None).eval()
+    with pytest.raises(ModelError, match=r"cannot be exported to torch\.export") as caught:
+        exporting._to_torch(deployed, torch.rand(2, 1, 4, 4), ("logits", "margin"), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_calls(run, detected, tmp_path, capsys, monkeypatch):  # noqa: F811
+    with pytest.raises(ArgumentError, match=r"a file of format onnx ends in \.onnx"):
+        export(str(run), "onnx", tmp_path / "model.pt2")
+    (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "pooled_network.py").write_text(POOLED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ArgumentError, match="is a folder; name a file in it"):
+        export(str(run), "torch", tmp_path / "folder.pt2")
+    with pytest.raises(EvidenceError, match="was fitted for another model"):
+        export("bundled", "torch", tmp_path / "model.pt2", detected)
+    with pytest.raises(EvidenceError, match="cannot be read"):
+        export(str(run), "torch", tmp_path / "model.pt2", tmp_path / "missing.json")
+    with pytest.raises(ArgumentError, match="does not say what size its images have"):
+        export("pooled_network:Net", "torch", tmp_path / "model.pt2")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["export", "--run", str(run), "--format", "tflite", "--out", "x"])
+    assert stopped.value.code == 2
+    assert "'onnx'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"temper\[onnx\]"):
+        export(str(run), "onnx", tmp_path / "model.onnx")
+    assert not list(tmp_path.glob("model.*"))
