@@ -26,7 +26,7 @@ from temper.data.decode import decode
 from temper.data.tree import IMAGE_SUFFIXES
 from temper.errors import ArgumentError, DataError
 from temper.fitness import check_precision
-from temper.margins.detector import BrittlenessDetector
+from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.memory import fitting_batch
 from temper.models import Classifier
 from temper.precision import full_precision
@@ -34,7 +34,6 @@ from temper.progress import Bar, progress_bar
 from temper.samples import device_of, on_device
 from temper.threat import Threat, check_norm
 
-DETECTOR = "detector.json"
 LARGEST_BATCH = 256  # more would only delay the first answer
 MIXED_BATCH = 32  # of a model that takes images of any size
 DECODERS = min(8, os.cpu_count() or 1)
