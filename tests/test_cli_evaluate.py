@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from temper import cli, evaluation, folders
+from temper.cli import main
 from temper.errors import TemperWarning
 from temper.margins import EvidenceTable
 
@@ -435,3 +436,20 @@ def test_a_report_of_nothing(place, capsys, words, status, message):
     assert err.startswith("temper: error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_precision_is_reported_with_how_many_attacks_it_took(tmp_path, capsys):
+    out = tmp_path / "out"
+    call = ["evaluate", "--model", "bundled", "--data", "digits", "--threat", "Linf:2/255", "--suite", "apgd"]
+    assert main([*call, "--precision", "0.1", "--limit", "300", "--out", str(out), "--json"]) == 0
+    (threat,) = json.loads(capsys.readouterr().out)["threats"]
+    subset, found = threat["subset"], threat["robust_accuracy"]
+    assert found["n"] == 300
+    assert found["high"] - found["low"] <= 0.2
+    assert subset["attacked"] <= subset["correct"]
+    assert (
+        f"from attacks on {subset['attacked']} of {subset['correct']} correct samples"
+        in (out / "report.html").read_text()
+    )
+    assert main([*call, "--precision", "0.1", "--limit", "300", "--out", str(out)]) == 0
+    assert "expected robustness" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Result folders: what an evaluation or a fine-tuning run leaves, and the report of one or several."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_thr
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
 
-EXAMPLES, REPORT = "samples.npz", "report.html"
+EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
 
 
 def save_examples(path: Path, examples: Sequence[Example], class_names: Sequence[str]) -> None:
@@ -89,7 +90,7 @@ def evaluate_into(
                 "distribution": done.subset.distribution.to_json(),
             },
         }
-    write_json(folder / "evaluation.json", summary)
+    write_json(folder / SUMMARY, summary)
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
     return summary, done.complete
 
@@ -211,11 +212,12 @@ def view(folder: Path, name: str) -> RunView:
         raise RunError(f"{folder}: holds no {TABLE}; name the folder of a finished run or evaluation")
     table = EvidenceTable.load(folder / TABLE)
     run = Run(folder) if (folder / CONFIG).exists() else None
+    subset = _from_subset(folder, table)
     return RunView(
         name=name,
         facts=_facts(table, run),
-        table=headline(table),
-        curves=_curves(table),
+        table=subset or headline(table),
+        curves={} if subset else _curves(table),
         history=_history(run) if run else (),
         samples=_samples(folder / EXAMPLES),
         brittleness=brittleness_view(folder, table, _samples(folder / ENDS)),
@@ -244,6 +246,20 @@ def headline(table: EvidenceTable) -> dict[str, Value]:
             trapezoid = table.expected_robustness(norm, threat.eps, suite, grid=radii)
             columns[f"{expected}, trapezoid of {len(radii) + 1} points{by}"] = trapezoid
     return {name: Value(**vars(estimate)) for name, estimate in columns.items()}
+
+
+def _from_subset(folder: Path, table: EvidenceTable) -> dict[str, Value]:
+    """Clean accuracy, and robust accuracy from the samples that were drawn, where a precision was asked for: of the
+    others nothing is known, and no other radius or curve. Else empty."""
+    path = folder / SUMMARY
+    threats = json.loads(path.read_text())["threats"] if path.exists() else []
+    values = {
+        f"robust accuracy at {Threat(each['norm'], each['eps'])}, from attacks on {each['subset']['attacked']:,}"
+        f" of {each['subset']['correct']:,} correct samples": Value(**each["robust_accuracy"])
+        for each in threats
+        if "subset" in each
+    }
+    return {"clean accuracy": Value(**vars(table.clean_accuracy()))} | values if values else {}
 
 
 def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
