@@ -350,7 +350,12 @@ def test_kill_loses_at_most_the_batch_in_flight_and_the_same_command_finishes(pl
 
 def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
     Path("shards.py").write_text(
-        "import sys\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\nsys.exit(cli.main())\n"
+        # A pause after each shard, so that processes that start later find some left.
+        "import sys, time\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\n"
+        "settle = evaluation._Search._settle\n"
+        "def slowly(self, *shard):\n    settle(self, *shard)\n    time.sleep(1)\n"
+        "evaluation._Search._settle = slowly\n"
+        "sys.exit(cli.main())\n"
     )
     words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--suite", "apgd"]
 

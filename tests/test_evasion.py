@@ -69,7 +69,7 @@ def test_images_lie_in_ball_and_box_and_are_of_the_class_asked_for(norm):
     with torch.no_grad():
         after = model(found.image)
     assert (after.argmax(1) != y)[reached].all()
-    assert torch.allclose(logit_margin(after)[reached], found.score[reached], atol=1e-5)
+    assert torch.allclose(logit_margin(after)[reached].float(), found.score[reached], atol=1e-5)
     assert torch.equal(found.image[~reached], x[~reached])
 
 
