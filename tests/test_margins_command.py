@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from temper.brittleness import folder
 from temper.brittleness.folder import margins_into
 from temper.cli import main
 from temper.errors import ArgumentError
@@ -43,7 +44,7 @@ def squashed() -> nn.Module:
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
     """Random images with the labels that the network gives most of them."""
-    folder = tmp_path_factory.mktemp("data")
+    place = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for name, count in (("test", COUNT), ("train", 200)):
         images = rng.integers(60, 196, (count, 28, 28, 3), dtype=np.uint8)
@@ -51,8 +52,8 @@ def arrays(tmp_path_factory):
             logits = small()(torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255)
         labels = logits.argmax(1).numpy()
         labels[::10] = (labels[::10] + 1) % CLASSES
-        np.savez(folder / f"{name}.npz", images=images, labels=labels)
-    return folder
+        np.savez(place / f"{name}.npz", images=images, labels=labels)
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,20 @@ def test_run_again_nothing_is_searched_twice_and_all_is_the_same(measured, array
     assert again["passes"] == summary["passes"]
     assert again["detector"] == summary["detector"]
     assert again["consistency"]["logit_margin"]["tau"] == summary["consistency"]["logit_margin"]["tau"]
+
+
+def test_attacks_that_are_done_are_not_repeated(measured, arrays, monkeypatch):
+    out, summary = measured
+
+    def none_left(*arguments, **options):
+        assert arguments[4] == {}
+        return iter(())
+
+    monkeypatch.setattr(folder, "attack_detectors", none_left)
+    again, _ = margins_into(
+        out, "test_margins_command:small", str(arrays / "test.npz"), "Linf:2/255", alpha=0.1, adaptive=True
+    )
+    assert again["adaptive"] == {name: summary["adaptive"][name] for name in ("logit_margin", "feature_margin")}
 
 
 def test_a_model_without_a_linear_last_layer_goes_without_feature_margin(arrays, tmp_path, capsys):

@@ -33,9 +33,9 @@ RADII = (2 / 255, 4 / 255, 8 / 255)
 MEASURED, ATTACKED = 1000, 300
 NAMES = {
     "standard": "not robust",
-    "fixed": "fixed epsilon",
-    "hinge": "hinge (25 %, 75 %)",
-    "grid-0-0.25": "hinge (0, 25 %)",
+    "fixed": "fixed",
+    "hinge": "hinge 25-75 %",
+    "grid-0-0.25": "hinge 0-25 %",
 }
 COMPARED = ("logit_margin", "feature_margin")
 
@@ -96,7 +96,7 @@ def main() -> None:
         found += list(rows(name, seed, summary, folder))
         attacked += list(attacks(name, seed, adaptive))
         for score in COMPARED:
-            label = f"{NAMES[name]}, {score.replace('_', ' ')}"
+            label = f"{NAMES[name]}, {score.removesuffix('_margin')}"
             taus[label] = Estimate(**summary["consistency"][score]["tau"])
     pd.DataFrame(found).round(4).to_csv(HERE / "schedules.csv", index=False)
     pd.DataFrame(attacked).round(4).to_csv(HERE / "attacks.csv", index=False)

@@ -79,8 +79,8 @@ def attack_detectors(
     *,
     alpha: float,
     seed: int,
-) -> list[Defence]:
-    """Fit a detector on each score with half of the samples, and attack it on the other half.
+) -> Iterator[Defence]:
+    """Fit a detector on each score with half of the samples, and attack it on the other half; one after the other.
 
     Args:
         model: on its device.
@@ -102,7 +102,6 @@ def attack_detectors(
         raise EvidenceError(
             f"{len(found.sample)} samples are too few to fit a detector on some and attack it on others"
         )
-    defences = []
     with progress_bar("attacking the detectors", len(scored) * len(rest)) as bar:
         for name, each in scored.items():
             values = scores[name].to_numpy(np.float64)
@@ -130,18 +129,15 @@ def attack_detectors(
                 bar.advance(name, by=len(x))
             test = ~calibration
             nothing = np.zeros(len(rest), dtype=np.bool_)
-            defences.append(
-                Defence(
-                    score=name,
-                    threshold=threshold,
-                    missed=intervals.share_among(~flagged, found.brittle & test),
-                    flagged=intervals.share(flagged[test], nothing),
-                    plain_missed=intervals.share_among(plain_missed, plain & test),
-                    evaded=intervals.share(evaded[test], nothing),
-                    raised=intervals.share_among(raised, found.brittle & flagged & test),
-                )
+            yield Defence(
+                score=name,
+                threshold=threshold,
+                missed=intervals.share_among(~flagged, found.brittle & test),
+                flagged=intervals.share(flagged[test], nothing),
+                plain_missed=intervals.share_among(plain_missed, plain & test),
+                evaded=intervals.share(evaded[test], nothing),
+                raised=intervals.share_among(raised, found.brittle & flagged & test),
             )
-    return defences
 
 
 def _chunks(

@@ -1,6 +1,8 @@
 """``temper margins``: input margins, how well scores stand in for them, and a detector, in a folder."""
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from temper import data, evaluation, samples
-from temper.brittleness.defence import Defence, attack_detectors, calibration_half
+from temper.attacks.evasion import Scored
+from temper.brittleness.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
 from temper.brittleness.scoring import FEATURE, features, head_weight, score, scorers
 from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
 from temper.data import Dataset
@@ -33,7 +36,7 @@ from temper.training.run import CONFIG
 
 log = logging.getLogger(__name__)
 
-PSEUDO_MARGIN = "pseudo_margin.safetensors"
+PSEUDO_MARGIN, ADAPTIVE = "pseudo_margin.safetensors", "adaptive.json"
 LEARNT_FROM = 4000  # training images whose margins the pseudo-margin is learned from; the paper takes 5,000
 SWEEP = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the sweep, as multiples of eps
 
@@ -152,7 +155,11 @@ def analyse(
             for point in eps_sweep(table, norm, [eps * share for share in SWEEP], SUITE)
         ],
     }
-    return summary | _detector(folder, table, asked) | _defences(classifier, measured, found, scores, scored, asked)
+    return (
+        summary
+        | _detector(folder, table, asked)
+        | _defences(folder, classifier, measured, table, scores, scored, asked)
+    )
 
 
 def _ends_in_linear(classifier: Classifier, measured: samples.Samples) -> bool:
@@ -193,24 +200,34 @@ def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> dict[str, Any
 
 
 def _defences(
+    folder: Path,
     classifier: Classifier,
     measured: samples.Samples,
-    found: Brittleness,
+    table: EvidenceTable,
     scores: pd.DataFrame,
-    scored: Any,
+    scored: Mapping[str, Scored],
     asked: Asked,
 ) -> dict[str, Any]:
+    """Attacks on the detectors, each kept as soon as it is done: they take longer than all the rest."""
     if not asked.adaptive:
         return {}
+    norm, eps = asked.threat.norm, asked.threat.eps
+    key = {"identity": dict(table.identity), "threat": [norm, eps], "alpha": asked.alpha, "seed": asked.seed}
+    key |= {"n": len(scores), "budget": [TARGETS, RESTARTS, STEPS]}
+    kept = json.loads((folder / ADAPTIVE).read_text()) if (folder / ADAPTIVE).exists() else {}
+    done: dict[str, Any] = kept["defences"] if kept.get("key") == key else {}
+    open_ = {name: each for name, each in scored.items() if name not in done}
+    found = brittleness(table, norm, eps, SUITE)
     try:
-        defences: list[Defence] = attack_detectors(
-            classifier, measured, found, scores, scored, asked.threat.norm, asked.threat.eps,
-            alpha=asked.alpha, seed=asked.seed,
-        )  # fmt: skip
+        for defence in attack_detectors(
+            classifier, measured, found, scores, open_, norm, eps, alpha=asked.alpha, seed=asked.seed
+        ):
+            done[defence.score] = defence.to_json()
+            write_json(folder / ADAPTIVE, {"key": key, "defences": done})
     except EvidenceError as error:
         log.warning("no attack on the detector: %s", error)
         return {"adaptive": {"refused": str(error)}}
-    return {"adaptive": {each.score: each.to_json() for each in defences}}
+    return {"adaptive": {name: done[name] for name in scored}}
 
 
 def _pseudo_margin(
