@@ -198,18 +198,17 @@ def measure(
             return stop.requested or time.monotonic() > deadline
 
         evaluation = _Search(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, low)
-        plan = None
-        if precision is not None:
-            columns = clean.columns
-            plan = SubsetPlan(columns["sample"], columns["logit_margin"], clean.correct, seed)
+        subset = None
         try:
-            complete = evaluation.run() if plan is None or precision is None else evaluation.run_subset(plan, precision)
+            if precision is None:
+                complete = evaluation.run()
+            else:
+                complete, subset = evaluation.run_subset(precision)
         finally:
             if book:
                 book.close()
     if complete:
         _warn_of_signs(table(), findings, threats, chosen)
-    subset = plan.estimate() if plan is not None and plan.begun else None
     return Evaluation(table(), complete, time.monotonic() - started, subset)
 
 
@@ -254,11 +253,12 @@ class _Search:
                 self._listen()
         return all(not self._open(norm).any() for norm in self.radii)
 
-    def run_subset(self, plan: SubsetPlan, precision: float) -> bool:
-        """Search the samples that a plan asks for, in one norm at one radius, until it has the precision; whether it
-        has."""
+    def run_subset(self, precision: float) -> tuple[bool, SubsetEstimate | None]:
+        """Search as many samples, in one norm at one radius, as a precision takes; whether it is reached, and the
+        estimate, if there is one already."""
         ((norm, (eps,)),) = self.radii.items()
         found, ids = self.findings[norm], self.clean.columns["sample"]
+        plan = SubsetPlan(ids, self.clean.columns["logit_margin"], self.clean.correct, self.seed)
         self._catch_up()
         with progress_bar(f"attacking ({self._suite.name})", int(self.clean.correct.sum())) as bar:
             self._bar = bar
@@ -267,10 +267,10 @@ class _Search:
                 places = np.searchsorted(ids, asked)
                 self._settle(norm, places)
                 if self._open(norm)[places].any():  # interrupted: those that ended sooner are no fair sample
-                    return False
+                    return False, plan.estimate() if plan.begun else None
                 broken = found.upper[places] <= eps * (1 + ROUNDING)
                 plan.observe(asked, ~broken, np.zeros_like(broken))
-        return True
+        return True, plan.estimate()
 
     @property
     def _suite(self) -> Suite:

@@ -18,6 +18,7 @@ from temper.files import write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.report import EpochRow, RunView, SampleView, Value, write_report
+from temper.samples import Samples
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
@@ -68,8 +69,9 @@ def evaluate_into(
     wanted = parse_threats(threats)
     make_folder(folder)
     classifier, dataset = load(model, data_spec, limit, seed)
+    measured, names = samples.from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = evaluate_loaded(
-        folder, classifier, dataset, wanted,
+        folder, classifier, measured, names, wanted,
         suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget, precision=precision,
     )  # fmt: skip
     summary: dict[str, Any] = {
@@ -110,10 +112,17 @@ def load(model: str, data_spec: str, limit: int | None, seed: int) -> tuple[Clas
     return classifier, dataset if limit is None else dataset.limit(limit, seed)
 
 
+def class_names(classifier: Classifier, dataset: Dataset) -> list[str]:
+    """A name for each output of the model: as it was trained, else the data's, and numbers for outputs beyond those."""
+    beyond = map(str, range(dataset.num_classes, classifier.num_classes))
+    return classifier.info.get("class_names") or [*dataset.class_names, *beyond]
+
+
 def evaluate_loaded(
     folder: Path,
     classifier: Classifier,
-    dataset: Dataset,
+    measured: Samples,
+    names: Sequence[str],
     wanted: Sequence[Threat],
     *,
     suite: str,
@@ -122,8 +131,10 @@ def evaluate_loaded(
     time_budget: float,
     precision: float | None = None,
 ) -> Evaluation:
-    """Measure and keep table, journal and pictures in ``folder``; see :func:`evaluate_into`."""
-    measured = samples.from_dataset(dataset, classifier)
+    """Measure and keep table, journal and pictures in ``folder``; see :func:`evaluate_into`.
+
+    Args as there, but ``measured`` are the samples and ``names`` the classes'.
+    """
     path = folder / TABLE
     known = EvidenceTable.load(path) if path.exists() else None
     try:
@@ -138,8 +149,7 @@ def evaluate_loaded(
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
         found = [e for norm in norms for e in evaluation.examples(classifier, measured, done.table, norm, suite, seed)]
-        beyond = map(str, range(dataset.num_classes, classifier.num_classes))
-        save_examples(folder / EXAMPLES, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
+        save_examples(folder / EXAMPLES, found, names)
     return done
 
 

@@ -29,6 +29,7 @@ from temper.fitness import check_precision
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.memory import fitting_batch
 from temper.models import Classifier
+from temper.models.sources import SHAPE_REFUSALS
 from temper.precision import full_precision
 from temper.progress import Bar, progress_bar
 from temper.samples import device_of, on_device
@@ -38,7 +39,6 @@ LARGEST_BATCH = 256  # more would only delay the first answer
 MIXED_BATCH = 32  # of a model that takes images of any size
 DECODERS = min(8, os.cpu_count() or 1)
 QUIET_SECONDS = 3  # work that takes no longer shows no bar
-SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)  # what networks raise where an image's size does not suit
 
 
 class Deployed(nn.Module):

@@ -128,14 +128,13 @@ def attack_detectors(
                 raised[places] = (up.score > threshold).cpu().numpy()
                 bar.advance(name, by=len(x))
             test = ~calibration
-            nothing = np.zeros(len(rest), dtype=np.bool_)
             yield Defence(
                 score=name,
                 threshold=threshold,
                 missed=intervals.share_among(~flagged, found.brittle & test),
-                flagged=intervals.share(flagged[test], nothing),
+                flagged=intervals.share(flagged[test]),
                 plain_missed=intervals.share_among(plain_missed, plain & test),
-                evaded=intervals.share(evaded[test], nothing),
+                evaded=intervals.share(evaded[test]),
                 raised=intervals.share_among(raised, found.brittle & flagged & test),
             )
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from temper import data, evaluation, samples
+from temper import data, evaluation
 from temper.attacks.evasion import Scored
 from temper.brittleness.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
 from temper.brittleness.scoring import FEATURE, features, head_weight, score, scorers
 from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
-from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, ModelError
-from temper.evaluation import TABLE
+from temper.evaluation import TABLE, Evaluation
 from temper.files import write_json, written
-from temper.folders import REPORT, evaluate_loaded, load, make_folder, report, save_examples
+from temper.folders import REPORT, class_names, evaluate_loaded, load, make_folder, report, save_examples
 from temper.margins import EvidenceTable
 from temper.margins.brittleness import Brittleness, brittleness
 from temper.margins.consistency import detection, eps_sweep, margin_consistency
@@ -30,7 +29,7 @@ from temper.margins.pseudo import PseudoMargin
 from temper.margins.scores import equidistance
 from temper.models import Classifier
 from temper.models.features import features_and_logits
-from temper.samples import from_dataset
+from temper.samples import Samples, from_dataset, on_device
 from temper.threat import Threat
 from temper.training.run import CONFIG
 
@@ -43,16 +42,14 @@ SWEEP = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the sweep, as multiples of eps
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured; see ``temper margins --help``."""
+    """How to measure; see ``temper margins --help``."""
 
     threat: Threat
     alpha: float
     adaptive: bool
-    pseudo_margin: bool
-    train_data: str | None
-    limit: int | None
     seed: int
     batch_size: int | None
+    time_budget: float
 
 
 def margins_into(
@@ -84,13 +81,12 @@ def margins_into(
     chosen = single_threat(threat)
     if not 0 < alpha < 1:
         raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
-    asked = Asked(chosen, alpha, adaptive, pseudo_margin, train_data, limit, seed, batch_size)
+    asked = Asked(chosen, alpha, adaptive, seed, batch_size, time_budget)
     training = _training_spec(data_spec, train_data) if pseudo_margin else None
     make_folder(folder)
     classifier, dataset = load(model, data_spec, limit, seed)
-    done = evaluate_loaded(
-        folder, classifier, dataset, [chosen], suite=SUITE, seed=seed, batch_size=batch_size, time_budget=time_budget
-    )
+    measured, names = from_dataset(dataset, classifier), class_names(classifier, dataset)
+    done = _search(folder, classifier, measured, names, asked)
     summary: dict[str, Any] = {
         "model": {"spec": model, **done.table.identity["model"]},
         "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
@@ -103,13 +99,13 @@ def margins_into(
         return summary, False
     pseudo = None
     if training is not None:
-        pseudo, complete = _pseudo_margin(folder / "pseudo-margin", classifier, training, asked, time_budget)
-        if pseudo is None or not complete:
+        pseudo = _pseudo_margin(folder / "pseudo-margin", classifier, training, asked)
+        if pseudo is None:
             return summary, False
         pseudo.save(folder / PSEUDO_MARGIN)
-    measured = from_dataset(dataset, classifier)
     summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
-    _save_ends(folder, classifier, dataset, done.table, asked)
+    ends = evaluation.examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
+    save_examples(folder / ENDS, ends, names)
     if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
         BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)
     write_json(folder / SUMMARY, summary)
@@ -120,7 +116,7 @@ def margins_into(
 def analyse(
     folder: Path,
     classifier: Classifier,
-    measured: samples.Samples,
+    measured: Samples,
     table: EvidenceTable,
     asked: Asked,
     pseudo: PseudoMargin | None,
@@ -149,7 +145,7 @@ def analyse(
             name: margin_consistency(table, norm, SUITE, scores=values, seed=seed).to_json()
             for name, values in columns.items()
         },
-        "detection": {name: _or_reason(detection, found, values, seed) for name, values in columns.items()},
+        "detection": {name: _detection(found, values, seed) for name, values in columns.items()},
         "sweep": [
             {"eps": point.eps, **(point.quality.to_json() if point.quality else {"reason": point.reason})}
             for point in eps_sweep(table, norm, [eps * share for share in SWEEP], SUITE)
@@ -158,13 +154,13 @@ def analyse(
     return (
         summary
         | _detector(folder, table, asked)
-        | _defences(folder, classifier, measured, table, scores, scored, asked)
+        | _defences(folder, classifier, measured, table, found, scores, scored, asked)
     )
 
 
-def _ends_in_linear(classifier: Classifier, measured: samples.Samples) -> bool:
+def _ends_in_linear(classifier: Classifier, measured: Samples) -> bool:
     """Whether features make the logits, so that there is a feature margin; else that is said once."""
-    x = next(iter(samples.on_device(classifier, measured.batches(2))))[0]
+    x = next(iter(on_device(classifier, measured.batches(2))))[0]
     try:
         with torch.no_grad():
             features_and_logits(classifier, x)
@@ -202,8 +198,9 @@ def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> dict[str, Any
 def _defences(
     folder: Path,
     classifier: Classifier,
-    measured: samples.Samples,
+    measured: Samples,
     table: EvidenceTable,
+    found: Brittleness,
     scores: pd.DataFrame,
     scored: Mapping[str, Scored],
     asked: Asked,
@@ -217,7 +214,6 @@ def _defences(
     kept = json.loads((folder / ADAPTIVE).read_text()) if (folder / ADAPTIVE).exists() else {}
     done: dict[str, Any] = kept["defences"] if kept.get("key") == key else {}
     open_ = {name: each for name, each in scored.items() if name not in done}
-    found = brittleness(table, norm, eps, SUITE)
     try:
         for defence in attack_detectors(
             classifier, measured, found, scores, open_, norm, eps, alpha=asked.alpha, seed=asked.seed
@@ -230,22 +226,26 @@ def _defences(
     return {"adaptive": {name: done[name] for name in scored}}
 
 
-def _pseudo_margin(
-    folder: Path, classifier: Classifier, spec: str, asked: Asked, time_budget: float
-) -> tuple[PseudoMargin | None, bool]:
-    """Margins of training images, and what is learned from them; None where the search was stopped."""
+def _pseudo_margin(folder: Path, classifier: Classifier, spec: str, asked: Asked) -> PseudoMargin | None:
+    """What is learned from the margins of training images; None where the search for those was stopped."""
     parts = data.available_splits(spec)
     dataset = data.load(spec, split="train" if "train" in parts else None)
     dataset = dataset.limit(min(LEARNT_FROM, len(dataset)), asked.seed)
     make_folder(folder)
-    done = evaluate_loaded(
-        folder, classifier, dataset, [asked.threat],
-        suite=SUITE, seed=asked.seed, batch_size=asked.batch_size, time_budget=time_budget,
-    )  # fmt: skip
+    measured = from_dataset(dataset, classifier)
+    done = _search(folder, classifier, measured, class_names(classifier, dataset), asked)
     if not done.complete:
-        return None, False
+        return None
     margins = torch.tensor(done.table.frame.sort_values("sample")["upper"].to_numpy(np.float64))
-    return PseudoMargin.fit(*features(classifier, from_dataset(dataset, classifier)), margins, seed=asked.seed), True
+    return PseudoMargin.fit(*features(classifier, measured), margins, seed=asked.seed)
+
+
+def _search(folder: Path, classifier: Classifier, measured: Samples, names: Sequence[str], asked: Asked) -> Evaluation:
+    """The input margins of samples, kept in ``folder``."""
+    return evaluate_loaded(
+        folder, classifier, measured, names, [asked.threat],
+        suite=SUITE, seed=asked.seed, batch_size=asked.batch_size, time_budget=asked.time_budget,
+    )  # fmt: skip
 
 
 def _training_spec(data_spec: str, train_data: str | None) -> str:
@@ -257,18 +257,9 @@ def _training_spec(data_spec: str, train_data: str | None) -> str:
     raise ArgumentError("train-data", None, f"{data_spec} has no training part; name the data to learn from")
 
 
-def _save_ends(folder: Path, classifier: Classifier, dataset: Dataset, table: EvidenceTable, asked: Asked) -> None:
-    """Pictures of the most and the least brittle samples with their nearest flips."""
-    measured = from_dataset(dataset, classifier)
-    found = evaluation.examples(classifier, measured, table, asked.threat.norm, SUITE, asked.seed, ends=True)
-    beyond = map(str, range(dataset.num_classes, classifier.num_classes))
-    save_examples(folder / ENDS, found, classifier.info.get("class_names") or [*dataset.class_names, *beyond])
-
-
-def _or_reason(measure: Any, found: Brittleness, values: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """A figure as plain data, or why there is none."""
+def _detection(found: Brittleness, values: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """How well a score detects, as plain data, or why that is not defined."""
     try:
-        plain: dict[str, Any] = measure(found, values, seed=seed).to_json()
+        return detection(found, values, seed=seed).to_json()
     except EvidenceError as error:
         return {"reason": str(error)}
-    return plain

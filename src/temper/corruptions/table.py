@@ -59,7 +59,7 @@ class CorruptionTable:
             EvidenceError: it was not measured.
         """
         correct = self._correct([(corruption, severity)]).to_numpy(np.bool_)
-        return intervals.share(correct, np.zeros_like(correct))
+        return intervals.share(correct)
 
     def clean_accuracy(self) -> Estimate:
         """Accuracy on the same samples, uncorrupted."""
@@ -81,7 +81,7 @@ class CorruptionTable:
             raise EvidenceError(f"sample {counts.idxmin()} was measured at fewer corruptions than others")
         if counts.iloc[0] == 1:
             once = correct.to_numpy(np.bool_)
-            return intervals.share(once, np.zeros_like(once))
+            return intervals.share(once)
         shares = np.asarray(samples.mean(), dtype=np.float64)
         return intervals.mean(shares, shares)
 

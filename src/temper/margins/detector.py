@@ -126,7 +126,7 @@ class BrittlenessDetector:
             eps=chosen.eps,
             alpha=alpha,
             threshold=threshold,
-            flag_rate=intervals.share(flagged, np.zeros_like(flagged)),
+            flag_rate=intervals.share(flagged),
             brittle=int(found.brittle.sum()),
             unknown=int(found.unknown.sum()),
             suite=found.suite,
@@ -161,7 +161,7 @@ class BrittlenessDetector:
         return Detection(
             missed=intervals.share_among(~flagged, found.brittle),
             false_alarms=intervals.share_among(flagged, found.robust),
-            flagged=intervals.share(flagged, np.zeros_like(flagged)),
+            flagged=intervals.share(flagged),
             unknown=float(found.unknown.mean()),
         )
 

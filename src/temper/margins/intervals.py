@@ -37,14 +37,14 @@ class Estimate:
         return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] (n = {self.n}{doubt})"
 
 
-def share(shown: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> Estimate:
+def share(shown: NDArray[np.bool_], unknown: NDArray[np.bool_] | None = None) -> Estimate:
     """The share of samples for which something is shown, with Wilson's score interval.
 
     Args:
         shown: bool [N], what counts.
-        unknown: bool [N], what might; no sample is both.
+        unknown: bool [N], what might; no sample is both. None where everything is settled.
     """
-    n, count, doubtful = len(shown), int(shown.sum()), int(unknown.sum())
+    n, count, doubtful = len(shown), int(shown.sum()), 0 if unknown is None else int(unknown.sum())
     return Estimate(
         value=count / n,
         low=_wilson(count, n)[0],
@@ -56,7 +56,7 @@ def share(shown: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> Estimate:
 
 def share_among(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate | None:
     """The share of hits (bool [N]) among some (bool [N]); None where there are none."""
-    return share(hit[among], np.zeros(int(among.sum()), dtype=np.bool_)) if among.any() else None
+    return share(hit[among]) if among.any() else None
 
 
 def _wilson(count: int, n: int) -> tuple[float, float]:

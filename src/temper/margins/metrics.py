@@ -81,7 +81,7 @@ def clean_accuracy(table: "EvidenceTable") -> Estimate:
     """Share of samples whose prediction is the label."""
     samples = table.frame.drop_duplicates("sample")
     correct = (samples["label"] == samples["prediction"]).to_numpy(np.bool_)
-    return intervals.share(correct, np.zeros_like(correct))
+    return intervals.share(correct)
 
 
 def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | None = None) -> Estimate:
@@ -94,7 +94,7 @@ def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | 
         raise ArgumentError("eps", eps, "must be at least 0")
     found = evidence(table, norm, suite)
     if eps == 0:
-        return intervals.share(found.correct, np.zeros_like(found.correct))
+        return intervals.share(found.correct)
     return intervals.share(found.robust(eps), found.unknown(eps))
 
 

@@ -8,7 +8,7 @@ only as good as those are like the ones it was fitted on.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -66,8 +66,19 @@ class Recipe:
     best: bool
 
 
-# The published text says "5 dense layers of 512" and leaves open whether the output is one of them: here it is not. The
-# code that made the published numbers learns from the logits, without a ReLU behind the first layer, on another scale.
+# The published text says "5 dense layers of 512" and leaves open whether the output is one of them: here it is not.
+PAPER = Recipe(
+    inputs="features",
+    hidden=((512, True),) * 5,
+    members=1,
+    target="share",
+    epochs=500,
+    batch=0,
+    rate=1e-4,
+    decay=0.0,
+    dropout=0.0,
+    best=False,
+)
 RECIPES = {
     "temper": Recipe(
         inputs="both",
@@ -81,30 +92,9 @@ RECIPES = {
         dropout=0.2,
         best=True,
     ),
-    "paper": Recipe(
-        inputs="features",
-        hidden=((512, True),) * 5,
-        members=1,
-        target="share",
-        epochs=500,
-        batch=0,
-        rate=1e-4,
-        decay=0.0,
-        dropout=0.0,
-        best=False,
-    ),
-    "paper-code": Recipe(
-        inputs="logits",
-        hidden=((512, False), (512, True), (512, True)),
-        members=1,
-        target="root",
-        epochs=500,
-        batch=0,
-        rate=1e-4,
-        decay=0.0,
-        dropout=0.0,
-        best=False,
-    ),
+    "paper": PAPER,
+    # The code that made the published numbers.
+    "paper-code": replace(PAPER, inputs="logits", hidden=((512, False), (512, True), (512, True)), target="root"),
 }
 
 

@@ -127,6 +127,7 @@ def paper_estimate(
     correct: NDArray[np.bool_],
     drawn: NDArray[np.int64],
     brittle: NDArray[np.bool_],
+    alphas: Sequence[float] = PAPER_ALPHAS,
 ) -> PaperEstimate:
     """Robust accuracy from a subset, by algorithm 1 of arXiv:2406.18451, appendix F.1.
 
@@ -139,30 +140,11 @@ def paper_estimate(
         correct: bool [N], the prediction is the label.
         drawn: int64 [n], places of the subset: uniform, without replacement, of right and wrong samples alike.
         brittle: bool [n], the subset's input margins are at most eps. The rule knows no unknown samples.
+        alphas: the true-positive rates, rising.
 
     Raises:
         ArgumentError: n is 0 or exceeds N, places are drawn twice, or margins are no numbers.
     """
-    return _paper_rule(logit_margin, correct, drawn, brittle, PAPER_ALPHAS)
-
-
-def naive_estimate(
-    logit_margin: NDArray[np.float64],
-    correct: NDArray[np.bool_],
-    drawn: NDArray[np.int64],
-    brittle: NDArray[np.bool_],
-) -> PaperEstimate:
-    """:func:`paper_estimate` with the true-positive rate fixed at 95 %, the paper's naive variant."""
-    return _paper_rule(logit_margin, correct, drawn, brittle, (NAIVE_ALPHA,))
-
-
-def _paper_rule(
-    logit_margin: NDArray[np.float64],
-    correct: NDArray[np.bool_],
-    drawn: NDArray[np.int64],
-    brittle: NDArray[np.bool_],
-    alphas: Sequence[float],
-) -> PaperEstimate:
     _check_margins(logit_margin, correct)
     total = len(logit_margin)
     if not 0 < len(drawn) <= total or len(np.unique(drawn)) != len(drawn) or len(brittle) != len(drawn):
@@ -174,6 +156,16 @@ def _paper_rule(
     thresholds = [(alpha, _threshold_at(own, brittle, alpha)) for alpha in alphas]
     alpha, threshold = min(thresholds, key=lambda each: abs(int((own_correct & (own > each[1])).sum()) - target))
     return PaperEstimate(float((correct & (logit_margin > threshold)).mean()), alpha, threshold)
+
+
+def naive_estimate(
+    logit_margin: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    drawn: NDArray[np.int64],
+    brittle: NDArray[np.bool_],
+) -> PaperEstimate:
+    """:func:`paper_estimate` with the true-positive rate fixed at 95 %, the paper's naive variant."""
+    return paper_estimate(logit_margin, correct, drawn, brittle, (NAIVE_ALPHA,))
 
 
 def _threshold_at(logit_margin: NDArray[np.float64], brittle: NDArray[np.bool_], alpha: float) -> float:

@@ -25,7 +25,7 @@ from temper.models.weights import load_weights
 _USUAL_SIZES = (32, 28, 64, 224)
 _USUAL_CHANNELS = (3, 1)
 # What networks raise when an input's shape does not suit them.
-_SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
+SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def resize(network: nn.Module, image_size: int, channels: int) -> None:
         if set_input_size is not None:
             set_input_size(img_size=image_size)
         logits_of(network, torch.zeros(1, channels, image_size, image_size))
-    except _SHAPE_REFUSALS as error:
+    except SHAPE_REFUSALS as error:
         raise ModelError(
             f"image_size = {image_size}: {type(network).__name__} does not take it ({_first_line(error)})"
         ) from error
@@ -248,7 +248,7 @@ def _example(spec: str, network: nn.Module, image_size: int | None, channels: in
         example = torch.zeros(2, channel_count, size, size)
         try:
             output = logits_of(network, example)
-        except _SHAPE_REFUSALS as error:
+        except SHAPE_REFUSALS as error:
             refusal = refusal or _first_line(error)
             continue
         if not isinstance(output, torch.Tensor) or output.dim() != 2 or len(output) != 2 or output.shape[1] < 2:

@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
 from temper.margins.intervals import Estimate
-from temper.report.figures import PALETTE, STYLE, run_colour
-
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, shares, float64 [T] each
+from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, run_colour
+from temper.report.views import Curve
+from temper.threat import format_eps
 
 _BRITTLE, _ROBUST, _UNKNOWN = PALETTE[1], PALETTE[0], "#8a949d"
-_INK, _MUTED = "#1c2630", "#566471"
 _DASHES = ("-", "--", "-.", ":")  # for a second round through the colours
-_DOTTED = (0, (1, 1.5))
-_WIDTH = 4.2  # inches
 _ROW = 0.34  # inches, of a bar or box
 _DPI = 200  # of the points of a scatter: they are one picture, for thousands of shapes make a page slow
 
@@ -62,7 +59,7 @@ def margin_scatter(
     drawn = np.isfinite(margins)
     if not drawn.any():
         raise ArgumentError("margins", f"{len(margins)} of them", "none is finite, so there is no point to draw")
-    figure = Figure(figsize=(_WIDTH, 3.9), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained", dpi=_DPI)
     axes = figure.add_subplot()
     unit = 255 if norm == "Linf" else 1
     size = float(np.clip(6000 / len(margins), 3, 16))
@@ -77,9 +74,9 @@ def margin_scatter(
             at = kind & drawn
             points = axes.scatter(unit * margins[at], scores[at], s=size, color=colour, marker=marker, label=label)
             points.set(linewidths=0, alpha=0.6, rasterized=True)
-    axes.axvline(unit * eps, color=_MUTED, lw=1.2, ls="--", label=f"ε = {_radius(eps, norm)}")
+    axes.axvline(unit * eps, color=MUTED, lw=1.2, ls="--", label=f"ε = {format_eps(norm, eps)}")
     if threshold is not None:
-        axes.axhline(threshold, color=_MUTED, lw=1.2, ls=":", label=f"flagged up to {threshold:.3g}")
+        axes.axhline(threshold, color=MUTED, lw=1.2, ls=":", label=f"flagged up to {threshold:.3g}")
     axes.set_xlim(left=0)
     axes.set_xlabel(f"input margin ({norm})")
     axes.set_ylabel(score)
@@ -104,9 +101,9 @@ def roc(curves: Mapping[str, Curve]) -> Figure:
         ArgumentError: there are no curves.
     """
     figure, axes = _lines(curves, height=4.3)
-    axes.plot([0, 1], [0, 1], color=_MUTED, lw=1, ls=_DOTTED, label="by chance")
-    axes.axhline(0.95, color=_MUTED, lw=0.8, zorder=1)
-    axes.annotate("95 %", (1.01, 0.95), xytext=(3, 0), textcoords="offset points", va="center", color=_MUTED)
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=DOTTED, label="by chance")
+    axes.axhline(0.95, color=MUTED, lw=0.8, zorder=1)
+    axes.annotate("95 %", (1.01, 0.95), xytext=(3, 0), textcoords="offset points", va="center", color=MUTED)
     axes.set_aspect("equal")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.xaxis.set_major_locator(MultipleLocator(0.2))
@@ -180,10 +177,10 @@ def equidistance_boxplot(distances: Mapping[str, NDArray[np.float64]]) -> Figure
     figure, axes = _rows(list(distances))
     for index, values in enumerate(distances.values()):
         least, first, third, most = np.quantile(values, [0, 0.25, 0.75, 1]) / np.median(values)
-        axes.errorbar(1, index, xerr=[[1 - least], [most - 1]], color=_MUTED, elinewidth=1.2, capsize=4, zorder=1)
+        axes.errorbar(1, index, xerr=[[1 - least], [most - 1]], color=MUTED, elinewidth=1.2, capsize=4, zorder=1)
         axes.barh(index, third - first, left=first, height=0.55, color=run_colour(index), zorder=2)
         axes.plot([1, 1], [index - 0.275, index + 0.275], color="white", lw=1.5, solid_capstyle="butt", zorder=3)
-    axes.axvline(1, color=_MUTED, lw=1, ls=_DOTTED, zorder=0)
+    axes.axvline(1, color=MUTED, lw=1, ls=DOTTED, zorder=0)
     figure.supxlabel("distance between two classes' weights / median", fontsize=9)
     return figure
 
@@ -203,7 +200,7 @@ def tau_bars(estimates: Mapping[str, Estimate]) -> Figure:
             each.value,
             index,
             xerr=[[each.value - each.low], [each.high - each.value]],
-            color=_INK,
+            color=INK,
             elinewidth=1.2,
             capsize=3,
         )
@@ -212,7 +209,7 @@ def tau_bars(estimates: Mapping[str, Estimate]) -> Figure:
         )
     lowest = min(each.low for each in estimates.values())
     axes.set_xlim(min(0, lowest - 0.05), 1.12)  # a tau of 1 has its number beside it, too
-    axes.axvline(0, color=_MUTED, lw=1)
+    axes.axvline(0, color=MUTED, lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     figure.supxlabel("Kendall's τ-b of input margin and score", fontsize=9)
     return figure
@@ -221,7 +218,7 @@ def tau_bars(estimates: Mapping[str, Estimate]) -> Figure:
 def _lines(curves: Mapping[str, Curve], height: float) -> tuple[Figure, Axes]:
     """A figure of shares with a line per name."""
     _check_some("curves", curves)
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     for index, (name, (x, y)) in enumerate(curves.items()):
         dashes = _DASHES[index // len(PALETTE) % len(_DASHES)]
@@ -234,7 +231,7 @@ def _lines(curves: Mapping[str, Curve], height: float) -> tuple[Figure, Axes]:
 
 def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """A figure with a row per name, the first on top."""
-    figure = Figure(figsize=(_WIDTH, 0.8 + _ROW * len(names)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.8 + _ROW * len(names)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_yticks(range(len(names)), [_elided(name, 22) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -251,10 +248,6 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 def _elided(name: str, longest: int = 44) -> str:
     """The name's two ends: what differs is often the last part."""
     return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest - longest // 2) :]}"
-
-
-def _radius(eps: float, norm: str) -> str:
-    return f"{eps * 255:.3g}/255" if norm == "Linf" else f"{eps:.3g}"
 
 
 def _check_some(argument: str, given: Mapping[str, object]) -> None:

@@ -24,18 +24,18 @@ from temper.report.views import RunView, SampleView
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
-_DOTTED = (0, (1, 1.5))
+DOTTED = (0, (1, 1.5))
 
-_INK, _MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
-_WIDTH = 4.2  # inches
+INK, MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
+WIDTH = 4.2  # inches
 _MOST_MARKERS = 17  # of one curve: 0/255 to 16/255
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
     "font.size": 9.0,
-    "text.color": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
     "axes.labelsize": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -43,10 +43,10 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": _GRID,
     "grid.linewidth": 0.7,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
@@ -72,7 +72,7 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     """
     if not any(view.curves.get(norm) for view in views):
         raise ArgumentError("norm", norm, "no view has an accuracy curve in this norm")
-    figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     for index, view in enumerate(views):
         curve = view.curves.get(norm)
@@ -111,7 +111,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     if not shown:
         raise ArgumentError("views", [view.name for view in views], "none has a training history")
     unit_norm = "Linf" if all(views[index].training_norm == "Linf" for index in shown) else "mixed"
-    figure = Figure(figsize=(_WIDTH, 5.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     accuracy, loss, eps, lr = figure.subplots(4, 1, sharex=True, height_ratios=(3, 2, 1.5, 1))
     for index in shown:
         rows = views[index].history
@@ -120,7 +120,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
         style = {"color": run_colour(index), "linestyle": _run_line(index), "marker": marker}
         validated = [row for row in rows if row.validation_accuracy is not None]
         accuracy.plot([row.epoch for row in validated], [row.validation_accuracy for row in validated], **style)
-        accuracy.plot(epochs, [row.train_accuracy for row in rows], **(style | {"lw": 1, "linestyle": _DOTTED}))
+        accuracy.plot(epochs, [row.train_accuracy for row in rows], **(style | {"lw": 1, "linestyle": DOTTED}))
         loss.plot(epochs, [row.train_loss for row in rows], **style)
         eps.plot(epochs, [_eps_in_shown_unit(row.eps, unit_norm) for row in rows], **style)
         lr.plot(epochs, [row.lr for row in rows], **style)
@@ -141,8 +141,8 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     lr.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     figure.align_ylabels()
     kinds = [
-        Line2D([], [], color=_MUTED, label="validation, clean images"),
-        Line2D([], [], color=_MUTED, lw=1, ls=_DOTTED, label="training, images as trained on"),
+        Line2D([], [], color=MUTED, label="validation, clean images"),
+        Line2D([], [], color=MUTED, lw=1, ls=DOTTED, label="training, images as trained on"),
     ]
     accuracy.legend(handles=kinds, loc="lower right", fontsize=8)
     _legend(figure, views, shown, markers=False)

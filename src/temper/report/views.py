@@ -82,7 +82,7 @@ class SampleView:
             )
 
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, shares, float64 [T] each
 
 
 @dataclass(frozen=True)
