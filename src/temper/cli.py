@@ -32,6 +32,7 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   margins    measure how near decisions are to changing, and fit a detector of brittle ones
   predict    classify images, and say which decisions are brittle
   export     write a model as one ONNX or torch.export file
+  bench      compare backbones, losses, schedules and protocols over data sets: plan, run, report, advise
   merge      join evidence tables of one model on one data set
   report     one HTML report of one or several result folders
 
@@ -456,8 +457,12 @@ def _run(words: list[str]) -> int:
         return DONE
     if command == "finetune":
         return _finetune(rest)
+    if command == "bench":
+        from temper.bench import bench
+
+        return bench(rest, _parse)
     if command not in COMMANDS:
-        raise ArgumentError("COMMAND", command, f"choose one of {', '.join(['finetune', *COMMANDS])}")
+        raise ArgumentError("COMMAND", command, f"choose one of {', '.join(['finetune', 'bench', *COMMANDS])}")
     return _parse(COMMANDS[command], rest, f"temper {command}").run()
 
 

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from temper.benchmark.progress import State
 from temper.brittleness.view import attacks_in_words, detector_in_words, words
 from temper.exporting import Exported
 from temper.folders import REPORT
@@ -20,6 +22,8 @@ from temper.prediction import Failure, Outcome, Prediction
 from temper.report import Value
 from temper.threat import format_eps
 from temper.training.run import Run
+
+SHOWN = 20  # lines of a list that may be long
 
 
 def show_table(title: str, results: Mapping[str, Mapping[str, Value]]) -> None:
@@ -214,3 +218,49 @@ def show_export(done: Exported) -> None:
         f" {done.difference:.2g} ({done.relative:.1g} of the largest)",
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
+
+
+def show_plan(summary: Mapping[str, Any]) -> None:
+    """Print what a grid costs: its size by factor, passes, and hours where throughput is known."""
+    factors = ", ".join(f"{len(values)} {name}" for name, values in summary["factors"].items())
+    console = Console()
+    console.print(f"{summary['runs']:,} runs ({factors}); {summary['done']:,} of them done", soft_wrap=True)
+    table = Table(title="Cost of what is missing", title_justify="left")
+    for column in ("backbone", "runs", "training passes", "measuring passes, at most", "passes/s", "hours"):
+        table.add_column(column, justify="left" if column == "backbone" else "right")
+    for name, row in summary["backbones"].items():
+        hours = "unknown" if row["hours"] is None else f"{row['hours']:.2f}"
+        speed = "unknown" if row["throughput"] is None else f"{row['throughput']:,.0f}"
+        table.add_row(name, f"{row['runs']:,}", f"{row['training']:.3g}", f"{row['measuring']:.3g}", speed, hours)
+    console.print(table)
+    if summary["hours"] is None:
+        console.print("Hours are unknown for backbones that never ran here: --measure times them.", soft_wrap=True)
+    else:
+        console.print(
+            f"{summary['hours']:.2f} hours of one {summary['device']}, at most; divide by the workers", soft_wrap=True
+        )
+
+
+def show_state(found: State, place: str) -> None:
+    """Print how far a grid is, with the error of every failed run and the first missing ones."""
+    console, total = Console(), len(found.done) + len(found.failed) + len(found.missing)
+    console.print(
+        f"{place}: {len(found.done):,} of {total:,} runs done, {len(found.failed):,} failed, "
+        f"{len(found.missing):,} missing",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
+    for label, error in found.errors().items():
+        console.print(f"failed: {label}: {error}", soft_wrap=True, markup=False, highlight=False)
+    for cell in found.missing[:SHOWN]:
+        console.print(f"missing: {cell.label}", soft_wrap=True, markup=False, highlight=False)
+    if len(found.missing) > SHOWN:
+        console.print(f"and {len(found.missing) - SHOWN:,} more are missing")
+
+
+def show_frame(frame: pd.DataFrame) -> None:
+    """Print the answer to a query."""
+    table = Table(*map(str, frame.columns))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else Text(str(value)) for value in row))
+    Console().print(table)
+    Console().print(f"{len(frame):,} rows")

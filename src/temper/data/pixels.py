@@ -12,7 +12,7 @@ from temper.data.dataset import Dataset
 from temper.data.splits import check_seed
 from temper.errors import ArgumentError, DataError
 
-Augmentation = Literal["none", "paper", "crop"]
+Augmentation = Literal["none", "paper", "paper-twice", "crop"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 
@@ -31,6 +31,8 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
     - ``paper``: resize, horizontal flip (1/2), colour jitter 0.25 of brightness, contrast and saturation,
       rotation by up to 2 degrees either way: the training recipe of the guide to robust generalization
       (arXiv:2508.14079), which Epsilon-Scheduling (arXiv:2509.23325) builds on.
+    - ``paper-twice``: ``paper`` drawn once per image for all epochs, and then again on load, as the guide's code had
+      it by mistake; to compare with its published numbers.
     - ``crop``: images that have the target size already are padded by 4 pixels of black, cropped back at
       random and flipped (He et al. 2016, section 4.2); others are cropped to a random 8 to 100 % of their
       area at an aspect ratio from 3/4 to 4/3, resized and flipped (Szegedy et al. 2015).
@@ -80,6 +82,8 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
             image = self._fit(image)
         else:
             # One stream per item: this is what makes an item independent of order and process.
+            if self.augmentation == "paper-twice":  # frozen: one stream for all epochs
+                image = self._augmented(image, np.random.default_rng((self.seed, sample)))
             rng = np.random.default_rng((self.seed, epoch, sample))
             image = self._augmented(image, rng)
         return torch.from_numpy(image), int(self.dataset.labels[position]), sample
@@ -96,7 +100,7 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
         return np.array(image.transpose(2, 0, 1), order="C")
 
     def _augmented(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        if self.augmentation == "paper":
+        if self.augmentation in ("paper", "paper-twice"):
             return flip_jitter_rotate(self._fit(image), rng)
         if image.shape[1:] == self.image_size:
             return crop_flip(self._fit(image), rng)

@@ -84,8 +84,9 @@ class DataConfig(Section):
     """Use at most so many training samples, stratified by class."""
     test_limit: int | None = Field(None, ge=1)
     """Use at most so many test samples, stratified by class."""
-    augmentation: Literal["paper", "crop", "none"] = "paper"
-    """"paper" (flip, colour jitter 0.25, rotation 2 degrees), "crop" (random crop and flip), or "none"."""
+    augmentation: Literal["paper", "paper-twice", "crop", "none"] = "paper"
+    """"paper" (flip, colour jitter 0.25, rotation 2 degrees), "paper-twice" (arXiv:2508.14079's mistake, to compare),
+    "crop" (random crop and flip), or "none"."""
     workers: int = Field(0, ge=0)
     """Processes that load images beside the training process."""
 
@@ -261,7 +262,7 @@ def read_config(source: "FinetuneConfig | Mapping[str, Any] | str | Path") -> Fi
     if isinstance(source, FinetuneConfig):
         return source
     if not isinstance(source, Mapping):
-        source = _read_yaml(Path(source))
+        source = read_yaml(Path(source))
     try:
         return FinetuneConfig.model_validate(dict(source))
     except ValidationError as error:
@@ -299,17 +300,18 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path, argument: str = "config") -> Mapping[str, Any]:
+    """The mapping in a YAML file; an ArgumentError about ``argument`` where there is none."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise ArgumentError("config", str(path), f"cannot be read ({error.strerror}); name a YAML file") from None
+        raise ArgumentError(argument, str(path), f"cannot be read ({error.strerror}); name a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ArgumentError("config", str(path), f"is not YAML: {' '.join(str(error).split())}") from None
+        raise ArgumentError(argument, str(path), f"is not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
     if not isinstance(content, Mapping):
-        raise ArgumentError("config", str(path), "must hold key: value lines at its top level")
+        raise ArgumentError(argument, str(path), "must hold key: value lines at its top level")
     return content
 
 

@@ -23,7 +23,7 @@ from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
 from temper.training.protocols import phases
-from temper.training.run import Run, check_folder, open_run
+from temper.training.run import CONFIG, Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
 from temper.training.splits import Splits, load_splits
 
@@ -59,6 +59,26 @@ def finetune(
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
     config = resolve(read_config(config))
+    run, splits = _trained(config, schedule, resume=resume, force=force)
+    if not run.finished:
+        _evaluate(config, run, splits)
+    return run
+
+
+def train_only(config: FinetuneConfig) -> Run:
+    """Fine-tune as configured, from where ``config.out`` stands, and save the model; nothing is measured.
+
+    Raises:
+        See :func:`finetune`.
+    """
+    begun = (config.out / CONFIG).exists()
+    return _trained(resolve(config), None, resume=begun, force=False)[0]
+
+
+def _trained(
+    config: FinetuneConfig, schedule: Schedule | None, *, resume: bool, force: bool
+) -> tuple[Run, Splits]:
+    """The run of a resolved configuration with its training done, and its data."""
     check_folder(config.out, resume=resume, force=force)
     schedule = _check(config, schedule)
     splits = load_splits(config.data, config.seed)
@@ -70,9 +90,7 @@ def finetune(
     if not (run.folder / "model.json").exists():
         with torch.random.fork_rng():
             _train(config, run, splits, classifier, schedule)
-    if not run.finished:
-        _evaluate(config, run, splits)
-    return run
+    return run, splits
 
 
 def _check(config: FinetuneConfig, schedule: Schedule | None) -> EpsilonSchedule:

@@ -1,0 +1,82 @@
+"""The five backbones, each as a factory that Temper loads as ``mini_backbones:NAME``; pixels in [0, 1] in, logits out.
+
+Two were trained by others without robustness or with it (see ``networks.json`` of the data), two small timm networks
+are pretrained by ``pretrain.py``. The folder of the data and that of the pretrained weights come from the environment:
+worker processes inherit them.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+DATA, WEIGHTS = "MINI_DATA", "MINI_WEIGHTS"
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "convnext_small": ("convnext_atto", {"dims": (24, 48, 96, 192), "depths": (2, 2, 4, 2), "patch_size": 2}),
+    "vit_small": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
+    ),
+}
+
+
+class Normalised(nn.Module):
+    """A timm network on pixels."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def fresh(name: str) -> Normalised:
+    """One of the small timm networks, at random weights, for CIFAR-10."""
+    architecture, arguments = SMALL[name]
+    return Normalised(timm.create_model(architecture, num_classes=10, **arguments))
+
+
+def convnext_small() -> nn.Module:
+    return _pretrained("convnext_small")
+
+
+def vit_small() -> nn.Module:
+    return _pretrained("vit_small")
+
+
+def resnet20() -> nn.Module:
+    return _by_others("resnet20")
+
+
+def resnet4b_robust() -> nn.Module:
+    return _by_others("cifar_resnet4b")
+
+
+def vit_robust() -> nn.Module:
+    return _by_others("cifar_vit_pgd_2_3_16")
+
+
+def _pretrained(name: str) -> nn.Module:
+    network = fresh(name)
+    network.load_state_dict(load_file(Path(os.environ[WEIGHTS]) / f"{name}.safetensors"))
+    return network
+
+
+def _by_others(name: str) -> nn.Module:
+    path = Path(os.environ[DATA]) / "networks.py"
+    spec = importlib.util.spec_from_file_location("networks", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network: nn.Module = module.load(name)
+    return network

@@ -1,0 +1,254 @@
+"""``temper bench``: the commands of the benchmark; they read the call, hand it on, and say how it went."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from temper.benchmark.driving import Engine
+
+from temper.errors import ArgumentError
+
+DONE, FAILED = 0, 1
+
+USAGE = """usage: temper bench COMMAND [OPTIONS]      (temper bench COMMAND --help tells a command's options)
+
+  plan     size and cost of a grid of runs, before anything runs
+  run      carry the grid out, on this machine or on a Ray cluster; started again, it continues
+  status   how far it is, and what failed
+  report   the leaderboard: a static site with tables, ranks, curves and a page per run
+  query    SQL on the results
+  advise   which backbone, loss, protocol and schedule to take
+
+A SPEC is a YAML file; docs/benchmark.md explains it. The smallest one:
+
+  backbones: [convnext_tiny.fb_in22k, robust_convnext_tiny@weights.pt]
+  datasets: [flowers-102]
+"""
+
+Spec = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Say how many runs a grid has, how many passes they take, and how long that is on this machine.
+
+    Hours come from measured throughput: that of finished runs in the store, or with --measure a second of passes with
+    each backbone. Searching adds its trials. Example: temper bench plan spec.yaml --measure
+    """
+
+    spec: Spec
+    """YAML file."""
+    store: str | None = None
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    measure: bool = False
+    """Measure backbones whose throughput is not known, about a second each."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+    def run(self) -> int:
+        """Plan and print."""
+        from temper.benchmark import planning
+        from temper.benchmark.spec import cells, read_spec
+        from temper.console import show_plan
+
+        spec = read_spec(self.spec)
+        grid = cells(spec)
+        summary = planning.summarise(spec, grid, _place(self.store, self.spec), measure=self.measure)
+        if self.json:
+            sys.stdout.write(json.dumps(summary) + "\n")
+        else:
+            show_plan(summary)
+        return DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Carry out every run of a grid that the store does not hold yet. Stop it any time; the same command continues,
+    and several at once share the work. A run that fails is recorded with its error, and the others go on.
+
+    Example: temper bench run spec.yaml --workers 4
+    """
+
+    spec: Spec
+    """YAML file."""
+    store: str | None = None
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: a Ray cluster (extra ray)."""
+    workers: int | None = None
+    """local: runs at once (1). ray: at most so many at once; by default as many as the cluster holds."""
+    threads: int | None = None
+    """Threads of torch in each run; by default the cores of this machine are shared out, and ray takes 1."""
+    gpus_per_run: float = 0.0
+    """ray: share of a GPU that a run gets, as 0.5."""
+    address: str | None = None
+    """ray: address of the cluster; by default the one that RAY_ADDRESS names, or a new one on this machine."""
+    retry_failed: bool = False
+    """Begin runs that failed again."""
+
+    def run(self) -> int:
+        """Run, and say what failed."""
+        from temper.benchmark.driving import run_grid
+        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.store import Store
+        from temper.console import show_state
+
+        grid = cells(read_spec(self.spec))
+        store = Store(_place(self.store, self.spec), create=True)
+        found = run_grid(grid, store, self._engine(), retry_failed=self.retry_failed)
+        show_state(found, store.place)
+        return DONE if found.complete else FAILED
+
+    def _engine(self) -> "Engine":
+        if self.workers is not None and self.workers < 1:
+            raise ArgumentError("workers", self.workers, "give at least 1")
+        if self.engine == "ray":
+            from temper.benchmark.ray_engine import RayEngine
+
+            return RayEngine(self.address, self.threads or 1, self.gpus_per_run, self.workers)
+        if self.gpus_per_run or self.address:
+            raise ArgumentError("engine", "local", "gpus-per-run and address are for --engine ray")
+        from temper.benchmark.engines import LocalEngine
+
+        return LocalEngine(self.workers or 1, self.threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Say how many runs of a grid are done, failed (and why) and missing."""
+
+    spec: Spec
+    """YAML file."""
+    store: str | None = None
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+
+    def run(self) -> int:
+        """Look and print; the status is 0 where all runs are done."""
+        from temper.benchmark.progress import state
+        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.store import Store
+        from temper.console import show_state
+
+        store = Store(_place(self.store, self.spec))
+        found = state(cells(read_spec(self.spec)), store)
+        show_state(found, store.place)
+        return DONE if found.complete else FAILED
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the leaderboard of a grid: one static site, index.html, that needs no network. A grid with missing or
+    failed runs is refused and they are listed; --partial writes what there is, says what is missing, and ranks only
+    configurations that are whole.
+    """
+
+    spec: Spec
+    """YAML file."""
+    store: str | None = None
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    out: Path | None = None
+    """Folder of the site; by default leaderboard/ beside the SPEC's results."""
+    partial: bool = False
+    """Write it although runs are missing."""
+
+    def run(self) -> int:
+        """Write, and print the path."""
+        from temper.benchmark.reporting import write_site
+        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.store import Store
+
+        spec = read_spec(self.spec)
+        store = Store(_place(self.store, self.spec))
+        out = self.out or (store.folder or Path("runs") / self.spec.stem) / "leaderboard"
+        path = write_site(spec, cells(spec), store, out, partial=self.partial)
+        sys.stdout.write(f"{path}\n")
+        return DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Answer a SELECT on the results with DuckDB. Tables: results (a row per run: factors, metrics and their _low,
+    _high, _n and _unknown), margins (a row per run, sample, norm and suite), corruptions (per run, sample, corruption).
+
+    Example: temper bench query "SELECT backbone, avg(linf) FROM results GROUP BY 1 ORDER BY 2 DESC" --store runs/mini
+    """
+
+    sql: Annotated[str, tyro.conf.Positional]
+    """The query."""
+    store: str
+    """Folder of the results, or s3://bucket/prefix."""
+    csv: bool = False
+    """Print CSV."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+    def run(self) -> int:
+        """Ask and print."""
+        from temper.benchmark.queries import query
+        from temper.benchmark.store import Store
+        from temper.console import show_frame
+
+        found = query(Store(self.store), self.sql)
+        if self.json:
+            rows = json.loads(found.to_json(orient="records"))
+            sys.stdout.write(json.dumps({"columns": [*found.columns], "rows": rows}) + "\n")
+        elif self.csv:
+            found.to_csv(sys.stdout, index=False)
+        else:
+            show_frame(found)
+        return DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Advise:
+    """Say which backbone, loss, protocol and schedule to take, from results: those of a store, or the published rows of
+    arXiv:2508.14079 where you have them. Each piece of advice comes with what it rests on and how sure it is.
+
+    Example: temper bench advise --results runs/mini --size small --data photos
+    """
+
+    results: str
+    """Folder of results, s3://bucket/prefix, or the published guide_results.csv."""
+    size: Literal["small", "medium", "large", "any"] = "any"
+    """Backbones of at most this tier: small has below 20 million parameters, medium below 50."""
+    budget: int | None = None
+    """Epochs of training that you can pay for; protocols that take more are left out."""
+    data: str | None = None
+    """Your data, or the name of a data set of the results: advice then rests on those with as many images per class."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+    def run(self) -> int:
+        """Advise and print."""
+        from temper.benchmark.advice import advise
+        from temper.console import show_advice
+
+        found = advise(self.results, size=self.size, budget=self.budget, data_spec=self.data)
+        if self.json:
+            sys.stdout.write(json.dumps(found.to_json()) + "\n")
+        else:
+            show_advice(found)
+        return DONE
+
+
+COMMANDS = {"plan": Plan, "run": Run, "status": Status, "report": Report, "query": Query, "advise": Advise}
+
+
+def bench(words: list[str], parse: Callable[..., Run]) -> int:
+    """Run a command of the benchmark; ``parse`` reads a call into one of the classes above."""
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return DONE if words else 2
+    if words[0] not in COMMANDS:
+        raise ArgumentError("bench COMMAND", words[0], f"choose one of {', '.join(COMMANDS)}")
+    return parse(COMMANDS[words[0]], words[1:], f"temper bench {words[0]}").run()
+
+
+def _place(store: str | None, spec: Path) -> str:
+    return store or str(Path("runs") / spec.stem)

@@ -1,0 +1,72 @@
+"""Carrying a grid out on an engine: what is missing is run, what another process works on is waited for."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from temper.benchmark.engines import Died, Ended, Execute, Task
+from temper.benchmark.progress import State, state
+from temper.benchmark.running import record_failure
+from temper.benchmark.spec import Cell
+from temper.benchmark.store import FAILED, Store
+from temper.errors import RunError
+from temper.progress import progress_bar
+
+log = logging.getLogger(__name__)
+WAIT_SECONDS = 5.0
+
+
+class Engine(Protocol):
+    """Carries cells out somewhere; yields each as it ends."""
+
+    def run(self, cells: Sequence[Cell], task: Task) -> Iterator[Ended]:
+        """Carry them out."""
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    store: Store,
+    engine: Engine,
+    *,
+    retry_failed: bool = False,
+    task: Callable[[Store], Task] = Execute,
+) -> State:
+    """Carry out every cell that the store has no row of.
+
+    Args:
+        cells: the grid.
+        store: where results go.
+        engine: who carries the cells out.
+        retry_failed: begin failed runs again.
+        task: makes what is done with a cell; all cells of this call share it.
+
+    Returns:
+        What the store holds in the end.
+
+    Raises:
+        Stopped: a signal asked to stop.
+    """
+    work = task(store)
+    if retry_failed:
+        rows = store.rows()
+        for run in rows.loc[rows["status"] == FAILED, "run"]:
+            store.remove_run(run)
+    finished = store.finished()
+    waiting = [cell for cell in cells if cell.run not in finished]
+    with progress_bar("benchmark", len(cells), len(cells) - len(waiting)) as bar:
+        while waiting:
+            elsewhere = []
+            for cell, outcome in engine.run(waiting, work):
+                if isinstance(outcome, Died):
+                    record_failure(cell, store, RunError(outcome.reason))
+                    outcome = "failed"
+                if outcome == "elsewhere":
+                    elsewhere.append(cell)
+                    continue
+                bar.advance(cell.label)
+                log.info(f"{outcome}: {cell.label}")
+            waiting = elsewhere
+            if waiting:
+                time.sleep(WAIT_SECONDS)  # another process is at them; it ends, or its claims grow stale
+    return state(cells, store)

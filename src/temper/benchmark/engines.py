@@ -1,0 +1,186 @@
+"""Engines carry a list of runs out: this one on worker processes of this machine; see also :mod:`ray_engine`."""
+
+import io
+import multiprocessing
+import os
+import sys
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from temper.benchmark.running import Outcome, execute
+from temper.benchmark.spec import Cell
+from temper.benchmark.store import Store
+from temper.errors import RunError
+from temper.interrupt import Stop, Stopped
+
+DEATHS = 3  # of a run's processes, until the run itself is to blame
+POLL_SECONDS = 2.0
+
+
+class Task(Protocol):
+    """What an engine does with each cell, in another process."""
+
+    def __call__(self, cell: Cell) -> Outcome:
+        """Carry the cell out."""
+
+
+@dataclass(frozen=True)
+class Execute:
+    """:func:`execute` with a store and an owner; it travels to other processes and machines."""
+
+    store: Store
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __call__(self, cell: Cell) -> Outcome:
+        """Carry the cell out."""
+        return execute(cell, self.store, self.owner)
+
+
+@dataclass(frozen=True)
+class Died:
+    """A run's processes died, again and again."""
+
+    reason: str
+
+
+Ended = tuple[Cell, Outcome | Died]
+
+
+class LocalEngine:
+    """Worker processes of this machine, each with an equal share of its cores.
+
+    Args:
+        workers: processes; each runs one cell at a time.
+        threads: of torch in each; by default the cores are shared out.
+    """
+
+    def __init__(self, workers: int = 1, threads: int | None = None) -> None:
+        self.workers = workers
+        self.threads = threads or max((os.cpu_count() or 1) // workers, 1)
+
+    def run(self, cells: Sequence[Cell], task: Task) -> Iterator[Ended]:
+        """Carry cells out; yields each as it ends. A worker that dies is replaced, and its cell begun again.
+
+        Raises:
+            Stopped: a signal asked to stop; the workers saved what they had.
+            OSError: what a worker could not go on with, such as a full disk.
+        """
+        waiting, deaths = deque(cells), dict.fromkeys((cell.run for cell in cells), 0)
+        workers: list[_Worker] = []
+        with Stop(forward=lambda number: [worker.signal(number) for worker in workers]) as stop:
+            try:
+                while waiting or any(worker.cell for worker in workers):
+                    if stop.requested:
+                        waiting.clear()
+                    while waiting and len(workers) < self.workers:
+                        workers.append(_Worker(task, self.threads))
+                    for worker in workers:
+                        if worker.cell is None and waiting:
+                            worker.give(waiting.popleft())
+                    for worker in _ready(workers):
+                        cell, answer = worker.take()
+                        if isinstance(answer, Died):
+                            workers.remove(worker)
+                            deaths[cell.run] += 1
+                            if stop.requested:
+                                continue
+                            if deaths[cell.run] < DEATHS:
+                                waiting.appendleft(cell)
+                                continue
+                        if isinstance(answer, Stopped):
+                            continue
+                        if isinstance(answer, Exception):
+                            raise answer
+                        yield cell, answer
+            finally:
+                for worker in workers:
+                    worker.end()
+            if stop.requested:
+                raise Stopped("stopped; finished runs are kept, and the same command continues the others")
+
+
+class _Worker:
+    """A process that carries cells out, one after the other."""
+
+    def __init__(self, task: Task, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.cell: Cell | None = None
+
+    def give(self, cell: Cell) -> None:
+        self.cell = cell
+        try:
+            self.pipe.send(cell)
+        except OSError:
+            pass  # it died; taking its answer tells
+
+    def take(self) -> tuple[Cell, Any]:
+        """Its cell and what became of it."""
+        cell, self.cell = self.cell, None
+        assert cell is not None
+        try:
+            return cell, self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            reason = f"signal {-code}" if code < 0 else f"exit status {code}"
+            return cell, Died(f"its process died {DEATHS} times ({reason}); out of memory?")
+
+    def signal(self, number: int) -> None:
+        if self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def end(self) -> None:
+        """Let it go: an idle one ends by itself when its pipe closes."""
+        self.pipe.close()
+        self.process.join(5 if self.cell is None else 0)
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join()
+
+
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Workers that have an answer, or died; waits for one, but not for ever."""
+    busy = {worker.pipe: worker for worker in workers if worker.cell}
+    return [busy[pipe] for pipe in wait(list(busy), timeout=POLL_SECONDS)]  # type: ignore[index]
+
+
+def _work(pipe: Connection, task: Callable[[Cell], Outcome], threads: int) -> None:
+    """A worker's life."""
+    import torch
+
+    torch.set_num_threads(threads)
+    sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
+    while True:
+        try:
+            cell = pipe.recv()
+        except (EOFError, KeyboardInterrupt):  # nothing more to do
+            return
+        try:
+            answer: Any = task(cell)
+        except Exception as error:  # noqa: BLE001  (the engine raises it in its own process)
+            answer = error
+        except KeyboardInterrupt:
+            answer = Stopped(f"{cell.label}: stopped")
+        pipe.send(_sendable(answer))
+
+
+class _NoTerminal(io.TextIOWrapper):
+    """stderr without progress bars: those of several workers would overwrite each other."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _sendable(answer: Any) -> Any:
+    """An answer that surely survives the way to the other process."""
+    if isinstance(answer, Exception) and not isinstance(answer, Stopped | OSError):
+        return RunError(f"{type(answer).__name__}: {answer}")
+    return answer

@@ -1,0 +1,152 @@
+"""What a grid costs, before anything runs: passes from the configurations, hours from measured throughput."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from temper import models
+from temper.attacks.crafting import crafting, foldable
+from temper.benchmark.costs import Cost, Sizes, cost
+from temper.benchmark.spec import FACTORS, Cell, Spec
+from temper.benchmark.store import DONE, Store
+from temper.data import catalogue
+from temper.errors import RunError
+from temper.models.catalogue import CATALOGUE
+from temper.training.config import DataConfig
+from temper.training.splits import load_splits
+
+MEASURED_BATCH, MEASURED_SECONDS, SMALL_SIZE = 32, 1.0, 32
+
+
+def sizes(config: DataConfig) -> Sizes:
+    """Samples of the training and test part, without reading an image where the catalogue knows them.
+
+    Raises:
+        ArgumentError, DataError: the data are not there, or not whole.
+    """
+    name = config.train.partition(":")[0]
+    if name in catalogue.SETS and config.classes is None:
+        counts = catalogue.sizes(name)
+        train, test = counts["train"], counts["test"]
+    else:
+        parts = load_splits(config, 0)
+        train, test = len(parts.train), len(parts.test)
+    return Sizes(min(train, config.train_limit or train), min(test, config.test_limit or test))
+
+
+def past_throughput(rows: pd.DataFrame) -> dict[str, float]:
+    """Passes per second by backbone, from runs that are done: their passes divided by the time they took."""
+    if "passes" not in rows:
+        return {}
+    done = rows[rows["status"] == DONE].groupby("backbone")[["passes", "seconds"]].sum()
+    return {str(name): float(row.passes / row.seconds) for name, row in done.iterrows() if row.seconds > 0}
+
+
+def measure_throughput(cell: Cell) -> float:
+    """Passes per second of a cell's backbone on this machine, now: forward and backward on a batch for a second, at
+    random weights, with the parameters' gradients off as while crafting.
+
+    Raises:
+        ModelError: the backbone cannot be built.
+    """
+    config = cell.config.model
+    classifier = models.load(
+        config.name, num_classes=10, weights="none" if can_be_random(config.name) else config.weights,
+        image_size=config.image_size, model_args=config.args or None,
+    )  # fmt: skip
+    device, size = "cuda" if torch.cuda.is_available() else "cpu", classifier.image_size or SMALL_SIZE
+    classifier = classifier.to(device, memory_format=torch.channels_last)
+    x = torch.rand(MEASURED_BATCH, classifier.channels, size, size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with crafting(classifier, foldable(classifier, x[:2])) as model:
+        count, started = 0, time.monotonic()
+        while time.monotonic() - started < MEASURED_SECONDS or count < 2:
+            image = x.clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(model(image).sum(), image)
+            gradient.sum().item()  # waits for a GPU
+            count += 1
+        seconds = time.monotonic() - started
+    return 2 * MEASURED_BATCH * count / seconds
+
+
+def can_be_random(name: str) -> bool:
+    """Whether a backbone can be built without its weights; a user's factory decides itself."""
+    return name == "bundled" or name.startswith("timm:") or name in CATALOGUE
+
+
+def plan(cells: Sequence[Cell]) -> pd.DataFrame:
+    """A row per cell: run, factors, and passes of training (its trials included, where it is searched) and measuring.
+
+    Raises:
+        ArgumentError, DataError: a data set is not there.
+    """
+    known: dict[str, Sizes] = {}
+    costs: dict[tuple[Any, ...], Cost] = {}
+    rows = []
+    for cell in cells:
+        data = cell.config.data.model_dump_json()
+        if data not in known:
+            known[data] = sizes(cell.config.data)
+        # Backbone and seed change no count.
+        key = (data, *(cell.factors[name] for name in ("objective", "schedule", "protocol")), cell.config.epochs)
+        if key not in costs:
+            costs[key] = cost(cell, known[data])
+        spent, trials = costs[key], 1 + (cell.search.trials if cell.search else 0)
+        training = trials * (spent.train_forward + spent.train_backward)
+        measuring = spent.measure_forward + spent.measure_backward
+        rows.append({"run": cell.run, **cell.factors, "training": training, "measuring": measuring})
+    return pd.DataFrame(rows)
+
+
+def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -> dict[str, Any]:
+    """What ``temper bench plan --json`` prints: size, and passes and hours of what is not done yet, by backbone.
+
+    Args:
+        spec: of the grid.
+        cells: the grid.
+        place: of the store; it need not be there yet.
+        measure: time the backbones of which no run is done.
+
+    Raises:
+        ArgumentError, DataError, ModelError: data, or with ``measure`` a backbone, cannot be loaded.
+        RunError: the store is of another format.
+    """
+    rows = _rows(place)
+    finished = set(rows.loc[rows["status"] == DONE, "run"])
+    costs = plan([cell for cell in cells if cell.run not in finished] or list(cells))
+    speeds = past_throughput(rows)
+    first = {cell.factors["backbone"]: cell for cell in reversed(cells)}
+    if measure:
+        speeds |= {name: measure_throughput(first[name]) for name in first if name not in speeds}
+    by_backbone = {}
+    for name, own in costs[~costs["run"].isin(finished)].groupby("backbone", sort=False):
+        passes, speed = int(own["training"].sum() + own["measuring"].sum()), speeds.get(str(name))
+        by_backbone[str(name)] = {
+            "runs": len(own),
+            "training": int(own["training"].sum()),
+            "measuring": int(own["measuring"].sum()),
+            "throughput": speed,
+            "hours": passes / speed / 3600 if speed else None,
+        }
+    hours = [row["hours"] for row in by_backbone.values()]
+    return {
+        "name": spec.name,
+        "runs": len(cells),
+        "done": len(finished & {cell.run for cell in cells}),
+        "factors": {name: list(dict.fromkeys(cell.factors[name] for cell in cells)) for name in FACTORS},
+        "backbones": by_backbone,
+        "hours": None if None in hours else sum(hours),
+        "device": "GPU" if torch.cuda.is_available() else "process of this machine",
+    }
+
+
+def _rows(place: str) -> pd.DataFrame:
+    try:
+        return Store(place).rows()
+    except RunError as error:
+        if "holds no benchmark results" not in str(error):
+            raise
+        return pd.DataFrame(columns=["run", "status"])

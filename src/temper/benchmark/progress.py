@@ -1,0 +1,47 @@
+"""How far a grid is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from temper.benchmark.spec import Cell
+from temper.benchmark.store import DONE, FAILED, Store
+
+
+@dataclass(frozen=True)
+class State:
+    """The runs of a grid by what became of them.
+
+    Attributes:
+        done, failed, missing: cells.
+        rows: result rows of those that are done or failed.
+    """
+
+    done: list[Cell]
+    failed: list[Cell]
+    missing: list[Cell]
+    rows: pd.DataFrame
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is done."""
+        return not (self.failed or self.missing)
+
+    def errors(self) -> dict[str, str]:
+        """The error of every failed run, by the run's label."""
+        told = dict(zip(self.rows["run"], self.rows["error"], strict=True)) if self.failed else {}
+        return {cell.label: told[cell.run] for cell in self.failed}
+
+
+def state(cells: Sequence[Cell], store: Store) -> State:
+    """What a store holds of a grid."""
+    rows = store.rows()
+    rows = rows[rows["run"].isin([cell.run for cell in cells])].reset_index(drop=True)
+    of_run = dict(zip(rows["run"], rows["status"], strict=True))
+    return State(
+        [cell for cell in cells if of_run.get(cell.run) == DONE],
+        [cell for cell in cells if of_run.get(cell.run) == FAILED],
+        [cell for cell in cells if cell.run not in of_run],
+        rows,
+    )

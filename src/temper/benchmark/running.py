@@ -1,0 +1,246 @@
+"""One run of a benchmark: train, measure, write the row down. Done twice it is done once; stopped, it continues."""
+
+import contextlib
+import errno
+import json
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from temper import evaluation, folders, models, samples
+from temper.benchmark.costs import Sizes, cost
+from temper.benchmark.spec import NEAREST, Cell
+from temper.benchmark.store import BEAT_SECONDS, DONE, FAILED, Store
+from temper.corruptions.measure import guide
+from temper.corruptions.measure import measure as measure_corruptions
+from temper.corruptions.table import CorruptionTable
+from temper.data import Dataset
+from temper.errors import EvidenceError, RunError, TemperError, TemperWarning
+from temper.interrupt import Stopped
+from temper.margins import EvidenceTable
+from temper.margins.consistency import margin_consistency
+from temper.margins.intervals import Estimate
+from temper.models import Classifier
+from temper.threat import Threat
+from temper.training.finetune import train_only
+from temper.training.run import Run
+from temper.training.splits import load_splits
+
+Outcome = Literal["done", "failed", "elsewhere"]
+MAX_ERROR = 500  # characters of an error that are kept
+
+
+def execute(cell: Cell, store: Store, owner: str) -> Outcome:
+    """Carry a run out, unless it is done or someone else is at it.
+
+    A run that cannot be carried out is recorded with its error. What is the machine's fault is not: a full disk, a
+    signal.
+
+    Returns:
+        done, failed, or elsewhere (another ``owner`` holds it).
+
+    Raises:
+        Stopped: a signal asked to stop; what is done is kept. OSError: the disk is full.
+    """
+    with store.claimed(cell.run, owner) as mine:
+        if not mine:
+            return "elsewhere"
+        if cell.run in store.finished():  # another process may have just ended it
+            return "done"
+        started = time.monotonic()
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", TemperWarning)
+                row = {"status": DONE, "error": "", **_carry_out(cell, store)}
+            told = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, TemperWarning))
+            row["warnings"] = "\n".join(told)
+        except Stopped:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            row = failed_row(error)
+        seconds = time.monotonic() - started
+        store.write_run(cell.describe() | {"config": _configuration(cell)} | row | {"seconds": seconds})
+    return "done" if row["status"] == DONE else "failed"
+
+
+def failed_row(error: Exception) -> dict[str, Any]:
+    """What a result row says of an error."""
+    name = "" if isinstance(error, TemperError) else f"{type(error).__name__}: "
+    return {"status": FAILED, "error": f"{name}{error}"[:MAX_ERROR]}
+
+
+def record_failure(cell: Cell, store: Store, error: Exception) -> None:
+    """Write down that a run could not be carried out."""
+    store.write_run(cell.describe() | {"config": _configuration(cell), "seconds": 0.0} | failed_row(error))
+
+
+def _configuration(cell: Cell) -> str:
+    return json.dumps(cell.config.model_dump(mode="json", exclude={"out"}))
+
+
+def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
+    """Train and measure; returns the metrics and facts of the result row."""
+    with _workspace(store, cell.training, keep=cell.keep_weights) as folder:
+        config = cell.config
+        if cell.search:
+            from temper.benchmark.search import searched
+
+            config = searched(cell, store, folder)
+        run = train_only(config.model_copy(update={"out": folder / "training"}))
+        classifier = evaluation.load_classifier(run.folder)
+        splits = load_splits(config.data, config.seed)
+        test = splits.test if cell.measure.limit is None else splits.test.limit(cell.measure.limit, 0)
+        tables = _measured(cell, store, folder, classifier, test)
+        row = metrics(cell, tables, _corruptions(cell, store, folder, classifier, test))
+        spent = cost(cell, Sizes(len(splits.train), len(test)))
+        passes = [table.passes() for table in tables.values()]
+        return row | {
+            "training_seconds": _training_seconds(run),
+            "history": json.dumps(run.history()),
+            "passes": round(spent.train_forward + spent.train_backward)
+            + sum(each["forward"] + each["backward"] for each in passes),
+            "loaded": float(classifier.info.get("loaded", np.nan)),
+            "weights": models.weights_fingerprint(classifier.network),
+            "data": test.fingerprint(),
+            "versions": json.dumps(run.record["versions"]),
+        }
+
+
+def _measured(
+    cell: Cell, store: Store, folder: Path, classifier: Classifier, test: Dataset
+) -> dict[str, EvidenceTable]:
+    """Evidence by suite: of the threats and the curve, and of the nearest flips."""
+    measure, seed = cell.measure, cell.config.seed
+    found = {measure.suite: (test, measure.searched)}
+    if measure.tau:
+        few = test.limit(min(measure.tau, len(test)), seed)
+        found[NEAREST] = (few, [measure.curve or Threat("Linf", cell.config.eps)])
+    tables = {}
+    for suite, (part, wanted) in found.items():
+        path = folder / f"{cell.run}-{suite}.parquet"
+        done = evaluation.measure(
+            classifier, samples.from_dataset(part, classifier), wanted, suite, seed,
+            batch_size=measure.batch_size, journal=folders.journal(folder, f"{cell.run}-{suite}", seed),
+        )  # fmt: skip
+        if not done.complete:
+            raise Stopped(f"{cell.label}: stopped while measuring; the same command continues")
+        done.table.save(path)
+        store.write_evidence("margins", f"{cell.run}-{suite}", path)
+        tables[suite] = done.table
+    return tables
+
+
+def _corruptions(
+    cell: Cell, store: Store, folder: Path, classifier: Classifier, test: Dataset
+) -> CorruptionTable | None:
+    if not cell.measure.corruptions:
+        return None
+    path = folder / f"{cell.run}-corruptions.parquet"
+    done = measure_corruptions(
+        classifier, test, guide(test), batch_size=cell.measure.batch_size,
+        known=CorruptionTable.load(path) if path.exists() else None, save=lambda table: table.save(path),
+    )  # fmt: skip
+    if not done.complete:
+        raise Stopped(f"{cell.label}: stopped while measuring; the same command continues")
+    store.write_evidence("corruptions", cell.run, path)
+    return done.table
+
+
+def metrics(cell: Cell, tables: dict[str, EvidenceTable], corrupted: CorruptionTable | None) -> dict[str, Any]:
+    """The metrics of a result row, each with its 95 % interval, number of samples and unknown share."""
+    measure, main = cell.measure, tables[cell.measure.suite]
+    found = {"clean": main.clean_accuracy()}
+    for name, threat in measure.parsed.items():
+        found[name] = main.robust_accuracy(threat.norm, threat.eps)
+    if measure.curve:
+        found["expected"] = main.expected_robustness(measure.curve.norm, measure.curve.eps)
+    if corrupted:
+        found["common"] = corrupted.mean_accuracy([each for each in corrupted.cells() if each[1] > 0])
+    row: dict[str, Any] = {}
+    if NEAREST in tables:
+        try:
+            found["tau"] = margin_consistency(tables[NEAREST], "Linf").tau
+        except EvidenceError as error:  # a constant predictor has no ranking; that is a result, not a failure
+            row["tau_missing"] = str(error)
+    for name, estimate in found.items():
+        row |= _columns(name, estimate)
+    return row
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_n": estimate.n,
+        f"{name}_unknown": estimate.unknown,
+    }
+
+
+def _training_seconds(run: Run) -> float:
+    return float(sum(row["seconds"] for row in run.history()))
+
+
+@contextlib.contextmanager
+def _workspace(store: Store, name: str, *, keep: bool) -> Iterator[Path]:
+    """The folder that a run works in: the store's own, or one here whose checkpoints the store gets as they come."""
+    if store.folder:
+        folder = store.folder / "work" / name
+        yield folder
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="temper-") as here:
+        folder = Path(here) / name
+        store.pull(name, folder)
+        with _pushing(lambda: store.push(name, folder) if folder.exists() else None):
+            yield folder
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        store.push(name, folder)
+
+
+@contextlib.contextmanager
+def _pushing(push: Callable[[], None]) -> Iterator[None]:
+    """Keep the store up to date while work goes on; whatever ends the work, its last state is kept."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a hiccup of the network; the next beat comes
+                push()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        done.set()
+        thread.join()
+        push()
+        raise
+    done.set()
+    thread.join()
+
+
+def margins_of(store: Store, run: str, suite: str) -> EvidenceTable:
+    """The evidence that a run left.
+
+    Raises:
+        RunError: it is not there, or damaged.
+    """
+    with store.evidence("margins", f"{run}-{suite}") as path:
+        try:
+            return EvidenceTable.load(path)
+        except EvidenceError as error:
+            raise RunError(f"{store.place}: {error}") from None

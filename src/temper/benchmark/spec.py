@@ -1,0 +1,431 @@
+"""A benchmark as a file: factors whose product is the grid, and what its runs have in common.
+
+Every cell of the grid becomes one fully resolved :class:`FinetuneConfig` and a hash of it, which is the run's name
+everywhere: the same configuration is the same run, whoever starts it and wherever.
+"""
+
+import difflib
+import fnmatch
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from temper.attacks.suites import get_suite
+from temper.benchmark.presets import PRESETS
+from temper.errors import ArgumentError
+from temper.threat import Threat, parse_threats
+from temper.training.config import FinetuneConfig, config_error, read_yaml, resolve
+
+FACTORS = ("backbone", "dataset", "objective", "schedule", "protocol", "seed")
+NEAREST = "margin"  # the suite that searches the margins that tau is taken of
+FACTS = ("type", "tier", "pretraining", "pretraining_data", "parameters")
+# A factor decides these keys of a run's configuration; everywhere else they would contradict it.
+_DECIDED = {
+    "model": ("name",),
+    "data": ("train",),
+    "objective": ("name",),
+    "schedule": ("name",),
+    "protocol": ("name",),
+    "seed": (),
+    "out": (),
+    "evaluation": (),
+}
+# What does not change the trained weights, and so not a run's name either.
+_NOT_TRAINED = ("out", "evaluation", "checkpoint_seconds", "loggers", "accelerator")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Measure(_Part):
+    """What is measured of every run, on its test data."""
+
+    threats: dict[str, str] = {"linf": "Linf:4/255", "l2": "L2:2", "l1": "L1:75"}
+    """Name of the metric and threat: robust accuracy there."""
+    suite: str = "fast"
+    """Attack suite of the robust accuracies."""
+    points: int = Field(8, ge=1)
+    """Radii of the Linf curve up to the threat's eps, for expected robustness."""
+    corruptions: bool = True
+    """Accuracy under common corruptions (metric common): one of 11 per image, severity 3, as in arXiv:2508.14079."""
+    tau: int = Field(256, ge=0)
+    """Samples whose margins are searched for margin consistency (metric tau); 0: not measured."""
+    limit: int | None = Field(None, ge=1)
+    """Measure at most so many test samples, stratified by class."""
+    batch_size: int | None = Field(None, ge=1)
+    """Samples attacked at once; it does not change the result."""
+
+    @field_validator("threats")
+    @classmethod
+    def _readable(cls, threats: dict[str, str]) -> dict[str, str]:
+        for name, threat in threats.items():
+            if len(parse_threats(threat)) != 1:
+                raise ValueError(f"{name}: {threat!r} must be one threat, as in Linf:4/255")
+        return threats
+
+    @field_validator("suite")
+    @classmethod
+    def _known(cls, suite: str) -> str:
+        get_suite(suite)
+        return suite
+
+    @cached_property
+    def parsed(self) -> dict[str, Threat]:
+        """The threats by metric."""
+        return {name: parse_threats(threat)[0] for name, threat in self.threats.items()}
+
+    @cached_property
+    def curve(self) -> Threat | None:
+        """The end of the curve that expected robustness is taken of: the first threat in Linf."""
+        return next((threat for threat in self.parsed.values() if threat.norm == "Linf"), None)
+
+    @cached_property
+    def searched(self) -> list[Threat]:
+        """Every threat, and the radii of the curve."""
+        end, points = self.curve, self.points
+        radii = [Threat(end.norm, end.eps * (k + 1) / points) for k in range(points)] if end else []
+        return list(dict.fromkeys([*radii, *self.parsed.values()]))
+
+
+class Exceptional(_Part):
+    """Cells that differ: settings of their own, or left out."""
+
+    where: dict[Literal["backbone", "dataset", "objective", "schedule", "protocol", "seed"], Any]
+    """Factor and value, or list of values; names may hold * and ?."""
+    finetune: dict[str, Any] = {}
+    """Settings that these cells have instead."""
+    skip: bool = False
+    """Leave these cells out of the grid."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.skip == bool(self.finetune):
+            raise ValueError("an exception needs either finetune settings or skip: true")
+        return self
+
+    def matches(self, factors: Mapping[str, Any]) -> bool:
+        """Whether a cell of these factors is meant."""
+        return all(_matches(factors[name], wanted) for name, wanted in self.where.items())
+
+
+class Search(_Part):
+    """Hyper-parameters are searched on validation data, once per backbone, data set, objective and protocol."""
+
+    trials: int = Field(20, ge=1)
+    """Configurations tried, the stopped ones included; never fewer, never more."""
+    seed: int = Field(0, ge=0)
+    """Seed of what is tried."""
+    reduction: int = Field(2, ge=2)
+    """ASHA: one in so many trials goes on to the next rung."""
+    robust_weight: float = Field(0.5, ge=0, le=1)
+    """Share of robust accuracy, beside clean accuracy, in what is maximised on the validation data."""
+
+
+class Spec(_Part):
+    """A benchmark: the product of its factors is the grid of runs."""
+
+    name: str = "benchmark"
+    """Heading of the leaderboard."""
+    preset: Literal["temper", "guide", "guide-exact"] = "temper"
+    """Where everything that is not given here comes from."""
+    backbones: dict[str, dict[str, Any]]
+    """Names of the catalogue or MODELs; or a name, and the settings of its model (name, weights, image_size ...) and
+    facts (type, tier, pretraining)."""
+    datasets: dict[str, dict[str, Any]]
+    """Names of the catalogue or DATA; or a name, and the settings of its data (train, test, classes ...)."""
+    objectives: list[str]
+    schedules: dict[str, dict[str, Any]]
+    """Names of schedules; or a name, and the settings of the schedule."""
+    protocols: dict[str, dict[str, Any]]
+    """A name, and the settings it stands for: protocol, epochs and others."""
+    seeds: list[int]
+    finetune: dict[str, Any] = {}
+    """Settings of all runs, as in temper finetune."""
+    measure: Measure = Measure()
+    exceptions: list[Exceptional] = []
+    """Cells that differ."""
+    hyperparameters: Path | Search | None = None
+    """Learning rates and weight decays: those in finetune, or of a table (CSV with columns backbone, dataset,
+    objective, protocol and the settings of the optimiser), or searched."""
+    keep_weights: bool = True
+    """Keep the trained weights of every run, so that it can be measured anew without training."""
+
+    @field_validator("backbones", "datasets", "schedules", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            _check_distinct(value)
+            return {str(name): {} for name in value}
+        if isinstance(value, Mapping):
+            return {str(name): settings or {} for name, settings in value.items()}
+        return value
+
+    @field_validator("objectives", "seeds")
+    @classmethod
+    def _distinct(cls, value: list[Any]) -> list[Any]:
+        _check_distinct(value)
+        return value
+
+    @field_validator("finetune")
+    @classmethod
+    def _contradicts_no_factor(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        _check_undecided(settings, "finetune")
+        return settings
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        for factor in ("backbones", "datasets", "objectives", "schedules", "protocols", "seeds"):
+            if not getattr(self, factor):
+                raise ValueError(f"{factor} is empty: the grid would hold no run")
+        for exception in self.exceptions:
+            _check_undecided(exception.finetune, "exceptions.finetune")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Attributes:
+        factors: backbone, dataset, objective, schedule, protocol, seed.
+        facts: of the backbone, as far as they are known.
+        config: everything that training depends on, resolved.
+        measure: what is measured of it.
+        search: the search that its learning rates come from, if they are searched.
+        keep_weights: whether the trained weights stay.
+    """
+
+    factors: dict[str, Any]
+    facts: dict[str, Any]
+    config: FinetuneConfig
+    measure: Measure
+    search: Search | None = None
+    keep_weights: bool = True
+
+    @cached_property
+    def training(self) -> str:
+        """Name of what is trained: a hash of the resolved configuration."""
+        settings = self.config.model_dump(mode="json", exclude=set(_NOT_TRAINED))
+        del settings["data"]["workers"]
+        return _hash({"finetune": settings, "search": self.search and self.search.model_dump(mode="json")})
+
+    @cached_property
+    def run(self) -> str:
+        """Name of the run: a hash of what is trained and what is measured."""
+        return _hash({"training": self.training, "measure": self.measure.model_dump(exclude={"batch_size"})})
+
+    @property
+    def label(self) -> str:
+        """How a person knows the run."""
+        return " / ".join(str(self.factors[name]) for name in FACTORS)
+
+    def describe(self) -> dict[str, Any]:
+        """Factors and facts as columns of a result row."""
+        return {"run": self.run, "training": self.training, **self.factors, **self.facts}
+
+
+def read_spec(source: str | Path | Mapping[str, Any]) -> Spec:
+    """A benchmark from a YAML file or a mapping; what it leaves out is its preset's.
+
+    Raises:
+        ArgumentError: no such file, not YAML, an unknown key (the nearest is named) or a value that cannot work.
+    """
+    given = dict(source) if isinstance(source, Mapping) else dict(read_yaml(Path(source), "SPEC"))
+    preset = given.get("preset", "temper")
+    if preset not in PRESETS:
+        raise ArgumentError("preset", preset, _nearest(str(preset), PRESETS))
+    base = PRESETS[preset]
+    merged = base | given
+    for key in ("finetune", "measure"):
+        merged[key] = merge(base.get(key, {}), given.get(key) or {})
+    merged["exceptions"] = [*base.get("exceptions", ()), *(given.get("exceptions") or ())]
+    try:
+        spec = Spec.model_validate(merged)
+    except ValidationError as error:
+        raise _spec_error(error) from None
+    if isinstance(spec.hyperparameters, Path) and not isinstance(source, Mapping):
+        table = Path(source).parent / spec.hyperparameters
+        spec = spec.model_copy(update={"hyperparameters": table})
+    return spec
+
+
+def cells(spec: Spec) -> list[Cell]:
+    """Every run of the grid, in the order of the factors.
+
+    Raises:
+        ArgumentError: a cell's settings contradict each other, an exception applies to no cell, two exceptions set one
+            key of one cell, or two cells are the same run.
+    """
+    of_table = _from_table(spec)
+    used: set[int] = set()
+    found = [_cell(spec, factors, of_table, used) for factors in _product(spec)]
+    for index, exception in enumerate(spec.exceptions):
+        own = index >= len(PRESETS[spec.preset].get("exceptions", ()))
+        if own and index not in used:
+            raise ArgumentError("exceptions.where", exception.where, "applies to no cell of the grid; mend or drop it")
+    grid = [cell for cell in found if cell is not None]
+    seen: dict[str, Cell] = {}
+    for cell in grid:
+        other = seen.setdefault(cell.run, cell)
+        if other is not cell:
+            fix = f"is the same run as {other.label}; leave one out (exceptions: where ..., skip: true)"
+            raise ArgumentError("cell", cell.label, fix)
+    if not grid:
+        raise ArgumentError("exceptions", "skip", "leaves no cell of the grid")
+    return grid
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; where both say something, ``over`` holds."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _product(spec: Spec) -> Iterator[dict[str, Any]]:
+    factors = (spec.backbones, spec.datasets, spec.objectives, spec.schedules, spec.protocols, spec.seeds)
+    for values in itertools.product(*factors):
+        yield dict(zip(FACTORS, values, strict=True))
+
+
+def _cell(
+    spec: Spec, factors: dict[str, Any], of_table: Mapping[tuple[Any, ...], Mapping[str, Any]], used: set[int]
+) -> Cell | None:
+    """The run of these factors; None where it is left out. ``used`` collects the exceptions that applied."""
+    label = " / ".join(str(value) for value in factors.values())
+    applying = [(index, each) for index, each in enumerate(spec.exceptions) if each.matches(factors)]
+    used.update(index for index, _ in applying)
+    if any(each.skip for _, each in applying):
+        return None
+    backbone, facts = _backbone(str(factors["backbone"]), spec.backbones[factors["backbone"]])
+    dataset = {"train": factors["dataset"]} | spec.datasets[factors["dataset"]]
+    schedule = {"name": factors["schedule"]} | spec.schedules[factors["schedule"]]
+    settings = merge(spec.finetune, spec.protocols[factors["protocol"]])
+    own = {"objective": {"name": factors["objective"]}, "schedule": schedule, "seed": factors["seed"]}
+    settings = merge(settings, own | {"model": backbone, "data": dataset})
+    if of_table is not _NO_TABLE:
+        settings = merge(settings, _row(of_table, factors, label))
+    settings = merge(settings, _exceptional(spec, applying, label))
+    try:
+        config = _resolved(FinetuneConfig.model_validate(settings))
+    except ValidationError as error:
+        raise ArgumentError("cell", label, f"cannot be trained: {config_error(error)}") from None
+    search = spec.hyperparameters if isinstance(spec.hyperparameters, Search) else None
+    return Cell(factors, facts, config, spec.measure, search, spec.keep_weights)
+
+
+def _backbone(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the model, and the facts on it, which the catalogue completes."""
+    from temper.models.catalogue import CATALOGUE
+
+    model = {"name": name} | {key: value for key, value in given.items() if key not in FACTS}
+    known = CATALOGUE.get(str(model["name"]).partition("@")[0])
+    facts = {key: value for key, value in asdict(known).items() if key in FACTS} if known else {}
+    return model, facts | {key: value for key, value in given.items() if key in FACTS}
+
+
+def _exceptional(spec: Spec, applying: Sequence[tuple[int, Exceptional]], label: str) -> dict[str, Any]:
+    """The settings of all exceptions that apply; those of the file come after the preset's and may overrule them."""
+    from_preset = len(PRESETS[spec.preset].get("exceptions", ()))
+    merged: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for index, exception in applying:
+        if index >= from_preset:
+            flat = _flat(exception.finetune)
+            for key in own.keys() & flat.keys():
+                if own[key] != flat[key]:
+                    fix = f"two exceptions set {key}, to {own[key]!r} and to {flat[key]!r}; let one apply"
+                    raise ArgumentError("cell", label, fix)
+            own |= flat
+        merged = merge(merged, exception.finetune)
+    return merged
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return flat
+
+
+_NO_TABLE: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+_TABLE_KEY = ("backbone", "dataset", "objective", "protocol")
+_OPTIMISER = ("backbone_lr", "head_lr", "backbone_weight_decay", "head_weight_decay", "lr_schedule")
+
+
+def _from_table(spec: Spec) -> Mapping[tuple[Any, ...], Mapping[str, Any]]:
+    if not isinstance(spec.hyperparameters, Path):
+        return _NO_TABLE
+    from temper.benchmark.published import read_hyperparameters
+
+    frame = read_hyperparameters(spec.hyperparameters)
+    rows = frame.to_dict("records")
+    return {
+        tuple(row[key] for key in _TABLE_KEY): {key: row[key] for key in _OPTIMISER if row.get(key) == row.get(key)}
+        for row in rows
+    }
+
+
+def _row(table: Mapping[tuple[Any, ...], Mapping[str, Any]], factors: Mapping[str, Any], label: str) -> dict[str, Any]:
+    row = table.get(tuple(factors[key] for key in _TABLE_KEY))
+    if row is None:
+        fix = "the table of hyperparameters has no row for it; add one, or leave it out (exceptions: skip: true)"
+        raise ArgumentError("cell", label, fix)
+    return {"optimiser": dict(row)}
+
+
+def _resolved(config: FinetuneConfig) -> FinetuneConfig:
+    """With every default filled in but the precision, which is the machine's affair unless it is given."""
+    return resolve(config).model_copy(update={"precision": config.precision})
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    options = wanted if isinstance(wanted, list) else [wanted]
+    return any(fnmatch.fnmatchcase(str(value), str(option)) for option in options)
+
+
+def _check_distinct(values: Sequence[Any]) -> None:
+    for value in values:
+        if list(values).count(value) > 1:
+            raise ValueError(f"{value!r} is there twice; name it once")
+
+
+def _check_undecided(settings: Mapping[str, Any], where: str) -> None:
+    for section, keys in _DECIDED.items():
+        if section not in settings:
+            continue
+        for key in keys or ("",):
+            if not key or (isinstance(settings[section], Mapping) and key in settings[section]):
+                name = f"{section}.{key}".rstrip(".")
+                raise ValueError(f"{where} sets {name}, which the grid decides; leave it out there")
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {', '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+
+
+def _spec_error(error: ValidationError) -> ArgumentError:
+    """The first thing that pydantic found wrong in a SPEC, in one line."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "SPEC"
+    if first["type"] == "extra_forbidden":
+        kind: type[BaseModel] = {"measure": Measure, "exceptions": Exceptional}.get(str(first["loc"][0]), Spec)
+        return ArgumentError("SPEC", key, f"is no key; {_nearest(str(first['loc'][-1]), list(kind.model_fields))}")
+    if first["type"] == "missing":
+        return ArgumentError("SPEC", key, "is missing; give it a list of names")
+    return ArgumentError(f"SPEC: {key}", first["input"], first["msg"].removeprefix("Value error, "))
