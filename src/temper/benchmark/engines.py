@@ -1,5 +1,6 @@
 """Engines carry a list of runs out: this one on worker processes of this machine; see also :mod:`ray_engine`."""
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -116,10 +117,8 @@ class _Worker:
 
     def give(self, cell: Cell) -> None:
         self.cell = cell
-        try:
+        with contextlib.suppress(OSError):  # it died; taking its answer tells
             self.pipe.send(cell)
-        except OSError:
-            pass  # it died; taking its answer tells
 
     def take(self) -> tuple[Cell, Any]:
         """Its cell and what became of it."""

@@ -15,10 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from temper.attacks.suites import get_suite
 from temper.benchmark.presets import PRESETS
+from temper.benchmark.published import read_published_hyperparameters
 from temper.errors import ArgumentError
 from temper.threat import Threat, parse_threats
 from temper.training.config import FinetuneConfig, config_error, read_yaml, resolve
@@ -366,14 +368,26 @@ _OPTIMISER = ("backbone_lr", "head_lr", "backbone_weight_decay", "head_weight_de
 def _from_table(spec: Spec) -> Mapping[tuple[Any, ...], Mapping[str, Any]]:
     if not isinstance(spec.hyperparameters, Path):
         return _NO_TABLE
-    from temper.benchmark.published import read_hyperparameters
-
-    frame = read_hyperparameters(spec.hyperparameters)
+    frame = _read_table(spec.hyperparameters)
     rows = frame.to_dict("records")
     return {
         tuple(row[key] for key in _TABLE_KEY): {key: row[key] for key in _OPTIMISER if row.get(key) == row.get(key)}
         for row in rows
     }
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """A table of hyper-parameters: one in a run's own words, or the published one of arXiv:2508.14079."""
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ArgumentError("hyperparameters", str(path), f"cannot be read as CSV ({error})") from None
+    if "loss" in frame:
+        return read_published_hyperparameters(path)
+    missing = [key for key in _TABLE_KEY if key not in frame]
+    if missing:
+        raise ArgumentError("hyperparameters", str(path), f"has no column {missing[0]}; give {', '.join(_TABLE_KEY)}")
+    return frame
 
 
 def _row(table: Mapping[tuple[Any, ...], Mapping[str, Any]], factors: Mapping[str, Any], label: str) -> dict[str, Any]:

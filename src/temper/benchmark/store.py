@@ -1,9 +1,9 @@
 """Where results live: one folder, here or in an object store, of Parquet files that any number of runs write at once.
 
 ``runs/RUN.parquet`` is a result row (one line: factors, metrics with their intervals, configuration, state) and is
-written last: a run is done when it is there. ``margins/RUN-SUITE.parquet`` and ``corruptions/RUN.parquet`` hold what was
-found on every sample, so that a new metric needs no new run. ``claims/`` says who is at work, ``searches/`` which
-hyper-parameters were found, ``work/`` (where the store is a local folder) holds checkpoints and weights.
+written last: a run is done when it is there. ``margins/RUN-SUITE.parquet`` and ``corruptions/RUN.parquet`` hold what
+was found on every sample, so that a new metric needs no new run. ``claims/`` says who is at work, ``searches/`` which
+hyper-parameters were found, ``work/`` holds checkpoints and weights.
 """
 
 import contextlib

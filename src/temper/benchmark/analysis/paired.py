@@ -5,12 +5,12 @@ metrics (clean accuracy, robust accuracy ...), in columns of any names. Metrics 
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from temper.benchmark.analysis.cells import check_columns, name_of
 from temper.errors import ArgumentError, EvidenceError
 
 
@@ -45,14 +45,14 @@ def paired_comparison(
         EvidenceError: when a configuration lacks one of the two, has one twice, or a metric is missing; with
             fewer than two pairs.
     """
-    _check_columns(rows, [factor, *pair_by], metrics)
+    check_columns(rows, [factor, *pair_by], metrics)
     minuend = _by_configuration(rows, factor, treatment, pair_by, "treatment")
     subtrahend = _by_configuration(rows, factor, baseline, pair_by, "baseline")
     unpaired = minuend.index.symmetric_difference(subtrahend.index)
     if len(unpaired):
         raise EvidenceError(
             f"{len(unpaired)} configurations have only one of {treatment!r} and {baseline!r}, "
-            f"the first is {_name(unpaired[0], pair_by)}: run it, or leave it out of the rows"
+            f"the first is {name_of(unpaired[0], pair_by)}: run it, or leave it out of the rows"
         )
     if len(minuend) < 2:
         raise EvidenceError(f"a paired test needs at least 2 pairs, got {len(minuend)}")
@@ -82,7 +82,7 @@ def group_means(rows: pd.DataFrame, metrics: Sequence[str], by: Sequence[str]) -
         ArgumentError: for a column that is not in ``rows``.
         EvidenceError: when a metric is missing in a row.
     """
-    _check_columns(rows, by, metrics)
+    check_columns(rows, by, metrics)
     groups = rows.groupby([*by], sort=False, observed=True, dropna=False)
     return groups[[*metrics]].mean().assign(n=groups.size())
 
@@ -102,29 +102,17 @@ def spread_over_seeds(
         ArgumentError: for a column that is not in ``rows``.
         EvidenceError: when a metric is missing in a row, or a group's seeds have unequal numbers of rows.
     """
-    _check_columns(rows, [*by, seed], metrics)
+    check_columns(rows, [*by, seed], metrics)
     runs = rows.groupby([*by, seed], sort=False, observed=True, dropna=False).size()
     for group, counts in runs.groupby(level=[*by], sort=False, dropna=False):
         if counts.nunique() > 1:
             raise EvidenceError(
-                f"seeds of {_name(group, by)} have {counts.min()} to {counts.max()} rows: "
+                f"seeds of {name_of(group, by)} have {counts.min()} to {counts.max()} rows: "
                 "their means are comparable only over the same configurations"
             )
     seeds = rows.groupby([*by, seed], sort=False, observed=True, dropna=False)[[*metrics]].mean()
     spread = seeds.groupby(level=[*by], sort=False, dropna=False).agg(["mean", "std", "min", "max", "count"])
     return spread.rename(columns={"count": "n"}, level=1)
-
-
-def _check_columns(rows: pd.DataFrame, factors: Sequence[str], metrics: Sequence[str]) -> None:
-    for column in [*factors, *metrics]:
-        if column not in rows.columns:
-            near = get_close_matches(column, map(str, rows.columns), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the rows have {', '.join(map(str, rows.columns))}"
-            raise ArgumentError("column", column, hint)
-    for metric in metrics:
-        missing = rows.index[rows[metric].isna()]
-        if len(missing):
-            raise EvidenceError(f"{metric!r} is missing in {len(missing)} rows, the first is row {missing[0]!r}")
 
 
 def _by_configuration(
@@ -137,15 +125,10 @@ def _by_configuration(
     twice = chosen.index[chosen.index.duplicated()]
     if len(twice):
         raise EvidenceError(
-            f"{value!r} has several rows for {_name(twice[0], pair_by)}: "
+            f"{value!r} has several rows for {name_of(twice[0], pair_by)}: "
             f"add the column that tells them apart (such as the seed) to pair_by {[*pair_by]}"
         )
     return chosen
-
-
-def _name(configuration: object, columns: Sequence[str]) -> str:
-    values = configuration if isinstance(configuration, tuple) else (configuration,)
-    return ", ".join(f"{column} {value}" for column, value in zip(columns, values, strict=True))
 
 
 def _t_test(differences: np.ndarray) -> tuple[float, float]:

@@ -1,0 +1,36 @@
+"""What the results of many runs say: pure functions on a pandas frame with one row per run."""
+
+from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS
+from temper.benchmark.analysis.factors import (
+    FactorTest,
+    one_way,
+    proxy,
+    spearman_matrix,
+    tukey,
+    two_way_cells,
+    win_odds,
+)
+from temper.benchmark.analysis.paired import group_means, paired_comparison, spread_over_seeds
+from temper.benchmark.analysis.ranks import rank_correlation_interval, rank_intervals
+from temper.benchmark.analysis.scores import borda, medals, perturbation_product, perturbation_sum
+
+__all__ = [
+    "CONFIGURATION",
+    "PERTURBATIONS",
+    "FactorTest",
+    "borda",
+    "group_means",
+    "medals",
+    "one_way",
+    "paired_comparison",
+    "perturbation_product",
+    "perturbation_sum",
+    "proxy",
+    "rank_correlation_interval",
+    "rank_intervals",
+    "spearman_matrix",
+    "spread_over_seeds",
+    "tukey",
+    "two_way_cells",
+    "win_odds",
+]

@@ -1,0 +1,320 @@
+"""How sure a ranking is: percentile-bootstrap intervals over samples and seeds.
+
+What is drawn again is what another test set, or another training run, would change:
+
+- samples, within each data set, with the same draw for every configuration, objective and protocol on it: networks
+  err on the same images, so their differences are surer than their levels;
+- seeds, for each configuration and data set by itself, because each is a training run of its own. With the usual
+  three to five seeds this bootstrap understates the spread, by sqrt((n - 1) / n) in standard deviation.
+
+Configurations, data sets and perturbations are taken as given. Drawing again adds noise to scores that have some, so
+the best configuration's interval reaches further down than up, and the worst one's further up.
+
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 (structured data) and 13 (percentile interval).
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS, check_columns, grid
+from temper.benchmark.analysis.scores import borda_points, rank_descending
+from temper.errors import ArgumentError, EvidenceError
+
+Values = NDArray[np.float64]
+Score = str | Callable[[Values], Values]
+
+SCORES: dict[str, Callable[[Values], Values]] = {
+    "borda": lambda values: borda_points(values).sum(axis=-1),
+    "sum": lambda values: values.sum(axis=(-1, -2)),
+    "product": lambda values: values.prod(axis=-1).sum(axis=-1),
+}
+_AGREE = 1e-6  # rows may have been written with fewer digits than the outcomes give
+
+
+def rank_intervals(
+    rows: pd.DataFrame,
+    *,
+    outcomes: pd.DataFrame | None = None,
+    metrics: Sequence[str] = PERTURBATIONS,
+    score: Score = "borda",
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Score and rank of each configuration within its protocol, with percentile-bootstrap intervals.
+
+    Scores are of the mean over seeds, data set by data set.
+
+    Args:
+        rows: one row per run, with ``protocol``, ``backbone``, ``objective``, ``schedule``, ``dataset``, ``seed``.
+        outcomes: one row per run and ``sample``, with the same columns; each metric is 0 or 1 (robust or not; a
+            fraction where unknown), and its mean over samples is the metric in ``rows``. Without it, the test samples
+            are taken as given and only seeds are drawn.
+        metrics: columns in which higher is better.
+        score: "borda", "sum" or "product" as in :func:`temper.benchmark.analysis.borda`, or a function from values
+            [..., configurations, data sets, metrics] to scores [..., configurations], highest best.
+        resamples: bootstrap draws.
+        seed: of the draws; a data set's draws of samples do not depend on which others there are.
+        confidence: of the intervals.
+
+    Returns:
+        One row per protocol and configuration, by protocol and rank: ``score``, ``score_low``, ``score_high``;
+        ``rank`` (1 = best, ties get the lowest place), ``low``, ``high`` (ranks that occurred); ``first``, the share
+        of draws in which it is first (a tie for first is shared, so they add up to 1); ``over``, what was drawn:
+        "samples", "seeds" or "samples and seeds".
+
+    Raises:
+        ArgumentError: for a column that is not there, an unknown score, or numbers out of range.
+        EvidenceError: when a run lacks a cell or a sample that others have, outcomes do not belong to the rows, or
+            there is nothing to draw from (one seed, no outcomes).
+    """
+    function = _check(score, resamples, seed, confidence)
+    check_columns(rows, (), ["protocol"])
+    tables = []
+    for protocol, part in rows.groupby("protocol", sort=True, observed=True):
+        part_outcomes = None if outcomes is None else _of(outcomes, "protocol", [protocol])
+        cells = _cells(part, part_outcomes, [CONFIGURATION, ("dataset",)], metrics, resamples, seed)
+        observed, drawn = function(cells.observed), function(cells.drawn)
+        ranks, drawn_ranks = rank_descending(observed), rank_descending(drawn)
+        leads = drawn_ranks == 1
+        score_low, score_high = _interval(drawn, confidence)
+        low, high = _interval(drawn_ranks, confidence, method="inverted_cdf")
+        table = cells.labels[0].assign(
+            score=observed,
+            score_low=score_low,
+            score_high=score_high,
+            rank=ranks,
+            low=low,
+            high=high,
+            first=(leads / leads.sum(axis=1, keepdims=True)).mean(axis=0),
+            over=cells.over,
+        )
+        table.insert(0, "protocol", protocol)
+        tables.append(table)
+    if not tables:
+        raise EvidenceError("there are no rows to rank: check what they were filtered by")
+    return pd.concat(tables).sort_values(["protocol", "rank", *CONFIGURATION], ignore_index=True)
+
+
+def rank_correlation_interval(
+    rows: pd.DataFrame,
+    factor: str,
+    levels: tuple[str, str],
+    *,
+    pair: tuple[str, str] | None = None,
+    outcomes: pd.DataFrame | None = None,
+    metrics: Sequence[str] = PERTURBATIONS,
+    score: Score = "borda",
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Kendall's tau-b between the rankings of backbones under two levels of a factor.
+
+    Does the schedule change which backbone is best? At each level the backbones are scored over data sets and the
+    other factors (a Borda ballot for each data set, objective and metric), so that like is ranked with like.
+
+    Drawing again adds noise to rankings that already have some, so the interval leans towards 0: a lower end far from
+    1 says that these data cannot show the rankings to be equal, not that they differ. ``swap`` is the sharper answer.
+
+    Args:
+        rows: as for :func:`rank_intervals`; other levels of ``factor`` are not used.
+        factor: "schedule", "objective" or "protocol".
+        levels: two of its values.
+        pair: two backbones.
+        outcomes: as for :func:`rank_intervals`.
+        metrics: as for :func:`rank_intervals`.
+        score: as for :func:`rank_intervals`.
+        resamples: as for :func:`rank_intervals`.
+        seed: as for :func:`rank_intervals`.
+        confidence: as for :func:`rank_intervals`.
+
+    Returns:
+        One row per protocol (a single row, without ``protocol``, if that is the factor): ``tau``, ``low``, ``high``,
+        ``n`` (backbones), ``over`` as in :func:`rank_intervals`. With ``pair``: ``swapped``, whether the two are in
+        strictly opposite order at the two levels, and ``swap``, the share of draws in which they are. A draw that
+        ties all backbones counts as tau 0.
+
+    Raises:
+        ArgumentError: for an unknown factor, level, backbone, column or score, or numbers out of range.
+        EvidenceError: as for :func:`rank_intervals`; with fewer than two backbones.
+    """
+    function = _check(score, resamples, seed, confidence)
+    factors = ("schedule", "objective", "protocol")
+    _one_of("factor", factor, factors)
+    check_columns(rows, (), [*factors, "backbone"])
+    known = sorted(rows[factor].unique())
+    for level in levels:
+        _one_of("levels", level, known)
+    if levels[0] == levels[1]:
+        raise ArgumentError("levels", levels, "name two different ones")
+    units = tuple(column for column in ("objective", "schedule", "dataset") if column != factor)
+    chosen = _of(rows, factor, levels)
+    told = None if outcomes is None else _of(outcomes, factor, levels)
+    parts: list[tuple[object, pd.DataFrame, pd.DataFrame | None]] = []
+    if factor == "protocol":
+        parts.append((None, chosen, told))
+    else:
+        for name, part in chosen.groupby("protocol", sort=True, observed=True):
+            parts.append((name, part, None if told is None else _of(told, "protocol", [name])))
+    records = []
+    for protocol, part, part_outcomes in parts:
+        cells = _cells(part, part_outcomes, [(factor,), ("backbone",), units], metrics, resamples, seed)
+        names = cells.labels[1]["backbone"].tolist()
+        if len(cells.labels[0]) < 2:
+            raise EvidenceError(f"protocol {protocol} has only one of {levels[0]!r} and {levels[1]!r}: run both")
+        if len(names) < 2:
+            raise EvidenceError(f"a ranking needs at least 2 backbones, there is only {names[0]}")
+        observed, drawn = function(cells.observed), function(cells.drawn)  # [levels, backbones], [resamples, ...]
+        low, high = _interval(_kendall(drawn), confidence)
+        record: dict[str, object] = {} if protocol is None else {"protocol": protocol}
+        record |= {"tau": float(_kendall(observed)), "low": low, "high": high, "n": len(names), "over": cells.over}
+        if pair is not None:
+            first, second = (names.index(_one_of("pair", name, names)) for name in pair)
+            record["swapped"] = bool(_swaps(observed, first, second))
+            record["swap"] = float(_swaps(drawn, first, second).mean())
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Metrics averaged over seeds: ``observed`` [*axes, metrics], ``drawn`` [resamples, *axes, metrics]."""
+
+    labels: list[pd.DataFrame]
+    observed: Values
+    drawn: Values
+    over: str
+
+
+def _cells(
+    rows: pd.DataFrame,
+    outcomes: pd.DataFrame | None,
+    axes: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> _Cells:
+    """Cells as they are and as drawn; the last of ``axes`` has the column ``dataset``."""
+    labels, values = grid(rows, [*axes, ("seed",)], metrics)
+    seeds = len(labels[-1])
+    if outcomes is None and seeds < 2:
+        raise EvidenceError(
+            "there is one seed and no outcomes, so nothing to draw from: run more seeds, or pass outcomes by sample"
+        )
+    if outcomes is None:
+        drawn = np.broadcast_to(values, (resamples, *values.shape))
+    else:
+        drawn = _drawn_samples(outcomes, axes, labels, values, metrics, resamples, seed)
+    if seeds > 1:
+        runs = values.shape[:-2]
+        # Drawing n seeds with replacement is counting how often each one came.
+        counts = _stream(seed, "seeds").multinomial(seeds, [1 / seeds] * seeds, size=(resamples, *runs))
+        drawn = np.einsum("...s,...sm->...m", counts.astype(float), drawn) / seeds
+    else:
+        drawn = drawn[..., 0, :]
+    over = " and ".join([*(["samples"] if outcomes is not None else []), *(["seeds"] if seeds > 1 else [])])
+    return _Cells(labels[:-1], values.mean(axis=-2), np.round(drawn, 12), over)
+
+
+def _drawn_samples(
+    outcomes: pd.DataFrame,
+    axes: Sequence[Sequence[str]],
+    labels: Sequence[pd.DataFrame],
+    values: Values,
+    metrics: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Values:
+    """Means over samples drawn within each data set: [resamples, *axes, seeds, metrics]."""
+    check_columns(outcomes, (), ["dataset"])
+    drawn = np.empty((resamples, *values.shape))
+    units = labels[-2]
+    extra = sorted(set(outcomes["dataset"]) - set(units["dataset"]))
+    if extra:
+        raise EvidenceError(f"the outcomes have data sets that the rows lack, the first is {extra[0]}: leave them out")
+    for dataset, places in units.groupby("dataset", sort=True, observed=True).indices.items():
+        part = outcomes[outcomes["dataset"] == dataset]
+        if part.empty:
+            raise EvidenceError(f"the outcomes lack data set {dataset}: pass them for all runs in the rows")
+        found, results = grid(part, [*axes, ("seed",), ("sample",)], metrics)
+        expected = [*labels[:-2], units.iloc[places], labels[-1]]
+        for have, want in zip(found[:-1], expected, strict=True):
+            if have.to_numpy().tolist() != want.to_numpy().tolist():
+                raise EvidenceError(
+                    f"outcomes on data set {dataset} and the rows differ in {', '.join(have.columns)}: "
+                    f"{len(have)} and {len(want)} values; pass the outcomes of exactly the runs in the rows"
+                )
+        means = results.mean(axis=-2)
+        gap = np.abs(means - values[..., places, :, :])
+        if gap.max() > _AGREE:
+            raise EvidenceError(
+                f"outcomes on data set {dataset} average to something else than the rows, by up to {gap.max():.2g} "
+                f"in {metrics[int(np.argmax(gap.max(axis=tuple(range(gap.ndim - 1)))))]!r}: "
+                "they are not of the same runs and samples"
+            )
+        samples = results.shape[-2]
+        counts = _stream(seed, "samples", str(dataset)).multinomial(samples, [1 / samples] * samples, size=resamples)
+        drawn[..., places, :, :] = np.tensordot(counts.astype(float), results, axes=(1, results.ndim - 2)) / samples
+    return drawn
+
+
+def _stream(seed: int, *words: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in words)])
+
+
+def _of(rows: pd.DataFrame, column: str, values: Sequence[object]) -> pd.DataFrame:
+    check_columns(rows, (), [column])
+    return rows[rows[column].isin([*values])]
+
+
+def _interval(
+    drawn: NDArray[np.generic], confidence: float, method: str = "linear"
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Percentile interval along the first axis."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method=method)  # type: ignore[call-overload]
+    return low, high
+
+
+def _kendall(scores: Values) -> Values:
+    """Kendall's tau-b of scores [..., 2, backbones] over the last axis; 0 where either ranking is one tie."""
+    ranks = rankdata(np.round(scores, 12), method="min", axis=-1)
+    first, second = np.triu_indices(scores.shape[-1], k=1)
+    order = np.sign(ranks[..., first] - ranks[..., second])
+    concordance = (order[..., 0, :] * order[..., 1, :]).sum(axis=-1)
+    untied = np.sqrt(np.prod((order**2).sum(axis=-1), axis=-1))
+    return np.where(untied > 0, concordance / np.maximum(untied, 1), 0.0)
+
+
+def _swaps(scores: Values, first: int, second: int) -> NDArray[np.bool_]:
+    """Whether two backbones are in strictly opposite order at the two levels: scores [..., 2, backbones]."""
+    gap = np.sign(np.round(scores[..., first] - scores[..., second], 12))
+    swapped: NDArray[np.bool_] = gap[..., 0] * gap[..., 1] < 0
+    return swapped
+
+
+def _one_of(argument: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        near = get_close_matches(str(value), map(str, known), n=1)
+        raise ArgumentError(argument, value, f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
+    return value
+
+
+def _check(score: Score, resamples: int, seed: int, confidence: float) -> Callable[[Values], Values]:
+    if resamples < 1:
+        raise ArgumentError("resamples", resamples, "draw at least once; 1000 are usual")
+    if seed < 0:
+        raise ArgumentError("seed", seed, "give a number >= 0")
+    if not 0 < confidence < 1:
+        raise ArgumentError("confidence", confidence, "give a share between 0 and 1, such as 0.95")
+    if not isinstance(score, str):
+        return score
+    return SCORES[_one_of("score", score, [*SCORES])]

@@ -1,0 +1,32 @@
+"""A grid of tiny real runs on digits, for the tests of the benchmark."""
+
+from typing import Any
+
+TINY: dict[str, Any] = {
+    "backbones": ["bundled"],
+    "datasets": {"digits": {"train": "digits", "train_limit": 96, "test_limit": 24, "augmentation": "none"}},
+    "objectives": ["at"],
+    "schedules": ["fixed", "hinge"],
+    "protocols": {"linear": {"protocol": {"name": "linear"}, "epochs": 2}},
+    "seeds": [0],
+    "finetune": {
+        "eps": "8/255",
+        "attack": {"name": "pgd", "steps": 1},
+        "precision": "fp32",
+        "accelerator": "cpu",
+        "batch_size": 32,
+    },
+    "measure": {
+        "threats": {"linf": "Linf:8/255"},
+        "suite": "apgd",
+        "points": 1,
+        "tau": 0,
+        "corruptions": False,
+        "limit": 12,
+    },
+}
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    """The grid with some of its keys changed."""
+    return TINY | changes

@@ -1,0 +1,189 @@
+"""Grids carried out for real on this machine: idempotent, killable, complete or said to be incomplete."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pandas as pd
+import pytest
+import yaml
+from bench_grid import tiny
+
+from temper import cli
+from temper.benchmark import driving, running
+from temper.benchmark.driving import run_grid
+from temper.benchmark.engines import Died, LocalEngine
+from temper.benchmark.progress import state
+from temper.benchmark.running import execute, margins_of
+from temper.benchmark.spec import cells, read_spec
+from temper.benchmark.store import Store
+
+SAME = ["run", "clean", "linf", "expected", "weights", "data", "linf_low", "linf_high", "linf_n"]
+
+
+def grid(**changes):
+    return cells(read_spec(tiny(**changes)))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The tiny grid, carried out in this process."""
+    store = Store(tmp_path_factory.mktemp("reference"), create=True)
+    for cell in grid():
+        assert execute(cell, store, "me") == "done"
+    return store
+
+
+def assert_same(store, reference):
+    pd.testing.assert_frame_equal(store.rows()[SAME], reference.rows()[SAME])
+
+
+def test_a_row_says_what_was_measured(reference):
+    for cell in grid():
+        row = reference.rows().set_index("run").loc[cell.run]
+        table = margins_of(reference, cell.run, "apgd")
+        assert row["linf"] == table.robust_accuracy("Linf", 8 / 255).value
+        assert row["clean"] == table.clean_accuracy().value and row["clean_n"] == len(table) == 12
+        assert row["expected"] == table.expected_robustness("Linf", 8 / 255).value
+        assert row["seconds"] > row["training_seconds"] > 0 and row["passes"] > 2 * 96
+
+
+def test_a_run_is_done_once(reference, monkeypatch):
+    monkeypatch.setattr(running, "train_only", lambda config: pytest.fail("it trained again"))
+    cell = grid()[0]
+    assert execute(cell, reference, "another") == "done"
+
+
+def test_a_run_that_someone_holds_is_left_alone(tmp_path):
+    store, cell = Store(tmp_path, create=True), grid()[0]
+    assert store.claim(cell.run, "someone")
+    assert execute(cell, store, "me") == "elsewhere" and store.finished() == set()
+
+
+def test_measuring_anew_does_not_train_anew(reference, monkeypatch, tmp_path):
+    changed = grid(measure=tiny()["measure"] | {"limit": 10, "tau": 6, "corruptions": True})[0]
+    (before,) = reference.folder.glob(f"work/{changed.training}/training/model.json")
+    stamp = before.stat().st_mtime_ns
+    assert execute(changed, reference, "me") == "done"
+    row = reference.rows().set_index("run").loc[changed.run]
+    assert before.stat().st_mtime_ns == stamp
+    assert row["clean_n"] == 10 and row["common_n"] == 10 and row["tau_n"] == 6
+    reference.remove_run(changed.run)
+
+
+def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, reference):
+    broken = {"name": "timm:resnet18", "weights": str(tmp_path / "none.safetensors")}
+    both = grid(backbones={"broken": broken, "bundled": {}})
+    store = Store(tmp_path / "store", create=True)
+    found = run_grid(both, store, LocalEngine(1))
+    assert len(found.done) == 2 and len(found.failed) == 2 and not found.missing
+    assert all("none.safetensors: not found" in error for error in found.errors().values())
+    assert_same(_only_done(store), reference)
+    again = run_grid(both, store, LocalEngine(1))  # failed runs stay as they are until they are asked for
+    assert len(again.failed) == 2
+
+
+def _only_done(store):
+    for run in store.rows().query("status == 'failed'")["run"]:
+        store.remove_run(run)
+    return store
+
+
+def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
+    store, engine = Store(tmp_path, create=True), LocalEngine(1, threads=1)
+    killed = []
+
+    class Killing:
+        def run(self, cells, task):
+            import multiprocessing
+            import threading
+
+            def kill():
+                while not killed:
+                    for child in multiprocessing.active_children():
+                        if list(tmp_path.glob("work/*/training/checkpoints/epoch-*")):
+                            os.kill(child.pid, signal.SIGKILL)
+                            killed.append(child.pid)
+                    time.sleep(0.02)
+
+            threading.Thread(target=kill, daemon=True).start()
+            yield from engine.run(cells, task)
+
+    found = run_grid(grid(), store, Killing())
+    assert killed and found.complete
+    assert_same(store, reference)
+
+
+def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
+    store = Store(tmp_path, create=True)
+    found = run_grid(grid(schedules=["fixed"]), store, LocalEngine(1), task=lambda store: suicide)
+    (error,) = found.errors().values()
+    assert "its process died 3 times (signal 9)" in error
+
+
+def suicide(cell):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_many_workers_share_the_grid_and_each_run_is_done_once():
+    many = grid(seeds=list(range(30)))
+    ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2, threads=1).run(many, at_once))
+    assert len(ended) == 60 and set(ended.values()) == {1}
+    assert not any(isinstance(outcome, Died) for _, outcome in ended)
+
+
+def at_once(cell):
+    return "done"
+
+
+def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
+    monkeypatch.setattr(driving, "WAIT_SECONDS", 0.1)
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    call = [sys.executable, "-m", "temper.cli", "bench", "run", str(path), "--store", str(tmp_path / "s"), "--threads", "1"]
+    both = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=150)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert_same(Store(tmp_path / "s"), reference)
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, reference):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    call = [sys.executable, "-m", "temper.cli", "bench", "run", str(path), "--store", str(tmp_path / "s"), "--threads", "1"]
+    process = subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("s/work/*/training/checkpoints/epoch-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode == 3 and "same command continues" in told and "Traceback" not in told, told
+    assert cli.main(["bench", "run", str(path), "--store", str(tmp_path / "s"), "--threads", "1"]) == 0
+    assert_same(Store(tmp_path / "s"), reference)
+
+
+def test_a_full_disk_stops_the_benchmark_and_blames_no_run(tmp_path, monkeypatch):
+    store, cell = Store(tmp_path, create=True), grid()[0]
+
+    def full(config):
+        raise OSError(28, "No space left on device", "weights.safetensors")
+
+    monkeypatch.setattr(running, "train_only", full)
+    with pytest.raises(OSError, match="No space left"):
+        execute(cell, store, "me")
+    assert store.finished() == set() and store.claim(cell.run, "another")
+
+
+def test_status_tells_what_is_missing(tmp_path, capsys, reference):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny(seeds=[0, 1])))
+    assert cli.main(["bench", "status", str(path), "--store", reference.place]) == 1
+    told = capsys.readouterr().out
+    assert "2 of 4 runs done, 0 failed, 2 missing" in told
+    assert "missing: bundled / digits / at / fixed / linear / 1" in told
+    assert state(grid(), reference).complete

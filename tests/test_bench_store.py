@@ -1,0 +1,145 @@
+"""The store: a folder or an object store, rows that appear whole, claims, foreign formats, SQL."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+
+import pandas as pd
+import pytest
+
+from temper.benchmark import store as store_module
+from temper.benchmark.queries import query
+from temper.benchmark.store import Store
+from temper.errors import ArgumentError, RunError
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    server_module = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    server = server_module.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    yield values
+    server.stop()
+    for key, value in before.items():
+        os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "store")
+    request.getfixturevalue("s3_server")
+    import s3fs
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}/results"
+
+
+def test_rows_are_read_as_they_were_written(place):
+    store = Store(place, create=True)
+    assert store.rows().empty and store.finished() == set()
+    store.write_run({"run": "b", "status": "done", "linf": 0.25, "seed": 3})
+    store.write_run({"run": "a", "status": "failed", "error": "it's broken"})
+    store.write_run({"run": "b", "status": "done", "linf": 0.5, "seed": 3})
+    rows = Store(place).rows()
+    assert rows["run"].tolist() == ["a", "b"] and rows["linf"].tolist()[1] == 0.5
+    assert rows["error"].tolist()[0] == "it's broken" and pd.isna(rows["linf"][0])
+    store.remove_run("a")
+    assert store.finished() == {"b"}
+
+
+def test_a_place_without_a_store_or_with_another_format_is_told(place):
+    with pytest.raises(RunError, match="holds no benchmark results"):
+        Store(place)
+    store = Store(place, create=True)
+    store._write("store.json", json.dumps({"format": 7, "temper": "9.9"}).encode())
+    with pytest.raises(RunError, match=r"written in format 7 by Temper 9\.9.*reads 1; use that version"):
+        Store(place, create=True)
+
+
+def test_a_kind_of_url_that_nobody_reads_is_told():
+    with pytest.raises(ArgumentError, match=r"store = 'gopher://x'"):
+        Store("gopher://x")
+
+
+def test_a_claim_is_held_by_one_and_taken_over_when_stale(place, monkeypatch):
+    store = Store(place, create=True)
+    assert store.claim("run", "one") and not store.claim("run", "two")
+    assert store.claim("run", "one")  # a retry of the same driver
+    monkeypatch.setattr(store_module, "STALE_SECONDS", 0.0)
+    time.sleep(0.01)
+    assert store.claim("run", "two")
+    store.release("run")
+    store.release("run")
+    assert store.claim("run", "three")
+
+
+def test_a_claim_is_kept_fresh_while_it_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(store_module, "STALE_SECONDS", 0.5)
+    store = Store(tmp_path, create=True)
+    with store.claimed("run", "one") as mine:
+        time.sleep(0.8)
+        assert mine and not store.claim("run", "two")
+    assert store.claim("run", "two")
+
+
+def test_work_travels_through_an_object_store(s3_server, tmp_path):
+    import s3fs
+
+    s3fs.S3FileSystem().mkdir("travel")
+    store, here, there = Store("s3://travel/results", create=True), tmp_path / "here", tmp_path / "there"
+    (here / "checkpoints" / "epoch-1").mkdir(parents=True)
+    (here / "checkpoints" / "epoch-1" / "model").write_bytes(b"one")
+    (here / "checkpoints" / ".unfinished.part").write_bytes(b"no")
+    store.push("w", here)
+    (here / "checkpoints" / "epoch-1" / "model").unlink()
+    (here / "checkpoints" / "epoch-1").rmdir()
+    (here / "checkpoints" / "epoch-2").mkdir()
+    (here / "checkpoints" / "epoch-2" / "model").write_bytes(b"two")
+    store.push("w", here)
+    store.pull("w", there)
+    found = {str(path.relative_to(there)): path.read_bytes() for path in there.rglob("*") if path.is_file()}
+    assert found == {"checkpoints/epoch-2/model": b"two"}
+
+
+def test_sql_reads_results_and_nothing_else(place, tmp_path):
+    store = Store(place, create=True)
+    for name, linf in (("a1", 0.25), ("b2", 0.5)):
+        store.write_run({"run": name, "status": "done", "backbone": "x", "linf": linf})
+        frame = pd.DataFrame({"sample": [1, 2], "upper": [0.1, 0.2]})
+        frame.to_parquet(tmp_path / "margins.parquet")
+        store.write_evidence("margins", f"{name}-fast", tmp_path / "margins.parquet")
+    assert query(store, "SELECT avg(linf) AS mean FROM results")["mean"].tolist() == [0.375]
+    joined = query(store, "SELECT run, count(*) AS n FROM margins JOIN results USING (run) GROUP BY run ORDER BY run")
+    assert joined.to_dict("list") == {"run": ["a1", "b2"], "n": [2, 2]}
+    with pytest.raises(ArgumentError, match=r"SQL = .*lnf.*tables: results, margins"):
+        query(store, "SELECT lnf FROM results")
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    with pytest.raises(ArgumentError, match="SQL"):
+        query(store, f"SELECT * FROM read_csv('{tmp_path / 'secret.csv'}')")
+
+
+def test_of_two_processes_one_gets_the_claim(tmp_path):
+    Store(tmp_path, create=True)
+    code = (
+        "import sys; from temper.benchmark.store import Store;"
+        "print(sum(Store(sys.argv[1]).claim(f'run{k}', sys.argv[2]) for k in range(50)))"
+    )
+    calls = [[sys.executable, "-c", code, str(tmp_path), name] for name in ("one", "two")]
+    processes = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for call in calls]
+    assert sum(int(process.communicate(timeout=60)[0]) for process in processes) == 50
