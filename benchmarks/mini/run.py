@@ -2,8 +2,7 @@
 
     python benchmarks/mini/run.py --data ../shared/data [--out runs/mini] [--workers 2]
 
-Pretrains two small timm networks (once), carries out the grid of ``spec.yaml``, writes the leaderboard to ``--site`` and
-the result rows to ``results.csv`` beside this file.
+Pretrains two small timm networks (once), carries out the grid of ``spec.yaml``, and writes the leaderboard to ``--site``.
 """
 
 import argparse

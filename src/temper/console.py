@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from temper.benchmark.advice import Advice
 from temper.benchmark.progress import State
 from temper.brittleness.view import attacks_in_words, detector_in_words, words
 from temper.exporting import Exported
@@ -264,3 +265,29 @@ def show_frame(frame: pd.DataFrame) -> None:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else Text(str(value)) for value in row))
     Console().print(table)
     Console().print(f"{len(frame):,} rows")
+
+
+def show_advice(found: Advice) -> None:
+    """Print what to take, its rivals, and what the advice rests on."""
+    console, best = Console(), found.choices[0]
+    console.print(
+        f"Take {best.backbone} with {best.objective}, epsilon {best.schedule}, protocol {best.protocol} "
+        f"({best.epochs} epochs).",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
+    for title, choices in (("The best of each protocol", found.choices), ("Its rivals", [best, *found.rivals])):
+        table = Table(title=title, title_justify="left")
+        for column in ("backbone", "loss", "schedule", "protocol", "epochs", "mean sum", "rank"):
+            table.add_column(column, justify="right" if column in ("epochs", "mean sum", "rank") else "left")
+        for each in choices:
+            score = (
+                f"{each.score:.2f}" if each.low != each.low else f"{each.score:.2f} [{each.low:.2f}, {each.high:.2f}]"
+            )
+            rank = f"{each.rank} [{each.rank_low} to {each.rank_high}]"
+            words = (each.backbone, each.objective, each.schedule, each.protocol, str(each.epochs), score, rank)
+            table.add_row(*map(Text, words))
+        console.print(table)
+    for line in found.basis:
+        console.print(f"Basis: {line}.", soft_wrap=True, markup=False, highlight=False)
+    for heading, text in found.evidence:
+        console.print(f"{heading}: {text}", soft_wrap=True, markup=False, highlight=False)

@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -151,7 +151,17 @@ def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
     return [busy[pipe] for pipe in wait(list(busy), timeout=POLL_SECONDS)]  # type: ignore[index]
 
 
-def _work(pipe: Connection, task: Callable[[Cell], Outcome], threads: int) -> None:
+def attempt(task: Task, cell: Cell) -> Any:
+    """Carry a cell out in a worker; what it raised is an answer too, for the engine to raise in its own process."""
+    try:
+        return task(cell)
+    except Exception as error:  # noqa: BLE001
+        return _sendable(error)
+    except KeyboardInterrupt:
+        return Stopped(f"{cell.label}: stopped")
+
+
+def _work(pipe: Connection, task: Task, threads: int) -> None:
     """A worker's life."""
     import torch
 
@@ -162,13 +172,7 @@ def _work(pipe: Connection, task: Callable[[Cell], Outcome], threads: int) -> No
             cell = pipe.recv()
         except (EOFError, KeyboardInterrupt):  # nothing more to do
             return
-        try:
-            answer: Any = task(cell)
-        except Exception as error:  # noqa: BLE001  (the engine raises it in its own process)
-            answer = error
-        except KeyboardInterrupt:
-            answer = Stopped(f"{cell.label}: stopped")
-        pipe.send(_sendable(answer))
+        pipe.send(attempt(task, cell))
 
 
 class _NoTerminal(io.TextIOWrapper):
@@ -178,8 +182,6 @@ class _NoTerminal(io.TextIOWrapper):
         return False
 
 
-def _sendable(answer: Any) -> Any:
-    """An answer that surely survives the way to the other process."""
-    if isinstance(answer, Exception) and not isinstance(answer, Stopped | OSError):
-        return RunError(f"{type(answer).__name__}: {answer}")
-    return answer
+def _sendable(error: Exception) -> Exception:
+    """An error that surely survives the way to the other process."""
+    return error if isinstance(error, Stopped | OSError) else RunError(f"{type(error).__name__}: {error}")

@@ -30,7 +30,7 @@ _GUIDE: dict[str, Any] = {
     "finetune": {
         "eps": "4/255",
         "attack": {"name": "apgd", "steps": 10, "random_start": False},
-        "data": {"augmentation": "paper"},
+        "data": {"augmentation": "paper", "split_seed": 0},
         "model": {"image_size": 224},
         "batch_size": 1024,
         "optimiser": {
@@ -51,14 +51,14 @@ PRESETS: dict[str, dict[str, Any]] = {
             "linear": {"protocol": {"name": "linear"}, "epochs": 50},
         },
         "seeds": [0, 1, 2],
-        "finetune": {"eps": "4/255", "attack": {"name": "apgd", "steps": 7}},
+        "finetune": {"eps": "4/255", "attack": {"name": "apgd", "steps": 7}, "data": {"split_seed": 0}},
         "measure": {"threats": GUIDE_THREATS, "suite": "fast", "points": 8, "tau": 256, "limit": 1000},
     },
     "guide": _GUIDE,
     "guide-exact": _GUIDE
     | {
         "finetune": _GUIDE["finetune"]
-        | {"data": {"augmentation": "paper-twice"}, "model": {"image_size": 224} | IMAGENET},
+        | {"data": {"augmentation": "paper-twice", "split_seed": 0}, "model": {"image_size": 224} | IMAGENET},
         "exceptions": [
             {"where": {"objective": "trades-guide"}, "finetune": {"batch_size": 2048}},
             {"where": {"backbone": ["*laion*"]}, "finetune": {"model": CLIP}},

@@ -104,6 +104,8 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
         spent = cost(cell, Sizes(len(splits.train), len(test)))
         passes = [table.passes() for table in tables.values()]
         return row | {
+            "train_n": len(splits.train),
+            "classes": splits.train.num_classes,
             "training_seconds": _training_seconds(run),
             "history": json.dumps(run.history()),
             "passes": round(spent.train_forward + spent.train_backward)

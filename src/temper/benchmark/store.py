@@ -57,7 +57,8 @@ class Store:
         self._check_header(create)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.place,)
+        # Where it travels to, the working folder may be another one.
+        return Store, (str(self.folder) if self.folder else self.place,)
 
     def write_run(self, row: Mapping[str, Any]) -> None:
         """Put a result row down; there is one per run, and the last one stands."""

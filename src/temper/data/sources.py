@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from temper.data import catalogue
 from temper.data.arrays import load_npz
 from temper.data.dataset import ArrayImages, Dataset
 from temper.data.files import FileImages
@@ -18,7 +19,10 @@ from temper.data.parts import SplitName, check_split
 from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
 
-_FORMS = "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT] or parquet:DIR"
+_FORMS = (
+    "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT], parquet:DIR"
+    " or NAME[:ROOT] of temper.data.catalogue"
+)
 
 
 def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[str] | None = None) -> Dataset:
@@ -34,9 +38,13 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
             - a zip archive of such a folder, read without unpacking;
             - ``digits``: scikit-learn's 1,797 handwritten digits, 8x8 grey, 0..16 scaled to 0..255;
             - ``torchvision:NAME[:ROOT]``: a classification set of torchvision, downloaded to ROOT if it is
-              not there (default: ``datasets`` beside torch's hub folder);
+              not there (default: the environment variable TEMPER_DATA, else ``datasets`` beside torch's hub
+              folder);
             - ``parquet:DIR``: Parquet files with an image and a label column, or a folder written by
-              ``datasets.save_to_disk``.
+              ``datasets.save_to_disk``;
+            - ``NAME[:ROOT]`` of :data:`temper.data.catalogue.CATALOGUE`, such as ``flowers-102``: a set of the
+              published studies, divided as they divide it, with ROOT as for torchvision (a folder of that name is
+              ``./NAME``).
         split: which part, for a source that is divided (see :func:`available_splits`), else None. The
             validation part stands in for a missing test part.
         classes: keep only the first so many classes, or those named, relabelled in that order. Ids stay
@@ -62,6 +70,8 @@ def _whole(spec: str, split: SplitName | None) -> Dataset:
         from temper.data.torchvision_sets import load_torchvision
 
         return load_torchvision(rest, split)
+    if kind == "published":
+        return catalogue.load_published(rest, split)
     path = Path(rest).expanduser()
     if kind == "parquet":
         from temper.data.tables import load_table
@@ -80,6 +90,8 @@ def available_splits(spec: str) -> tuple[SplitName, ...]:
         from temper.data.torchvision_sets import torchvision_parts
 
         return torchvision_parts(rest)
+    if kind == "published":
+        return catalogue.SPLITS
     path = Path(rest).expanduser()
     if kind == "parquet":
         from temper.data.tables import table_parts
@@ -88,7 +100,7 @@ def available_splits(spec: str) -> tuple[SplitName, ...]:
     return tuple(part_folders(read_tree(path))) if kind == "tree" else ()
 
 
-def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "npz", "tree"], str]:
+def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "published", "npz", "tree"], str]:
     """The kind of source and what of ``spec`` says which one.
 
     Raises:
@@ -100,6 +112,9 @@ def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "npz"
     for prefix in ("torchvision", "parquet"):
         if spec.startswith(f"{prefix}:"):
             return prefix, spec.removeprefix(f"{prefix}:")
+    name = spec.partition(":")[0]
+    if name in catalogue.CATALOGUE:
+        return "published", spec
     path = Path(spec).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
         return "tree", spec
@@ -107,9 +122,14 @@ def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "npz"
         return "npz", spec
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
-    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*")], n=1)
-    hint = f", did you mean {path.parent / near[0]}?" if near else ""
+    near = [str(path.parent / entry) for entry in difflib.get_close_matches(path.name, _entries(path.parent), n=1)]
+    near += catalogue.nearest(name)
+    hint = f", did you mean {' or '.join(near)}?" if near else ""
     raise ArgumentError("data", spec, f"no such file or folder{hint}: give {_FORMS}")
+
+
+def _entries(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.glob("*")]
 
 
 def _digits() -> Dataset:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torchvision.datasets
 from numpy.typing import NDArray
 
+from temper.data.catalogue import default_root
 from temper.data.dataset import Dataset, numbered_classes
 from temper.data.decode import UNREADABLE, to_pixels
 from temper.data.parts import PART_NAMES, SplitName, check_split
@@ -112,10 +112,10 @@ def load_torchvision(spec: str, split: SplitName | None) -> Dataset:
     """
     name, _, root = spec.partition(":")
     check_split(split, torchvision_parts(spec), f"torchvision:{name}")
-    folder = Path(root).expanduser() if root else Path(torch.hub.get_dir()).parent / "datasets"
+    folder = Path(root).expanduser() if root else default_root()
     source = _open(name, folder, SETS[name][split] if split else {})
     labels = _labels(source, name)
-    classes = getattr(source, "classes", None)
+    classes = getattr(source, "classes", None) or getattr(source, "categories", None)
     label = "/".join(filter(None, (f"torchvision:{name}", split)))
     return Dataset(
         images=TorchvisionImages(source, np.arange(len(labels), dtype=np.int64), label),
@@ -145,7 +145,7 @@ def _open(name: str, root: Path, part: dict[str, Any]) -> Any:
     constructor = getattr(torchvision.datasets, name)
     try:
         return constructor(str(root), **part)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         if "download" not in inspect.signature(constructor).parameters:
             raise DataError(f"torchvision:{name}: not in {root} ({_reason(error)}): put its files there") from error
     _LOG.info("torchvision:%s is not in %s: downloading it", name, root)
@@ -153,11 +153,36 @@ def _open(name: str, root: Path, part: dict[str, Any]) -> Any:
         # torchvision reports downloads on stdout, which belongs to the caller's own output.
         with contextlib.redirect_stdout(sys.stderr):
             return constructor(str(root), download=True, **part)
-    except (RuntimeError, OSError, ImportError) as error:
+    except (RuntimeError, OSError, ImportError, ValueError) as error:
         raise DataError(
             f"torchvision:{name}: not in {root} and not downloaded ({_reason(error)}): "
             f"put its files there or give their folder, torchvision:{name}:ROOT"
         ) from error
+
+
+def image_paths(whole: Dataset) -> list[Path]:
+    """File of every image of a set that :func:`load_torchvision` opened, in its order.
+
+    Raises:
+        DataError: torchvision does not say where this set's images are.
+
+    """
+    assert isinstance(whole.images, TorchvisionImages)
+    source = whole.images.source
+    if hasattr(source, "categories"):  # Caltech: numbered files in one folder per class
+        names = [
+            f"101_ObjectCategories/{source.categories[label]}/image_{number:04d}.jpg"
+            if isinstance(source, torchvision.datasets.Caltech101)
+            else f"256_ObjectCategories/{source.categories[label]}/{label + 1:03d}_{number:04d}.jpg"
+            for label, number in zip(source.y, source.index, strict=True)
+        ]
+        return [Path(source.root) / name for name in names]
+    for attribute in ("_image_files", "_images"):
+        if hasattr(source, attribute):
+            return [Path(path) for path in getattr(source, attribute)]
+    if hasattr(source, "_samples"):
+        return [Path(path) for path, _ in source._samples]
+    raise DataError(f"{whole.name}: this torchvision does not say where its images are")
 
 
 def _labels(source: Any, name: str) -> NDArray[np.int64]:

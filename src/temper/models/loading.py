@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import torch
 
 from temper.errors import ArgumentError, ModelError
 from temper.files import write_json, written
+from temper.models.catalogue import CATALOGUE, Backbone, nearest
 from temper.models.classifier import Classifier
 from temper.models.heads import outputs_of, replace_head
-from temper.models.sources import Source, from_bundled, from_factory, from_onnx, from_timm, resize
+from temper.models.sources import Source, for_channels, from_bundled, from_factory, from_onnx, from_timm, resize
 from temper.models.weights import load_weights
 
 _DESCRIPTION = "model.json"
 _WEIGHTS = "weights.safetensors"
 _FORMAT = 1
+# The normalisation that all robust checkpoints of the catalogue were trained with, also where timm's configuration of
+# the same architecture says another.
+_ROBUST_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load(
@@ -37,7 +42,8 @@ def load(
     Args:
         spec: a run folder (``model.json`` and ``weights.safetensors``), ``bundled``,
             ``timm:NAME[@weights-file]`` or ``module:factory`` (importable, from the working directory too;
-            the factory takes no argument, or ``num_classes``, and returns a module), or ``onnx:FILE``.
+            the factory takes no argument, or ``num_classes``, and returns a module), ``onnx:FILE``, or
+            ``NAME[@weights-file]`` of :data:`temper.models.catalogue.CATALOGUE` (a folder called so goes first).
         num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
         weights: "pretrained" (the default), "none" (random), or a .safetensors file or torch checkpoint, of
             which every tensor but the head's must fit. A factory decides itself, unless a file is given.
@@ -46,6 +52,9 @@ def load(
         image_size: height and width in pixels; None: the model's own (images as they come for a factory's).
         model_args: further arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
         seed: of all random weights; torch's global random stream is left as it was.
+
+    ``info`` of the classifier says in ``head`` whether the head is "kept" or "fresh", and in ``loaded`` which share of
+    its parameters came from weights: 1.0 less a fresh head, or 0.0 where weights are "none" (a factory says nothing).
 
     Raises:
         ArgumentError: an argument cannot work.
@@ -63,18 +72,12 @@ def load(
                 raise ArgumentError("model", spec, "is a saved model: leave out weights and model arguments")
             source, info = _restore(Path(spec))
         else:
-            source = _build(spec, weights == "pretrained", num_classes, image_size, channels, model_args or {})
-            info = {
-                "spec": spec,
-                "model_args": dict(model_args or {}),
-                "weights": str(weights),
-                "head": "kept",
-            }
-            if weights not in ("pretrained", "none"):
-                info |= load_weights(source.network, weights, source.head, num_classes)
+            source, info = _first_built(spec, weights, num_classes, image_size, channels, model_args or {})
         if num_classes not in (None, _num_classes(source)):
             replace_head(source.network, source.head, num_classes)
             info["head"] = "fresh"
+        if info["head"] == "fresh" and info.get("loaded") == 1.0:
+            info["loaded"] = _share_of_backbone(source)
         if image_size is not None and image_size != source.image_size:
             resize(source.network, image_size, len(source.mean))
     return Classifier(
@@ -128,6 +131,40 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
     write_json(folder / _DESCRIPTION, description)
 
 
+def _first_built(
+    spec: str,
+    weights: str | Path,
+    num_classes: int | None,
+    image_size: int | None,
+    channels: int | None,
+    model_args: Mapping[str, Any],
+) -> tuple[Source, dict[str, Any]]:
+    """A network that is no saved run's, with its weights, and what says how to build it again."""
+    known = CATALOGUE.get(spec)
+    pretrained = weights == "pretrained"
+    if known and known.weights_file and pretrained:
+        raise ModelError(_fetch_by_hand(known))
+    spec = known.source if known else spec
+    source = _build(spec, pretrained, num_classes, image_size, channels, model_args)
+    info: dict[str, Any] = {
+        "spec": spec,
+        "model_args": dict(model_args),
+        "weights": str(weights),
+        "head": "fresh" if source.head_is_fresh else "kept",
+    }
+    if known:
+        info["catalogue"] = known.name
+    normalisation = _ROBUST_NORMALISATION if known and known.weights_file else None
+    if normalisation:
+        mean, std = (for_channels(values, len(source.mean)) for values in normalisation)
+        source = replace(source, mean=mean, std=std)
+    if weights not in ("pretrained", "none"):
+        info |= load_weights(source.network, weights, source.head, num_classes, normalisation)
+    elif spec == "bundled" or spec.startswith("timm:"):
+        info["loaded"] = 1.0 if pretrained else 0.0
+    return source, info
+
+
 def _restore(folder: Path) -> tuple[Source, dict[str, Any]]:
     path = folder / _DESCRIPTION
     try:
@@ -168,18 +205,22 @@ def _build(
         return from_onnx(Path(name))
     if all(part.isidentifier() for part in (*origin.split("."), *name.split("."))):
         return from_factory(spec, num_classes=num_classes, image_size=image_size, channels=channels)
+    near = nearest(spec.partition("@")[0])
     raise ArgumentError(
         "model",
         spec,
-        "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory or onnx:FILE",
+        "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory, onnx:FILE or"
+        " NAME[@weights-file] of temper.models.catalogue" + (f"; did you mean {', '.join(near)}?" if near else ""),
     )
 
 
 def _split_weights(spec: str, weights: str | Path | None) -> tuple[str, str | Path]:
     """The spec without its @weights-file, and what weights to use."""
-    if not spec.startswith("timm:") or "@" not in spec:
+    name, _, file = spec.partition("@")
+    takes_file = (name.startswith("timm:") or name in CATALOGUE) and not Path(spec).is_dir()
+    if not file or not takes_file:
         return spec, "pretrained" if weights is None else weights
-    spec, _, file = spec.partition("@")
+    spec = name
     if weights is not None:
         raise ArgumentError("weights", str(weights), f"the model already names its weights file, {file}")
     return spec, file
@@ -187,6 +228,20 @@ def _split_weights(spec: str, weights: str | Path | None) -> tuple[str, str | Pa
 
 def _num_classes(source: Source) -> int:
     return outputs_of(source.network.get_submodule(source.head[0])) if source.head else source.num_classes
+
+
+def _share_of_backbone(source: Source) -> float:
+    """Share of the network's parameters that are not in its head."""
+    in_head = tuple(f"{layer}." for layer in source.head)
+    sizes = {name: parameter.numel() for name, parameter in source.network.named_parameters()}
+    return 1 - sum(size for name, size in sizes.items() if name.startswith(in_head)) / sum(sizes.values())
+
+
+def _fetch_by_hand(known: Backbone) -> str:
+    return (
+        f"{known.name}: its weights are not fetched for you: get {known.weights_file} from {known.weights_from} and use"
+        f" {known.name}@{known.weights_file}, or weights='none' for random ones"
+    )
 
 
 def _statistic(argument: str, given: float | Sequence[float] | None, own: tuple[float, ...]) -> tuple[float, ...]:

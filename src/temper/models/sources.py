@@ -38,6 +38,8 @@ class Source:
     image_size: int | None
     head: tuple[str, ...]
     num_classes: int
+    head_is_fresh: bool = False
+    """Whether the head is random beside pretrained weights, which came without one."""
 
 
 def from_bundled(*, pretrained: bool) -> Source:
@@ -72,10 +74,12 @@ def from_timm(
     if pretrained and not config.has_weights:
         raise ModelError(f"timm:{name}: timm has no weights for it; use weights='none' or timm:{name}@FILE")
     arguments = dict(model_args)
-    if config.num_classes == 0:
+    headless = config.num_classes == 0
+    if headless:
         if num_classes is None:
             raise ModelError(f"timm:{name}: its weights come without a classifier; give num_classes")
-        arguments["num_classes"] = num_classes
+        # timm takes weights strictly only into a network with as many classes as they have: the head comes after.
+        arguments["num_classes"] = 0 if pretrained else num_classes
 
     def create(**more: Any) -> nn.Module:
         try:
@@ -84,6 +88,14 @@ def from_timm(
             raise ModelError(_fetch_by_hand(name, config)) from error
         except TypeError as error:
             raise ModelError(f"timm:{name}: cannot be built with {arguments | more}: {error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith("Error(s) in loading state_dict"):
+                raise
+            reason = " ".join(str(error).split())
+            raise ModelError(f"timm:{name}: its weights do not fit with {arguments | more}: {reason[:300]}") from error
+        if headless and pretrained:
+            reset_classifier: Any = network.reset_classifier
+            reset_classifier(num_classes)
         return network
 
     network = create()
@@ -98,11 +110,12 @@ def from_timm(
     channels = arguments.get("in_chans", channels)
     return Source(
         network,
-        _for_channels(config.mean, channels),
-        _for_channels(config.std, channels),
+        for_channels(config.mean, channels),
+        for_channels(config.std, channels),
         size[0] if size[0] == size[1] else None,
         head,
         outputs_of(network.get_submodule(head[0])),
+        head_is_fresh=headless and pretrained,
     )
 
 
@@ -152,7 +165,8 @@ def _fetch_by_hand(name: str, config: Any) -> str:
     )
 
 
-def _for_channels(statistic: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def for_channels(statistic: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Means or standard deviations of RGB for another number of channels."""
     # A network rebuilt for other channels sums or repeats its RGB filters: each channel gets the average.
     if len(statistic) == channels:
         return tuple(statistic)

@@ -1,6 +1,7 @@
 """Weights from files: read without unpickling, and loaded strictly."""
 
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from temper.models.heads import outputs_of, replace_head
 # Where training scripts put the state dict inside a checkpoint, and what wrappers put before its names.
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+# What repositories of robust networks put around one that normalises by itself: Sequential(normaliser, network) with
+# and without names (nmndeep/revisiting-at, thu-ml/ares), and an attacker that holds a second copy of everything
+# (MadryLab/robustness).
+_NORMALISED_PREFIXES = (*_PREFIXES, "base_model.", "1.")
+_NORMALISER = re.compile(r"(?:normalize|normalizer|0)\.(?:new_)?(mean|std)")
+_ATTACKER = "attacker."
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation per channel, in [0, 1] pixel units."""
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -39,8 +49,10 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"weights file {path}: no torch checkpoint, or one with Python objects beside its tensors;"
-            " save only the state dict, as safetensors or by torch.save(model.state_dict(), path)"
+            f"weights file {path}: no torch checkpoint, or one with Python objects beside its tensors, which would"
+            " run as code; where you trust it, keep only its tensors, with the packages that wrote it installed:"
+            f" import torch; saved = torch.load({str(path)!r}, map_location='cpu', weights_only=False);"
+            f" torch.save(saved.get('model', saved.get('state_dict', saved)), {f'{path.stem}-tensors.pt'!r})"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ModelError(f"weights file {path}: damaged or unreadable; copy or download it again") from error
@@ -61,21 +73,30 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(
-    network: nn.Module, path: str | Path, head: Sequence[str], num_classes: int | None
+    network: nn.Module,
+    path: str | Path,
+    head: Sequence[str],
+    num_classes: int | None,
+    normalisation: Normalisation | None = None,
 ) -> dict[str, float | str]:
     """Load a weights file into a network: the whole backbone or nothing; only the head may differ.
 
     The network ends up with ``num_classes`` outputs (None: as many as the file). The file's head is taken if
-    it has that many, else the head is fresh.
+    it has that many, else the head is fresh. Where ``normalisation`` is given, the file may hold a network that
+    normalises by itself, in the wrappers of the repositories of robust networks, and must do it with these numbers.
 
     Returns:
         {"loaded": share of the network's numbers that the file gave, "head": "kept" or "fresh"}.
 
     Raises:
         ModelError: a tensor of the backbone is missing or has another shape, or the file has tensors that the
-            network has no place for; the message lists the first few.
+            network has no place for; the message lists the first few. Or it normalises in another way.
     """
-    tensors = _fit_names(load_tensors(path), set(network.state_dict()))
+    tensors = load_tensors(path)
+    expected_names = set(network.state_dict())
+    if normalisation is not None:
+        tensors = _unwrap(tensors, expected_names, normalisation, path)
+    tensors = _modern_swin(_fit_names(tensors, expected_names))
     if head:
         wanted = num_classes if num_classes is not None else _classes_in(tensors, head[0], path)
         if wanted != outputs_of(network.get_submodule(head[0])):
@@ -98,6 +119,53 @@ def _fit_names(tensors: dict[str, Tensor], expected: set[str]) -> dict[str, Tens
         if expected.isdisjoint(tensors) and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _unwrap(
+    tensors: dict[str, Tensor], expected: set[str], normalisation: Normalisation, path: str | Path
+) -> dict[str, Tensor]:
+    """The network's own tensors, without wrappers, their normalisation (checked) and an attacker's copy of it all."""
+    while True:
+        normaliser = {name: found[1] for name in tensors if (found := _NORMALISER.fullmatch(name))}
+        for name, statistic in normaliser.items():
+            _check_normalisation(name, tensors[name], normalisation[statistic == "std"], path)
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name not in normaliser and not name.startswith(_ATTACKER)
+        }
+        prefix = next(
+            (known for known in _NORMALISED_PREFIXES if all(name.startswith(known) for name in tensors)), None
+        )
+        if prefix is None or not expected.isdisjoint(tensors) or not tensors:
+            return tensors
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def _check_normalisation(name: str, found: Tensor, expected: Sequence[float], path: str | Path) -> None:
+    given = found.double().flatten().tolist()
+    if len(given) != len(expected) or any(abs(one - other) > 1e-4 for one, other in zip(given, expected, strict=True)):
+        raise ModelError(
+            f"weights file {path}: its network normalises with {name} = {[round(value, 4) for value in given]},"
+            f" not {list(expected)}; is it the file of another model?"
+        )
+
+
+def _modern_swin(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of Swin transformers in timm before 0.9 made today's.
+
+    Then a stage ended with the downsampling that now begins the next one, the head had no ``fc`` in it, and constant
+    tables were saved too.
+    """
+    if "layers.0.downsample.reduction.weight" not in tensors:
+        return tensors
+    modern: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(("relative_position_index", "attn_mask")):
+            continue
+        name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", name)
+        modern[re.sub(r"^head\.", "head.fc.", name)] = tensor
+    return modern
 
 
 def _classes_in(tensors: dict[str, Tensor], head: str, path: str | Path) -> int:

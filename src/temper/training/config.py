@@ -80,6 +80,8 @@ class DataConfig(Section):
     """Share of the training data held out for validation where there is none."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """Share of the training data held out for testing where there is none."""
+    split_seed: int | None = Field(None, ge=0)
+    """Seed of what is held out and of the limits; the run's own by default. Runs that are compared share one."""
     train_limit: int | None = Field(None, ge=1)
     """Use at most so many training samples, stratified by class."""
     test_limit: int | None = Field(None, ge=1)

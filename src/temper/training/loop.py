@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: the configuration, the run's folder, and the data."""
+    """What is trained: the configuration, the run's folder, and the data.
+
+    ``after_epoch`` is called, in every process, with the classifier and the epoch (from 1) when that is saved; the
+    classifier has the averaged weights where there is an average. What it raises ends the training.
+    """
 
     config: FinetuneConfig
     schedule: EpsilonSchedule
     folder: Path
     train: Dataset
     validation: Dataset
+    after_epoch: Callable[[Classifier, int], None] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -80,8 +85,12 @@ class Session:
     stop: Stop
 
 
-def train(fabric: Fabric, task: Task, classifier: Classifier) -> None:
+def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | None = None) -> None:
     """Fine-tune ``classifier`` in place, from the newest checkpoint of the run if there is one.
+
+    Args:
+        fabric: the devices. task: what to train. classifier: the backbone with its head.
+        within: of the larger work that this training is a part of, which catches the signals and shows the progress.
 
     Raises:
         NonFiniteLossError: a loss is not finite; nothing is updated with it.
@@ -98,7 +107,9 @@ def train(fabric: Fabric, task: Task, classifier: Classifier) -> None:
     fabric.to_device(classifier.to(memory_format=torch.channels_last))
     pixels = Pixels(task.train, classifier.image_size, classifier.channels, config.data.augmentation, config.seed)
     steps, first = config.epochs * task.steps_per_epoch, fabric.is_global_zero
-    with progress_bar(task.folder.name, steps, progress.step, enabled=first) as bar, Stop() as stop:
+    shown = first and within is None
+    signals: AbstractContextManager[Stop] = Stop() if within is None else nullcontext(within)
+    with progress_bar(task.folder.name, steps, progress.step, enabled=shown) as bar, signals as stop:
         metrics = Metrics(task.folder / "metrics.jsonl", fabric, progress.metrics_bytes)
         pairs = foldable(classifier, _example(pixels, fabric.device))
         session = Session(fabric, task, classifier, pairs, pixels, progress, metrics, bar, stop)
@@ -152,6 +163,9 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
                 f"{loss / samples:.3f}, training accuracy {correct / samples:.3f}, "
                 f"validation accuracy {accuracy:.3f} ({seconds:.1f} s)"
             )
+        if task.after_epoch:
+            with _averaged(classifier, average):
+                task.after_epoch(classifier, epoch)
         if _anyone(fabric, session.stop.requested) and epoch < task.config.epochs:
             raise Stopped(f"{task.folder}: stopped after epoch {epoch}; --resume continues")
 

@@ -31,6 +31,7 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     Raises:
         ArgumentError, DataError: the data cannot be read, or the parts do not have the same classes.
     """
+    seed = seed if config.split_seed is None else config.split_seed
     parts = data.available_splits(config.train)
     train = data.load(config.train, split="train" if parts else None, classes=config.classes)
     test = _given(config, "test") or _own(config, parts, "test")

@@ -1,0 +1,193 @@
+"""Which backbone, loss, protocol and schedule to take, from results, with what the advice rests on."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from temper import data
+from temper.benchmark.analysis import PERTURBATIONS, rank_intervals
+from temper.benchmark.analysis.scores import CONFIGURATION
+from temper.benchmark.findings import Finding, findings, scored
+from temper.benchmark.published import read_published
+from temper.benchmark.store import DONE, Store
+from temper.data import catalogue
+from temper.errors import ArgumentError, EvidenceError
+
+TIERS = ("small", "medium", "large")
+Size = Literal["small", "medium", "large", "any"]
+SHOWN = 5  # configurations per protocol
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One configuration under one protocol.
+
+    Attributes:
+        backbone, objective, schedule, protocol: what to take.
+        epochs: of training.
+        score: mean over data sets of the sum of the perturbations' accuracies, from 0 to their number.
+        low, high: its 95 % interval, where seeds or samples could be drawn; NaN otherwise.
+        rank: by Borda among its protocol's.
+        rank_low, rank_high: 95 % interval of the rank; without draws, its best and worst rank on a single data set.
+    """
+
+    backbone: str
+    objective: str
+    schedule: str
+    protocol: str
+    epochs: int
+    score: float
+    low: float
+    high: float
+    rank: int
+    rank_low: int
+    rank_high: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to take, and why.
+
+    Attributes:
+        choices: the best of each protocol that the budget allows, best mean score first; the first is the advice.
+        rivals: further configurations of the first one's protocol, by rank.
+        basis: what it rests on: data sets, runs, how the widths were found.
+        evidence: findings on losses, schedules and protocols.
+    """
+
+    choices: Sequence[Choice]
+    rivals: Sequence[Choice]
+    basis: Sequence[str]
+    evidence: Sequence[Finding]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data; NaN becomes null."""
+        return json.loads(pd.Series([asdict(self)]).to_json(orient="values"))[0]  # type: ignore[no-any-return]
+
+
+def advise(results: str, *, size: Size = "any", budget: int | None = None, data_spec: str | None = None) -> Advice:
+    """Advice from a store, or from the published rows of arXiv:2508.14079 (a CSV file).
+
+    Args:
+        results: folder or URL of a store, or the CSV file.
+        size: largest tier of backbone; "any" takes those of unknown size too.
+        budget: most epochs of training.
+        data_spec: a data set of the results, or one's own; its nearest ones in images per class are then taken.
+
+    Raises:
+        ArgumentError: nothing is left within size and budget, or the data are not there.
+        RunError, DataError: the results cannot be read. EvidenceError: too few results to compare.
+    """
+    rows = _rows(results)
+    metrics = [name for name in PERTURBATIONS if name in rows and rows[name].notna().all()]
+    if not metrics:
+        raise EvidenceError(f"{results}: no run has a perturbation ({', '.join(PERTURBATIONS)}) that all others have")
+    rows, basis = _near(_affordable(rows, size, budget), data_spec)
+    rows = _whole(rows)
+    basis = [f"{len(rows):,} runs on {', '.join(sorted(rows['dataset'].unique()))}", *basis]
+    by_protocol = {str(name): _choices(own, metrics) for name, own in rows.groupby("protocol", sort=False)}
+    if rows["seed"].nunique() < 2:
+        basis.append("one seed: no interval over seeds; ranks are given from the best to the worst on single data sets")
+    best = sorted((own[0] for own in by_protocol.values()), key=lambda choice: -choice.score)
+    said = [each for each in findings(rows, None, metrics) if not each[0].startswith("The best")]
+    return Advice(best, by_protocol[best[0].protocol][1:SHOWN], basis, said)
+
+
+def _rows(results: str) -> pd.DataFrame:
+    if Path(results).is_file():
+        rows = read_published(results)
+        return rows.assign(epochs=[int(re.findall(r"\d+$", name)[0]) for name in rows["protocol"]])
+    rows = Store(results).rows()
+    rows = rows[rows["status"] == DONE].reset_index(drop=True) if len(rows) else rows
+    if rows.empty:
+        raise EvidenceError(f"{results}: holds no finished run; temper bench run makes some")
+    return rows.assign(epochs=[json.loads(config)["epochs"] for config in rows["config"]])
+
+
+def _affordable(rows: pd.DataFrame, size: Size, budget: int | None) -> pd.DataFrame:
+    if size not in (*TIERS, "any"):
+        raise ArgumentError("size", size, f"choose one of {', '.join(TIERS)} or any")
+    if size != "any":
+        known = rows["tier"] if "tier" in rows else pd.Series("", index=rows.index)
+        kept = rows[known.isin(TIERS[: TIERS.index(size) + 1])]
+        if kept.empty:
+            raise ArgumentError("size", size, f"no backbone of the results is known to be at most {size}; try any")
+        rows = kept
+    if budget is not None:
+        kept = rows[rows["epochs"] <= budget]
+        if kept.empty:
+            raise ArgumentError("budget", budget, f"the cheapest protocol of the results takes {rows['epochs'].min()}")
+        rows = kept
+    return rows.reset_index(drop=True)
+
+
+def _near(rows: pd.DataFrame, data_spec: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """The rows on the data sets that are most like one's own, by training images per class, and why."""
+    if data_spec is None:
+        return rows, []
+    if data_spec in set(rows["dataset"]):
+        return rows[rows["dataset"] == data_spec], [f"{data_spec} itself is among the results"]
+    parts = data.available_splits(data_spec)
+    own = data.load(data_spec, split="train" if "train" in parts else None)
+    per_class = len(own) / own.num_classes
+    known = {name: value for name in rows["dataset"].unique() if (value := _per_class(rows, str(name)))}
+    if not known:
+        return rows, ["the results do not say how many images per class they had: all data sets count"]
+    near = sorted(known, key=lambda name: abs(np.log(known[name] / per_class)))[: max(len(known) // 2, 1)]
+    told = ", ".join(f"{name} ({known[name]:.0f})" for name in near)
+    return rows[rows["dataset"].isin(near)], [
+        f"your data have {per_class:.0f} training images per class; nearest in that among the results: {told}"
+    ]
+
+
+def _per_class(rows: pd.DataFrame, name: str) -> float | None:
+    own = rows[rows["dataset"] == name].iloc[0]
+    if "train_n" in rows and pd.notna(own["train_n"]):
+        return float(own["train_n"] / own["classes"])
+    if name in catalogue.SETS:
+        return catalogue.sizes(name)["train"] / catalogue.SETS[name].classes
+    return None
+
+
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """Configurations that have every data set and seed of their protocol; others are not compared."""
+    kept = []
+    for _, own in rows.groupby("protocol", sort=False):
+        wanted = len(own[["dataset", "seed"]].drop_duplicates())
+        counts = own.groupby([*CONFIGURATION])["dataset"].transform("size")
+        kept.append(own[counts == wanted])
+    whole = pd.concat(kept, ignore_index=True)
+    if whole.empty:
+        raise EvidenceError("no configuration has all data sets and seeds of its protocol; finish the benchmark first")
+    return whole
+
+
+def _choices(rows: pd.DataFrame, metrics: Sequence[str]) -> list[Choice]:
+    """The configurations of one protocol by rank."""
+    table, datasets = scored(rows, metrics), rows["dataset"].nunique()
+    borda_columns = [name for name in table if str(name).startswith("borda_")]
+    single = table[borda_columns].rank(ascending=False, method="min")
+    drawn = None
+    if rows["seed"].nunique() > 1:
+        drawn = rank_intervals(rows, metrics=metrics, score="borda").set_index([*CONFIGURATION])
+        sums = rank_intervals(rows, metrics=metrics, score="sum").set_index([*CONFIGURATION])
+    found = []
+    for position, row in table.iterrows():
+        key = tuple(str(row[name]) for name in CONFIGURATION)
+        low = high = np.nan
+        rank_low, rank_high = single.loc[position].min(), single.loc[position].max()
+        if drawn is not None:
+            rank_low, rank_high = drawn.loc[key, ["low", "high"]]
+            low, high = sums.loc[key, ["score_low", "score_high"]] / datasets
+        epochs = int(rows.loc[rows["protocol"] == row["protocol"], "epochs"].iloc[0])
+        found.append(
+            Choice(*key, str(row["protocol"]), epochs, float(row["sum"]) / datasets, float(low), float(high),
+                   int(row["rank"]), int(rank_low), int(rank_high))
+        )  # fmt: skip
+    return sorted(found, key=lambda choice: choice.rank)

@@ -1,0 +1,21 @@
+"""The benchmark's leaderboard: one static site, written from plain data, that needs no server and no network."""
+
+from temper.benchmark.leaderboard.view import (
+    Leaderboard,
+    LeaderboardRun,
+    Metric,
+    Ranking,
+    RankingRow,
+    Value,
+)
+from temper.benchmark.leaderboard.writing import write_leaderboard
+
+__all__ = [
+    "Leaderboard",
+    "LeaderboardRun",
+    "Metric",
+    "Ranking",
+    "RankingRow",
+    "Value",
+    "write_leaderboard",
+]

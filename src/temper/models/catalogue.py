@@ -1,0 +1,103 @@
+"""Backbones by name: those of the two studies that Temper's benchmark repeats, and where their weights are.
+
+The 40 of the Guide (Heuillet et al., arXiv:2508.14079) under its own names, and the four robust ones of ARES that
+Epsilon-Scheduling (Ngnawé et al., arXiv:2509.23325, Table 5) starts from. ``catalogue.csv`` beside this file is the
+table. Its parameters are counted without the head in timm's networks, its tier follows from them, and the Guide's own
+tier stands beside it.
+"""
+
+import csv
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from temper.errors import ArgumentError
+
+# Upper ends of the Guide's tiers, in parameters without the head.
+_SMALL, _MEDIUM = 20_000_000, 50_000_000
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One row of the catalogue.
+
+    Attributes:
+        name: its name in the study.
+        source: the MODEL that builds it, such as ``timm:convnext_base.fb_in22k``.
+        type: "convolution", "attention" or "hybrid".
+        tier: "small", "medium" or "large", by :func:`tier_of`.
+        tier_published: the study's own tier; empty where it gives none.
+        parameters: number of parameters without the head.
+        pretraining: "supervised", "supervised (multistep)", "supervised (robust)", "self-supervised",
+            "self-supervised (multimodal)" or "fusion".
+        pretraining_data: such as "in22k+in1k".
+        licence: of the weights.
+        weights_file: name of the published file that only a person can fetch; empty where timm fetches the weights.
+        weights_from: where that file is.
+        note: what a user should know of it.
+    """
+
+    name: str
+    source: str
+    type: str
+    tier: str
+    tier_published: str
+    parameters: int
+    pretraining: str
+    pretraining_data: str
+    licence: str
+    weights_file: str
+    weights_from: str
+    note: str
+
+
+class _Catalogue(Mapping[str, Backbone]):
+    """The rows of the table by name, in its order; read when first asked for."""
+
+    def __getitem__(self, name: str) -> Backbone:
+        return _rows()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_rows())
+
+    def __len__(self) -> int:
+        return len(_rows())
+
+
+CATALOGUE: Mapping[str, Backbone] = _Catalogue()
+"""Every backbone by name, in the order of the table."""
+
+
+def backbone(name: str) -> Backbone:
+    """The backbone of that name.
+
+    Raises:
+        ArgumentError: there is none; the message gives the nearest names.
+    """
+    if name not in CATALOGUE:
+        near = nearest(name)
+        fix = f"did you mean {', '.join(near)}?" if near else "temper.models.catalogue.CATALOGUE lists the names"
+        raise ArgumentError("backbone", name, f"no such name in the catalogue; {fix}")
+    return CATALOGUE[name]
+
+
+def nearest(name: str) -> list[str]:
+    """At most three names of the catalogue that are spelt much like this one, upper and lower case being the same."""
+    by_lower = {known.lower(): known for known in CATALOGUE}
+    return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
+
+
+def tier_of(parameters: int) -> str:
+    """The Guide's tier of a backbone with so many parameters without its head: small < 20 M <= medium < 50 M."""
+    if parameters < _SMALL:
+        return "small"
+    return "medium" if parameters < _MEDIUM else "large"
+
+
+@functools.cache
+def _rows() -> dict[str, Backbone]:
+    with Path(__file__).with_name("catalogue.csv").open(newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    return {row["name"]: Backbone(**row | {"parameters": int(row["parameters"])}) for row in rows}  # type: ignore[arg-type]
