@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -259,12 +260,8 @@ def show_state(found: State, place: str) -> None:
 
 
 def show_frame(frame: pd.DataFrame) -> None:
-    """Print the answer to a query."""
-    table = Table(*map(str, frame.columns))
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else Text(str(value)) for value in row))
-    Console().print(table)
-    Console().print(f"{len(frame):,} rows")
+    """Print the answer to a query, every column of it."""
+    sys.stdout.write(f"{frame.to_string(index=False, float_format='{:.4g}'.format)}\n{len(frame):,} rows\n")
 
 
 def show_advice(found: Advice) -> None:
@@ -276,17 +273,20 @@ def show_advice(found: Advice) -> None:
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
     for title, choices in (("The best of each protocol", found.choices), ("Its rivals", [best, *found.rivals])):
-        table = Table(title=title, title_justify="left")
-        for column in ("backbone", "loss", "schedule", "protocol", "epochs", "mean sum", "rank"):
-            table.add_column(column, justify="right" if column in ("epochs", "mean sum", "rank") else "left")
-        for each in choices:
-            score = (
-                f"{each.score:.2f}" if each.low != each.low else f"{each.score:.2f} [{each.low:.2f}, {each.high:.2f}]"
-            )
-            rank = f"{each.rank} [{each.rank_low} to {each.rank_high}]"
-            words = (each.backbone, each.objective, each.schedule, each.protocol, str(each.epochs), score, rank)
-            table.add_row(*map(Text, words))
-        console.print(table)
+        rows = [
+            {
+                "backbone": each.backbone,
+                "loss": each.objective,
+                "schedule": each.schedule,
+                "protocol": each.protocol,
+                "epochs": each.epochs,
+                "sum": f"{each.score:.2f}" + ("" if math.isnan(each.low) else f" [{each.low:.2f}, {each.high:.2f}]"),
+                "rank": f"{each.rank} [{each.rank_low} to {each.rank_high}]",
+            }
+            for each in choices
+        ]
+        sys.stdout.write(f"\n{title}\n{pd.DataFrame(rows).to_string(index=False)}\n")
+    sys.stdout.write("\n")
     for line in found.basis:
         console.print(f"Basis: {line}.", soft_wrap=True, markup=False, highlight=False)
     for heading, text in found.evidence:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from temper import data
-from temper.benchmark.analysis import PERTURBATIONS, rank_intervals
+from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals
 from temper.benchmark.analysis.scores import CONFIGURATION
-from temper.benchmark.findings import Finding, findings, scored
+from temper.benchmark.findings import Finding, findings
 from temper.benchmark.published import read_published
 from temper.benchmark.store import DONE, Store
 from temper.data import catalogue
@@ -33,7 +33,7 @@ class Choice:
         epochs: of training.
         score: mean over data sets of the sum of the perturbations' accuracies, from 0 to their number.
         low, high: its 95 % interval, where seeds or samples could be drawn; NaN otherwise.
-        rank: by Borda among its protocol's.
+        rank: by that score among its protocol's.
         rank_low, rank_high: 95 % interval of the rank; without draws, its best and worst rank on a single data set.
     """
 
@@ -150,8 +150,8 @@ def _per_class(rows: pd.DataFrame, name: str) -> float | None:
     own = rows[rows["dataset"] == name].iloc[0]
     if "train_n" in rows and pd.notna(own["train_n"]):
         return float(own["train_n"] / own["classes"])
-    if name in catalogue.SETS:
-        return catalogue.sizes(name)["train"] / catalogue.SETS[name].classes
+    if name in catalogue.CATALOGUE:
+        return catalogue.sizes(name)["train"] / catalogue.CATALOGUE[name].classes
     return None
 
 
@@ -169,25 +169,23 @@ def _whole(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _choices(rows: pd.DataFrame, metrics: Sequence[str]) -> list[Choice]:
-    """The configurations of one protocol by rank."""
-    table, datasets = scored(rows, metrics), rows["dataset"].nunique()
-    borda_columns = [name for name in table if str(name).startswith("borda_")]
-    single = table[borda_columns].rank(ascending=False, method="min")
-    drawn = None
+    """The configurations of one protocol by the sum of their accuracies.
+
+    Borda would put a network that always says one class above those that attacks reach: its accuracy is at chance, but
+    nothing lowers it (the facts of arXiv:2508.14079 show two such).
+    """
+    protocol, epochs = str(rows["protocol"].iloc[0]), int(rows["epochs"].iloc[0])
+    sums = rows.assign(total=perturbation_sum(rows, metrics))
+    table = sums.pivot_table(index=[*CONFIGURATION], columns="dataset", values="total", aggfunc="mean")
+    means, single = table.mean(axis=1), table.rank(ascending=False, method="min")
+    ranks = pd.DataFrame({"rank": means.rank(ascending=False, method="min"), "low": single.min(axis=1)})
+    ranks["high"], score = single.max(axis=1), pd.DataFrame({"low": np.nan, "high": np.nan}, index=table.index)
     if rows["seed"].nunique() > 1:
-        drawn = rank_intervals(rows, metrics=metrics, score="borda").set_index([*CONFIGURATION])
-        sums = rank_intervals(rows, metrics=metrics, score="sum").set_index([*CONFIGURATION])
-    found = []
-    for position, row in table.iterrows():
-        key = tuple(str(row[name]) for name in CONFIGURATION)
-        low = high = np.nan
-        rank_low, rank_high = single.loc[position].min(), single.loc[position].max()
-        if drawn is not None:
-            rank_low, rank_high = drawn.loc[key, ["low", "high"]]
-            low, high = sums.loc[key, ["score_low", "score_high"]] / datasets
-        epochs = int(rows.loc[rows["protocol"] == row["protocol"], "epochs"].iloc[0])
-        found.append(
-            Choice(*key, str(row["protocol"]), epochs, float(row["sum"]) / datasets, float(low), float(high),
-                   int(row["rank"]), int(rank_low), int(rank_high))
-        )  # fmt: skip
-    return sorted(found, key=lambda choice: choice.rank)
+        drawn = rank_intervals(rows, metrics=metrics, score="sum").set_index([*CONFIGURATION])
+        ranks = drawn.loc[table.index, ["rank", "low", "high"]]
+        score = drawn.loc[table.index, ["score_low", "score_high"]].set_axis(["low", "high"], axis=1) / table.shape[1]
+    return [
+        Choice(*map(str, key), protocol, epochs, float(means[key]), float(score.loc[key, "low"]),
+               float(score.loc[key, "high"]), *ranks.loc[key, ["rank", "low", "high"]].astype(int))
+        for key in means.sort_values(ascending=False, kind="stable").index
+    ]  # fmt: skip

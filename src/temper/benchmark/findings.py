@@ -118,9 +118,9 @@ def _objectives(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]
         return
     for other in others:
         told = []
-        both = scored(rows[rows["objective"].isin(["at", other])], metrics)
+        both = scored(rows[rows["objective"].isin(["at", other])], metrics).assign(group="")
         for protocol, own in both.groupby("protocol", sort=False):
-            odds = win_odds(own, treatment=other, baseline="at", by="backbone").loc["all"]
+            odds = win_odds(own, treatment=other, baseline="at", by="group").loc["all"]
             told.append(
                 f"{protocol}: {odds['wins']:.0f} to {odds['losses']:.0f} by the sum of perturbations "
                 f"(sign test p = {odds['p']:.2g})"

@@ -28,7 +28,7 @@ def sizes(config: DataConfig) -> Sizes:
         ArgumentError, DataError: the data are not there, or not whole.
     """
     name = config.train.partition(":")[0]
-    if name in catalogue.SETS and config.classes is None:
+    if name in catalogue.CATALOGUE and config.classes is None:
         counts = catalogue.sizes(name)
         train, test = counts["train"], counts["test"]
     else:

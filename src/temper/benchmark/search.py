@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from temper import data, randomness, samples
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
-from temper.attacks.crafting import crafting, foldable
+from temper.attacks.crafting import Pair, crafting, foldable
 from temper.benchmark.spec import Cell, Search
 from temper.benchmark.store import Store
 from temper.data import Dataset
@@ -307,17 +307,23 @@ def accuracies(
     clean = robust = 0
     pairs = None
     for x, y, ids in samples.on_device(classifier, held.batches(size)):
-        pairs = foldable(classifier, x[:2]) if pairs is None else pairs
+        pairs = _pairs(classifier, x[:2]) if pairs is None else pairs
         with crafting(classifier, pairs) as model:
             right = _right(model, x, y)
             clean += int(right.sum())
             if attacked and config.eps and right.any():
                 x, y, keys = x[right], y[right], randomness.sample_keys(config.seed, ids[right], "search")
-                right = _right(
-                    model, perturb(APGD(STEPS), model, x, y, config.eps, config.norm, keys=keys, keep_flips=True), y
-                )
+                moved = perturb(APGD(STEPS), model, x, y, config.eps, config.norm, keys=keys, keep_flips=True)
+                right = _right(model, moved, y)
             robust += int(right.sum())
     return clean / len(held), robust / len(held)
+
+
+def _pairs(classifier: Classifier, example: Tensor) -> list[Pair]:
+    """What can be folded; a network that is beyond finite numbers cannot be compared with its folded self."""
+    with crafting(classifier) as model:
+        finite = bool(torch.isfinite(model(example)).all())
+    return foldable(classifier, example) if finite else []
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

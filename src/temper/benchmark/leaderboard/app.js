@@ -274,7 +274,7 @@
       element("th", { scope: "col", role: "columnheader", class: "number" }, "rank"), element("th", { scope: "col", role: "columnheader" }, "configuration"),
       element("th", { scope: "col", role: "columnheader", class: "lane-cell" }, element("span", { class: "sr" }, ranked ? "rank with its interval" : "score with its interval"), scale),
       element("th", { scope: "col", role: "columnheader", class: "number" }, metric ? (metric.percent ? "score, %" : "score") : "score"),
-      element("th", { scope: "col", role: "columnheader", class: "number" }, ranked ? "ranks, 95 %" : "95 %"),
+      element("th", { scope: "col", role: "columnheader", class: "number" }, "95 %"),
       sure ? element("th", { scope: "col", role: "columnheader", class: "number" }, "P(first)") : null);
     const body = rows.map((row) => {
       const middle = ranked ? row.rank : row.score;
@@ -450,7 +450,7 @@
     panel.classList.toggle("has-pins", now.length > 0);
     const lines = [...now.map((key, i) => [rowOf.get(key), i]), ...(fresh ? [[rowOf.get(fresh), "x"]] : [])];
     const title = (row) => `${row.backbone} · ${row.dataset}`;
-    const small = (row) => [row.objective, row.schedule, row.protocol, row.members.length > 1 ? `mean of ${row.members.length} seeds` : `seed ${row.members[0].seed}`].join(" · ");
+    const small = (row) => [row.objective, row.schedule, row.protocol, row.members.length > 1 ? `${row.members.length} seeds` : `seed ${row.members[0].seed}`].join(" · ");
     const legend = element("ul", { class: "legend" }, ...lines.map(([row, colour]) => {
       const words = element("span", {}, element("b", {}, title(row)), element("span", { class: "help" }, small(row)));
       const off = element("button", { type: "button", class: "off", "aria-label": `Unpin ${title(row)}, ${small(row)}` }, "×");

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib import resources
@@ -162,7 +162,7 @@ def _error(run: LeaderboardRun) -> str:
     return f'<aside class="card warning"><p><b>This run failed.</b></p><pre>{escape(run.error)}</pre></aside>'
 
 
-def _metrics(metrics: tuple[Metric, ...] | list[Metric], run: LeaderboardRun) -> str:
+def _metrics(metrics: Sequence[Metric], run: LeaderboardRun) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(metric.label)}<span class="help">{escape(metric.help)}</span></th>'
         f"{_metric_cells(metric, run.metrics[metric.key])}</tr>"
@@ -194,10 +194,12 @@ def _metric_cells(metric: Metric, value: Value) -> str:
 
 
 def _figures(run: LeaderboardRun) -> str:
-    curves = '<div class="charts" id="curves"></div>' if any(run.curve.values()) else ""
+    curves = '<div class="charts" id="accuracy"></div>' if any(run.curve.values()) else ""
     history = '<div class="charts" id="history"></div>' if run.history else ""
     note = '<p class="soft">Bands are 95 % intervals over samples; at 0 it is the clean accuracy.</p>'
-    return _section("Accuracy against perturbation size", curves and curves + note + _curve_numbers(run)) + _section("Training", history)
+    return _section("Accuracy against perturbation size", curves and curves + note + _curve_numbers(run)) + _section(
+        "Training", history
+    )
 
 
 def _curve_numbers(run: LeaderboardRun) -> str:

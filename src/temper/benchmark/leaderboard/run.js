@@ -4,7 +4,7 @@
   for (const [norm, [eps, y, low, high]] of Object.entries(curves)) {
     const axis = epsAxis(norm);
     const series = [{ x: eps.map((each) => each * axis.scale), y, low, high, colour: 0, name: norm }];
-    document.getElementById("curves").append(figure(series, { title: norm, xLabel: axis.label, domain: [0, 1], percent: true }));
+    document.getElementById("accuracy").append(figure(series, { title: norm, xLabel: axis.label, domain: [0, 1], percent: true }));
   }
   if (history.length) {
     const line = (name, colour, label) => ({ x: history.map((row) => row.epoch), y: history.map((row) => row[name]), colour, name: label });
