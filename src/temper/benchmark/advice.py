@@ -68,7 +68,16 @@ class Advice:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data; NaN becomes null."""
-        return json.loads(pd.Series([asdict(self)]).to_json(orient="values"))[0]  # type: ignore[no-any-return]
+
+        def plain(choice: Choice) -> dict[str, Any]:
+            return {key: None if value != value else value for key, value in asdict(choice).items()}
+
+        return {
+            "choices": [plain(each) for each in self.choices],
+            "rivals": [plain(each) for each in self.rivals],
+            "basis": list(self.basis),
+            "evidence": [{"heading": heading, "text": text} for heading, text in self.evidence],
+        }
 
 
 def advise(results: str, *, size: Size = "any", budget: int | None = None, data_spec: str | None = None) -> Advice:
@@ -184,8 +193,14 @@ def _choices(rows: pd.DataFrame, metrics: Sequence[str]) -> list[Choice]:
         drawn = rank_intervals(rows, metrics=metrics, score="sum").set_index([*CONFIGURATION])
         ranks = drawn.loc[table.index, ["rank", "low", "high"]]
         score = drawn.loc[table.index, ["score_low", "score_high"]].set_axis(["low", "high"], axis=1) / table.shape[1]
-    return [
-        Choice(*map(str, key), protocol, epochs, float(means[key]), float(score.loc[key, "low"]),
-               float(score.loc[key, "high"]), *ranks.loc[key, ["rank", "low", "high"]].astype(int))
-        for key in means.sort_values(ascending=False, kind="stable").index
-    ]  # fmt: skip
+    found = []
+    for key in means.sort_values(ascending=False, kind="stable").index:
+        backbone, objective, schedule = map(str, key)
+        rank, rank_low, rank_high = (int(value) for value in ranks.loc[key, ["rank", "low", "high"]])
+        low, high = (float(value) for value in score.loc[key, ["low", "high"]])
+        found.append(
+            Choice(
+                backbone, objective, schedule, protocol, epochs, float(means[key]), low, high, rank, rank_low, rank_high
+            )
+        )
+    return found

@@ -72,7 +72,12 @@ class LocalEngine:
         """
         waiting, deaths = deque(cells), dict.fromkeys((cell.run for cell in cells), 0)
         workers: list[_Worker] = []
-        with Stop(forward=lambda number: [worker.signal(number) for worker in workers]) as stop:
+
+        def tell(number: int) -> None:
+            for worker in workers:
+                worker.signal(number)
+
+        with Stop(forward=tell) as stop:
             try:
                 while waiting or any(worker.cell for worker in workers):
                     if stop.requested:

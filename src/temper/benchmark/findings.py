@@ -1,6 +1,7 @@
 """What a grid's results say, in sentences: pure functions from result rows; every statement with what it rests on."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -159,5 +160,5 @@ def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
             )
 
 
-def _configuration(row: "pd.Series[object]") -> str:
+def _configuration(row: "pd.Series[Any]") -> str:
     return ", ".join(str(row[name]) for name in CONFIGURATION if str(row[name]) not in ("", str(np.nan)))

@@ -58,7 +58,7 @@ def measure_throughput(cell: Cell) -> float:
         image_size=config.image_size, model_args=config.args or None,
     )  # fmt: skip
     device, size = "cuda" if torch.cuda.is_available() else "cpu", classifier.image_size or SMALL_SIZE
-    classifier = classifier.to(device, memory_format=torch.channels_last)
+    classifier = classifier.to(device).to(memory_format=torch.channels_last)
     x = torch.rand(MEASURED_BATCH, classifier.channels, size, size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     with crafting(classifier, foldable(classifier, x[:2])) as model:

@@ -66,11 +66,11 @@ def _board(spec: Spec, found: State, store: Store) -> Leaderboard:
     whole = _whole(found)
     rows = found.rows[found.rows["run"].isin([cell.run for cell in whole])].reset_index(drop=True)
     by_sample = outcomes(whole, store) if whole else None
-    by_run = found.rows.set_index("run")
+    by_run = {row["run"]: row for _, row in found.rows.iterrows()}
     missing = [f"{cell.label}: failed" for cell in found.failed] + [cell.label for cell in found.missing]
     return Leaderboard(
         title=spec.name,
-        runs=[_run(cell, by_run.loc[cell.run], columns, store) for cell in [*found.done, *found.failed]],
+        runs=[_run(cell, by_run[cell.run], columns, store) for cell in [*found.done, *found.failed]],
         metrics=columns,
         rankings=_rankings(rows, by_sample, scoring) if whole else (),
         missing=missing,
@@ -162,7 +162,7 @@ def _rankings(rows: pd.DataFrame, by_sample: pd.DataFrame | None, metrics: Seque
     note = "Intervals: 95 % bootstrap over {}; a configuration is ranked over all data sets of its protocol."
     found = []
     for score, title in (("borda", "Borda (as in arXiv:2508.14079)"), ("sum", "Sum of the perturbations")):
-        ranked = rank_intervals(rows, outcomes=by_sample, metrics=metrics, score=score)  # type: ignore[arg-type]
+        ranked = rank_intervals(rows, outcomes=by_sample, metrics=metrics, score=score)
         for protocol, own in ranked.groupby("protocol", sort=False):
             lines = [
                 RankingRow(

@@ -438,7 +438,8 @@ def _spec_error(error: ValidationError) -> ArgumentError:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"]) or "SPEC"
     if first["type"] == "extra_forbidden":
-        kind: type[BaseModel] = {"measure": Measure, "exceptions": Exceptional}.get(str(first["loc"][0]), Spec)
+        sections: dict[str, type[_Part]] = {"measure": Measure, "exceptions": Exceptional}
+        kind = sections.get(str(first["loc"][0]), Spec)
         return ArgumentError("SPEC", key, f"is no key; {_nearest(str(first['loc'][-1]), list(kind.model_fields))}")
     if first["type"] == "missing":
         return ArgumentError("SPEC", key, "is missing; give it a list of names")

@@ -30,7 +30,7 @@ def index_page(board: Leaderboard) -> str:
     return Template(_resource("index.html")).substitute(
         title=escape(board.title),
         policy=_policy(script),
-        style=CSS + _resource("style.css"),
+        style=CSS + _resource("style.css") + _resource("board.css"),
         counts=" · ".join(counts),
         warnings=_warnings(board),
         findings=_findings(board),

@@ -5,9 +5,11 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Point, Ranking, Value
+from temper.report.views import EpochRow
 
 IDENTITY = (
     "run", "backbone", "dataset", "objective", "schedule", "protocol", "seed", "tier", "type", "pretraining",
@@ -66,7 +68,9 @@ def board_payload(board: Leaderboard) -> dict[str, Any]:
 def run_payload(run: LeaderboardRun) -> dict[str, Any]:
     """What a run's page draws."""
     curves = {norm: [list(axis) for axis in zip(*points, strict=True)] for norm, points in run.curve.items() if points}
-    history = [{name: _finite(number) for name, number in vars(epoch).items()} for epoch in run.history]
+    history = {
+        column.name: [_finite(getattr(epoch, column.name)) for epoch in run.history] for column in fields(EpochRow)
+    }
     return {"curves": curves, "history": history}
 
 

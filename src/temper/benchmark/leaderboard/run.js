@@ -6,8 +6,8 @@
     const series = [{ x: eps.map((each) => each * axis.scale), y, low, high, colour: 0, name: norm }];
     document.getElementById("accuracy").append(figure(series, { title: norm, xLabel: axis.label, domain: [0, 1], percent: true }));
   }
-  if (history.length) {
-    const line = (name, colour, label) => ({ x: history.map((row) => row.epoch), y: history.map((row) => row[name]), colour, name: label });
+  if (history.epoch.length) {
+    const line = (name, colour, label) => ({ x: history.epoch, y: history[name], colour, name: label });
     const accuracy = [line("train_accuracy", 0, "training"), line("validation_accuracy", 1, "validation")];
     const measured = accuracy.filter((each) => each.y.some((y) => y !== null));
     const lines = [

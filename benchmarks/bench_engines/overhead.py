@@ -1,0 +1,96 @@
+"""What an engine adds to each run: a grid of 10,000 tiny runs, simulated, with the bookkeeping of real ones.
+
+A simulated run trains and measures nothing. It does what surrounds that: it takes its claim, looks whether the store
+holds its row, writes the row, gives the claim back. The same is timed in one process, without any engine. Overhead per
+run is the engine's wall time per run, from the call to the last row, its start included.
+
+    python benchmarks/bench_engines/overhead.py [--runs N] [--workers N] [--engines local ray] [--out FILE.csv]
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from temper.benchmark.driving import Engine, run_grid
+from temper.benchmark.engines import LocalEngine
+from temper.benchmark.ray_engine import RayEngine
+from temper.benchmark.running import Outcome
+from temper.benchmark.spec import Cell, Measure
+from temper.benchmark.store import DONE, Store
+from temper.training.config import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """The bookkeeping of a run, and no run."""
+
+    store: Store
+
+    def __call__(self, cell: Cell) -> Outcome:
+        """Claim, look, write, release."""
+        with self.store.claimed(cell.run, "overhead") as mine:
+            if not mine:
+                return "elsewhere"
+            if cell.run in self.store.finished():
+                return "done"
+            self.store.write_run(cell.describe() | {"status": DONE, "error": "", "clean": 0.5})
+        return "done"
+
+
+def grid(runs: int) -> list[Cell]:
+    """Cells that differ in their seed."""
+    factors = {"backbone": "none", "dataset": "none", "objective": "at", "schedule": "fixed", "protocol": "full"}
+    return [Cell(factors | {"seed": seed}, {}, FinetuneConfig(seed=seed), Measure()) for seed in range(runs)]
+
+
+def timed(cells: Sequence[Cell], engine: Engine | None) -> tuple[float, float]:
+    """Seconds of the whole grid, and of its first run alone (None: in this process, without an engine)."""
+    place = Path(tempfile.mkdtemp(prefix="temper-overhead-"))
+    try:
+        store = Store(place, create=True)
+        started = time.perf_counter()
+        if engine is None:
+            task = Simulate(store)
+            for cell in cells:
+                task(cell)
+        else:
+            assert run_grid(cells, store, engine, task=Simulate).complete
+        seconds = time.perf_counter() - started
+        assert len(store.finished()) == len(cells)
+    finally:
+        shutil.rmtree(place)
+    return seconds
+
+
+def main() -> None:
+    """Time each engine and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--engines", nargs="+", default=["none", "local", "ray"], choices=["none", "local", "ray"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("overhead.csv"))
+    options = parser.parse_args()
+    cells = grid(options.runs)
+    engines: dict[str, Engine | None] = {
+        "none": None,
+        "local": LocalEngine(options.workers, threads=1),
+        "ray": RayEngine(threads=1),
+    }
+    with options.out.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["engine", "workers", "runs", "seconds", "ms_per_run"])
+        for name in options.engines:
+            seconds = timed(cells, engines[name])
+            workers = 1 if name == "none" else options.workers
+            table.writerow([name, workers, len(cells), f"{seconds:.1f}", f"{1000 * seconds / len(cells):.2f}"])
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
