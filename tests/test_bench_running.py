@@ -187,3 +187,77 @@ def test_status_tells_what_is_missing(tmp_path, capsys, reference):
     assert "2 of 4 runs done, 0 failed, 2 missing" in told
     assert "missing: bundled / digits / at / fixed / linear / 1" in told
     assert state(grid(), reference).complete
+
+
+def test_a_report_lists_what_is_missing_and_never_averages_over_it(tmp_path, capsys, reference):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny(seeds=[0, 1])))
+    call = ["bench", "report", str(path), "--store", reference.place, "--out", str(tmp_path / "site")]
+    assert cli.main(call) == 2
+    told = capsys.readouterr().err
+    assert "2 of 4 runs are not there: bundled / digits / at / fixed / linear / 1; " in told
+    assert not (tmp_path / "site").exists()
+    assert cli.main([*call, "--partial"]) == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "bundled / digits / at / hinge / linear / 1" in page
+    assert '"rankings":[]' in page.replace(" ", "")  # no configuration has all its seeds
+
+
+def test_a_report_of_a_whole_grid_ranks_and_finds(tmp_path, reference):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    call = ["bench", "report", str(path), "--store", reference.place, "--out", str(tmp_path / "site")]
+    assert cli.main(call) == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "The best configuration, protocol linear" in page
+    assert all((tmp_path / "site" / "runs" / f"{cell.run}.html").exists() for cell in grid())
+
+
+def test_a_damaged_store_is_told(tmp_path, capsys, reference):
+    import shutil
+
+    shutil.copytree(reference.folder, tmp_path / "s")
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    row = next((tmp_path / "s" / "runs").glob("*.parquet"))
+    row.write_bytes(row.read_bytes()[:100])
+    assert cli.main(["bench", "status", str(path), "--store", str(tmp_path / "s")]) == 2
+    assert f"runs/{row.name}: damaged" in capsys.readouterr().err
+
+
+def test_plan_tells_size_and_cost_and_knows_what_is_done(tmp_path, capsys, reference):
+    import json
+
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny(seeds=[0, 1])))
+    assert cli.main(["bench", "plan", str(path), "--store", reference.place, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["runs"], plan["done"], plan["backbones"]["bundled"]["runs"]) == (4, 2, 2)
+    assert plan["backbones"]["bundled"]["throughput"] > 0 and plan["hours"] > 0  # from the runs that are done
+    fixed, hinge = (each for each in grid())
+    # Fixed: two epochs of 96 images, one PGD step each: 2 x 96 forward and backward to train, as many to craft.
+    from temper.benchmark.costs import Sizes, cost
+
+    spent = cost(fixed, Sizes(96, 24))
+    assert (spent.train_forward, spent.train_backward) == (2 * 96 * 2, 2 * 96 * 2)
+    assert cost(hinge, Sizes(96, 24)).train_forward < spent.train_forward
+    assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hours"] is None  # nothing was measured: unknown, not guessed
+    assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json", "--measure"]) == 0
+    assert json.loads(capsys.readouterr().out)["hours"] > 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"backbones": ["convnext_tinny.fb_in1k"]}, "convnext_tiny.fb_in1k"),
+        ({"datasets": {"mine": {"train": "no/such/folder"}}}, "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_before_anything_runs(tmp_path, capsys, spec, message):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny(**spec)))
+    assert cli.main(["bench", "run", str(path), "--store", str(tmp_path / "s")]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert not (tmp_path / "s").exists()

@@ -49,8 +49,8 @@ def grid(runs: int) -> list[Cell]:
     return [Cell(factors | {"seed": seed}, {}, FinetuneConfig(seed=seed), Measure()) for seed in range(runs)]
 
 
-def timed(cells: Sequence[Cell], engine: Engine | None) -> tuple[float, float]:
-    """Seconds of the whole grid, and of its first run alone (None: in this process, without an engine)."""
+def timed(cells: Sequence[Cell], engine: Engine | None) -> float:
+    """Seconds of the whole grid (None: in this process, without an engine)."""
     place = Path(tempfile.mkdtemp(prefix="temper-overhead-"))
     try:
         store = Store(place, create=True)
@@ -80,7 +80,7 @@ def main() -> None:
     engines: dict[str, Engine | None] = {
         "none": None,
         "local": LocalEngine(options.workers, threads=1),
-        "ray": RayEngine(threads=1),
+        "ray": RayEngine(threads=1, workers=options.workers),
     }
     with options.out.open("w", newline="") as file:
         table = csv.writer(file)

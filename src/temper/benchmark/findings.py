@@ -20,6 +20,7 @@ from temper.benchmark.analysis.scores import CONFIGURATION
 Finding = tuple[str, str]
 FACTS = ("type", "pretraining", "tier")
 BASELINE = "fixed"
+FEWEST = 4  # configurations that a correlation's interval takes
 
 
 def findings(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[str]) -> list[Finding]:
@@ -150,6 +151,8 @@ def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
     cheap = [name for name in protocols if str(name).startswith("linear")]
     full = [name for name in protocols if str(name).startswith("full")]
     table = scored(rows, metrics)
+    if table.groupby(["protocol", "objective"]).size().min() < FEWEST:
+        return
     for one in cheap:
         for other in full:
             told = proxy(table, one, other).loc["all"]

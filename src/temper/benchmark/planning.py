@@ -10,6 +10,7 @@ import torch
 from temper import models
 from temper.attacks.crafting import crafting, foldable
 from temper.benchmark.costs import Cost, Sizes, cost
+from temper.benchmark.search import search_name
 from temper.benchmark.spec import FACTORS, Cell, Spec
 from temper.benchmark.store import DONE, Store
 from temper.data import catalogue
@@ -78,13 +79,16 @@ def can_be_random(name: str) -> bool:
 
 
 def plan(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row per cell: run, factors, and passes of training (its trials included, where it is searched) and measuring.
+    """A row per cell: run, factors, and passes of training and measuring.
+
+    The trials of a search count where it is first needed.
 
     Raises:
         ArgumentError, DataError: a data set is not there.
     """
     known: dict[str, Sizes] = {}
     costs: dict[tuple[Any, ...], Cost] = {}
+    searches: set[str] = set()
     rows = []
     for cell in cells:
         data = cell.config.data.model_dump_json()
@@ -94,7 +98,10 @@ def plan(cells: Sequence[Cell]) -> pd.DataFrame:
         key = (data, *(cell.factors[name] for name in ("objective", "schedule", "protocol")), cell.config.epochs)
         if key not in costs:
             costs[key] = cost(cell, known[data])
-        spent, trials = costs[key], 1 + (cell.search.trials if cell.search else 0)
+        spent, trials = costs[key], 1
+        if cell.search and (name := search_name(cell)) not in searches:
+            searches.add(name)
+            trials += cell.search.trials
         training = trials * (spent.train_forward + spent.train_backward)
         measuring = spent.measure_forward + spent.measure_backward
         rows.append({"run": cell.run, **cell.factors, "training": training, "measuring": measuring})

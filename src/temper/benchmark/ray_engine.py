@@ -1,8 +1,8 @@
 """The engine for many machines: a Ray cluster (extra ``ray``) places the runs, by CPUs and shares of GPUs.
 
 Every node needs Temper, and the store at the same path: a local store must be on a file system that all nodes share;
-``s3://bucket/prefix`` needs none. The same holds for data and weights that a run names as files; the folder that the
-benchmark was started in is the working folder everywhere it exists.
+``s3://bucket/prefix`` needs none. The same holds for data, weights and modules that a run names; the folder that the
+benchmark was started in is the working folder wherever it exists, and modules are looked for where they are here.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -125,7 +126,8 @@ class _Flight:
         # much as those after a crash, and those for want of memory never end.
         placed = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
         self._function = placed(_attempt)
-        self._shared = (ray.put(task), threads, str(Path.cwd()))
+        # As bytes, for a worker knows only afterwards where to look for the task's modules.
+        self._shared = (ray.put(ray.cloudpickle.dumps(task)), threads, str(Path.cwd()), list(sys.path))
         self.cells: dict[Any, Cell] = {}
 
     def __enter__(self) -> "_Flight":
@@ -164,21 +166,31 @@ class _Flight:
         except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
             short = "out of memory" if isinstance(error, errors.OutOfMemoryError) else "out of memory?"
             return Died(f"its process died {DEATHS} times on the Ray cluster; {short}")
-        except errors.RayTaskError as error:  # the run's own errors are answers; this is what came before it
-            fix = "every node needs Temper, and the store at the same path (a shared file system, or s3://)"
-            return RunError(f"a node of the Ray cluster cannot begin runs ({_line(error.cause)}); {fix}")
+        except errors.RayTaskError as error:  # the run's own errors are answers; this one came before it
+            return _unready(error.cause)
         except errors.RayError as error:
             return RunError(f"the Ray cluster failed: {type(error).__name__}: {_line(error)}")
 
 
-def _attempt(cell: Cell, task: Task, threads: int, folder: str) -> Any:
+def _attempt(cell: Cell, pickled: bytes, threads: int, folder: str, path: Sequence[str]) -> Any:
     """A cell, in a worker of Ray."""
+    import ray.cloudpickle
     import torch
 
     torch.set_num_threads(threads)
     with contextlib.suppress(OSError):
         os.chdir(folder)
+    sys.path.extend(each for each in path if each not in sys.path)
+    try:
+        task = ray.cloudpickle.loads(pickled)
+    except (ImportError, RunError) as error:
+        return _unready(error)
     return attempt(task, cell)
+
+
+def _unready(error: object) -> RunError:
+    fix = "every node needs Temper, and the store at the same path (a shared file system, or s3://)"
+    return RunError(f"a node of the Ray cluster cannot begin runs ({_line(error)}); {fix}")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from temper.corruptions.measure import guide
 from temper.corruptions.measure import measure as measure_corruptions
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
-from temper.errors import EvidenceError, RunError, TemperError, TemperWarning
+from temper.errors import EvidenceError, MissingExtraError, RunError, TemperError, TemperWarning
 from temper.interrupt import Stopped
 from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
@@ -47,7 +47,8 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
         done, failed, or elsewhere (another ``owner`` holds it).
 
     Raises:
-        Stopped: a signal asked to stop; what is done is kept. OSError: the disk is full.
+        Stopped: a signal asked to stop; what is done is kept. OSError: the disk is full. MissingExtraError: what the
+            grid asks for is not installed.
     """
     with store.claimed(cell.run, owner) as mine:
         if not mine:
@@ -61,7 +62,7 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
                 row = {"status": DONE, "error": "", **_carry_out(cell, store)}
             told = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, TemperWarning))
             row["warnings"] = "\n".join(told)
-        except Stopped:
+        except (Stopped, MissingExtraError):  # no fault of this run: all would end alike
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:

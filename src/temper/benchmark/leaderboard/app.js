@@ -252,7 +252,7 @@
       if (state.dataset) notes.push("Over all data sets, whatever the filter says.");
     }
     if (left.length) notes.push(`Not ranked, because they lack results: ${left.join("; ")}.`);
-    place.append(...notes.map((note) => element("p", { class: "soft note" }, note)));
+    place.append(element("p", { class: "soft note" }, notes.join(" ")));
     renderMedals(all);
   }
 
@@ -286,7 +286,7 @@
       const reach = row.low === null ? "–" : ranked ? `${brief(row.low)}–${brief(row.high)}` : interval(row, scored);
       return element("tr", { role: "row" },
         element("td", { role: "cell", class: "number rank" }, String(row.rank)),
-        element("th", { role: "rowheader", scope: "row" }, breakable(row.backbone), medal(row), element("span", { class: "help" }, `${row.objective} · ${row.schedule}${row.short ? " *" : ""}`)),
+        element("th", { role: "rowheader", scope: "row" }, breakable(row.backbone), " ", medal(row), " ", element("span", { class: "help" }, `${row.objective} · ${row.schedule}${row.short ? " *" : ""}`)),
         element("td", { role: "cell", class: "lane-cell" }, lane),
         element("td", { role: "cell", class: "number score" }, ranked ? row.score.toFixed(digits) : format(row.score, scored)),
         element("td", { role: "cell", class: "number reach-words" }, reach),
@@ -316,11 +316,11 @@
     const known = ["small", "medium", "large"];
     found.sort((a, b) => known.indexOf(a) - known.indexOf(b) || (a < b ? -1 : 1));
     $("medals").hidden = !found.length;
-    $("medals").replaceChildren(element("h3", {}, "Best of each tier"), ...found.flatMap((tier) => [
+    $("medals").replaceChildren(element("h3", {}, "Best of each tier"), ...found.map((tier) => element("div", {},
       element("h4", {}, tier),
       element("ol", {}, ...rows.filter((row) => row.tier === tier && row.medal).map((row) =>
-        element("li", {}, medal(row), element("span", {}, element("b", {}, breakable(row.backbone)), element("span", { class: "help" }, `${row.objective} · ${row.schedule}`))))),
-    ]));
+        element("li", {}, medal(row), element("span", {}, element("b", {}, breakable(row.backbone)), " ", element("span", { class: "help" }, `${row.objective} · ${row.schedule}`)))))),
+    ));
   }
 
   // ---- The table ----
@@ -385,8 +385,8 @@
       if (key === "backbone") {
         const drawn = Object.keys(row.curves).length > 0;
         return element("th", { scope: "row", title: row.pretraining || null },
-          element("div", { class: "first-cell" }, drawn ? pin : element("span", { class: "pin" }),
-            element("span", {}, breakable(row.backbone), facts ? element("span", { class: "help" }, facts) : null)));
+          element("div", { class: "first-cell" }, drawn ? pin : norms.length ? element("span", { class: "pin" }) : null,
+            element("span", {}, breakable(row.backbone), " ", facts ? element("span", { class: "help" }, facts) : null)));
       }
       if (key === "seed") return seedCell(row);
       return element("td", {}, row[key]);
@@ -452,7 +452,7 @@
     const title = (row) => `${row.backbone} · ${row.dataset}`;
     const small = (row) => [row.objective, row.schedule, row.protocol, row.members.length > 1 ? `${row.members.length} seeds` : `seed ${row.members[0].seed}`].join(" · ");
     const legend = element("ul", { class: "legend" }, ...lines.map(([row, colour]) => {
-      const words = element("span", {}, element("b", {}, title(row)), element("span", { class: "help" }, small(row)));
+      const words = element("span", {}, element("b", {}, title(row)), " ", element("span", { class: "help" }, small(row)));
       const off = element("button", { type: "button", class: "off", "aria-label": `Unpin ${title(row)}, ${small(row)}` }, "×");
       off.addEventListener("click", () => { toggle(row.key); $("curves").querySelector(".off")?.focus(); });
       return element("li", {}, dashed(colour), words, colour === "x" ? null : off);

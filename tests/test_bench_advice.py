@@ -1,0 +1,96 @@
+"""Advice and findings on results whose truth is known."""
+
+import json
+
+import pytest
+
+from temper import cli
+from temper.benchmark.advice import advise
+from temper.benchmark.store import Store
+from temper.errors import ArgumentError, EvidenceError
+
+METRICS = ("clean", "linf", "l2", "l1", "common")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Two backbones, two losses, two schedules, two protocols, two data sets, three seeds: large beats small by 0.2,
+    hinge beats fixed by 0.1, full beats linear by 0.3, trades is at's equal but for noise."""
+    store = Store(tmp_path_factory.mktemp("results"), create=True)
+    number = 0
+    for backbone, tier, plus in (("tiny", "small", 0.0), ("huge", "large", 0.2)):
+        for protocol, epochs, more in (("full-50", 50, 0.3), ("linear-5", 5, 0.0)):
+            for schedule, bonus in (("fixed", 0.0), ("hinge", 0.1)):
+                for objective in ("at", "trades"):
+                    for dataset, n in (("few", 100), ("many", 10_000)):
+                        for seed in range(3):
+                            number += 1
+                            value = 0.2 + plus + more + bonus + 0.001 * ((number * 7) % 5)
+                            store.write_run(
+                                {
+                                    "run": f"{number:04d}", "status": "done", "backbone": backbone, "tier": tier,
+                                    "type": "attention" if tier == "small" else "convolution",
+                                    "dataset": dataset, "objective": objective, "schedule": schedule,
+                                    "protocol": protocol, "seed": seed, "config": json.dumps({"epochs": epochs}),
+                                    "train_n": n, "classes": 10, **dict.fromkeys(METRICS, value),
+                                }
+                            )  # fmt: skip
+    return store
+
+
+def test_the_best_is_advised_with_its_width(results):
+    found = advise(results.place)
+    best = found.choices[0]
+    assert (best.backbone, best.schedule, best.protocol, best.epochs) == ("huge", "hinge", "full-50", 50)
+    assert best.score == pytest.approx(5 * 0.8, abs=0.03) and best.low <= best.score <= best.high
+    assert best.rank_low <= best.rank <= best.rank_high <= 2  # the two losses cannot be told apart
+    assert [each.protocol for each in found.choices] == ["full-50", "linear-5"]
+    assert any("hinge against fixed" in heading and "+10.0 points" in text for heading, text in found.evidence)
+
+
+def test_size_budget_and_data_narrow_the_choice(results):
+    assert advise(results.place, size="small").choices[0].backbone == "tiny"
+    assert [each.protocol for each in advise(results.place, budget=10).choices] == ["linear-5"]
+    assert "12 runs on few" in advise(results.place, size="small", budget=5, data_spec="few").basis[0]
+    near = advise(results.place, data_spec="digits").basis  # 180 images per class
+    assert any("nearest in that among the results: many (1000)" in line for line in near)
+
+
+def test_what_leaves_nothing_is_told(results, tmp_path):
+    with pytest.raises(ArgumentError, match="budget = 2: the cheapest protocol of the results takes 5"):
+        advise(results.place, budget=2)
+    with pytest.raises(ArgumentError, match="data = 'fwe'"):
+        advise(results.place, data_spec="fwe")
+    Store(tmp_path, create=True)
+    with pytest.raises(EvidenceError, match="no finished run"):
+        advise(str(tmp_path))
+
+
+def test_a_constant_predictor_is_not_advised(tmp_path):
+    """Attacks cannot lower it, so Borda alone would put it first."""
+    store = Store(tmp_path, create=True)
+    values = {"constant": (0.1, 0.1, 0.1, 0.1, 0.1), "useful": (0.8, 0.05, 0.05, 0.05, 0.7), "worse": (0.7, 0, 0, 0, 0.6)}
+    for number, (name, numbers) in enumerate(values.items()):
+        row = {"run": str(number), "status": "done", "backbone": name, "dataset": "d", "objective": "at"}
+        row |= {"schedule": "fixed", "protocol": "linear-50", "seed": 0, "config": json.dumps({"epochs": 50})}
+        store.write_run(row | dict(zip(METRICS, numbers, strict=True)))
+    assert [each.backbone for each in (lambda f: [f.choices[0], *f.rivals])(advise(str(tmp_path)))][0] == "useful"
+
+
+def test_the_command_prints_json(results, capsys):
+    assert cli.main(["bench", "advise", "--results", results.place, "--size", "large", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["choices"][0]["backbone"] == "huge" and found["basis"]
+    assert cli.main(["bench", "advise", "--results", results.place]) == 0
+    assert "Take huge with" in capsys.readouterr().out
+
+
+def test_the_published_rows_advise_as_their_authors_do():
+    from test_analysis_published import RESULTS
+
+    if not RESULTS.exists():
+        pytest.skip("the published rows are not in ../shared/papers")
+    assert advise(str(RESULTS)).choices[0].backbone == "convnext_base.fb_in22k"
+    small = advise(str(RESULTS), size="small").choices[0]
+    assert (small.backbone, small.objective, small.protocol) == ("coat_tiny.in1k", "trades-guide", "full-50")
+    assert advise(str(RESULTS), budget=5).choices[0].backbone.startswith("robust_")
