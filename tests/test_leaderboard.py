@@ -214,12 +214,12 @@ def test_run_without_a_name_has_no_page(board, tmp_path):
     assert [path.name for path in sorted(site.parent.iterdir())] == ["index.html", "results.csv"]
 
 
-def test_two_thousand_runs_are_written_in_seconds(board, tmp_path):
-    runs = [dataclasses.replace(board.runs[1], run=f"r{i}", seed=i, history=()) for i in range(2000)]
+def test_a_thousand_runs_are_written_in_seconds(board, tmp_path):
+    runs = [dataclasses.replace(board.runs[1], run=f"r{i}", seed=i, history=()) for i in range(1000)]
     started = time.process_time()
     site = write_leaderboard(dataclasses.replace(board, runs=runs), tmp_path)
-    assert time.process_time() - started < 10
-    assert site.stat().st_size < 2_000_000
+    assert time.process_time() - started < 5
+    assert site.stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize(

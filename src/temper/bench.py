@@ -95,11 +95,13 @@ class Run:
     def run(self) -> int:
         """Run, and say what failed."""
         from temper.benchmark.driving import run_grid
+        from temper.benchmark.planning import check
         from temper.benchmark.spec import cells, read_spec
         from temper.benchmark.store import Store
         from temper.console import show_state
 
         grid = cells(read_spec(self.spec))
+        check(grid)
         store = Store(_place(self.store, self.spec), create=True)
         found = run_grid(grid, store, self._engine(), retry_failed=self.retry_failed)
         show_state(found, store.place)

@@ -108,6 +108,18 @@ def plan(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def check(cells: Sequence[Cell]) -> None:
+    """Say what of a grid cannot be found, before anything runs: a backbone's name or weights file, a data set.
+
+    Raises:
+        ArgumentError, DataError, ModelError: the first thing that is not there.
+    """
+    for name, weights in dict.fromkeys((cell.config.model.name, cell.config.model.weights) for cell in cells):
+        models.check(name, weights)
+    for config in {cell.config.data.model_dump_json(): cell.config.data for cell in cells}.values():
+        load_splits(config, 0)
+
+
 def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -> dict[str, Any]:
     """What ``temper bench plan --json`` prints: size, and passes and hours of what is not done yet, by backbone.
 
@@ -122,6 +134,8 @@ def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -
         RunError: the store is of another format.
     """
     rows = _rows(place)
+    for name, weights in dict.fromkeys((cell.config.model.name, cell.config.model.weights) for cell in cells):
+        models.check(name, weights)
     finished = set(rows.loc[rows["status"] == DONE, "run"])
     costs = plan([cell for cell in cells if cell.run not in finished] or list(cells))
     speeds = past_throughput(rows)

@@ -2,11 +2,12 @@
 
 from temper.models.classifier import Classifier, fingerprint, weights_fingerprint
 from temper.models.heads import find_head, replace_head
-from temper.models.loading import load, save
+from temper.models.loading import check, load, save
 from temper.models.weights import load_tensors
 
 __all__ = [
     "Classifier",
+    "check",
     "find_head",
     "fingerprint",
     "load",

@@ -15,7 +15,18 @@ from temper.files import write_json, written
 from temper.models.catalogue import CATALOGUE, Backbone, nearest
 from temper.models.classifier import Classifier
 from temper.models.heads import outputs_of, replace_head
-from temper.models.sources import Source, for_channels, from_bundled, from_factory, from_onnx, from_timm, resize
+from temper.models.sources import (
+    Source,
+    find_factory,
+    for_channels,
+    from_bundled,
+    from_factory,
+    from_onnx,
+    from_timm,
+    resize,
+    timm_config,
+    working_directory_importable,
+)
 from temper.models.weights import load_weights
 
 _DESCRIPTION = "model.json"
@@ -89,6 +100,33 @@ def load(
         num_classes=_num_classes(source),
         info=info,
     ).eval()
+
+
+def check(spec: str | Path, weights: str | Path | None = None) -> None:
+    """Say what of a MODEL cannot be found, without building it: for those who start many.
+
+    Raises:
+        ArgumentError, ModelError: as :func:`load` would.
+    """
+    spec, weights = _split_weights(str(spec), weights)
+    if spec == "bundled" or Path(spec).is_dir():
+        return
+    known = CATALOGUE.get(spec)
+    if known and known.weights_file and weights == "pretrained":
+        raise ModelError(_fetch_by_hand(known))
+    if weights not in ("pretrained", "none") and not Path(weights).is_file():
+        raise ModelError(f"weights file {weights}: not found; give the path of a .safetensors file or torch checkpoint")
+    origin, _, name = (known.source if known else spec).partition(":")
+    if origin == "timm" and name:
+        timm_config(name)
+    elif origin == "onnx" and name:
+        if not Path(name).is_file():
+            raise ModelError(f"{spec}: not found; give the path of an ONNX file")
+    elif _is_factory(origin, name):
+        with working_directory_importable():
+            find_factory(spec)
+    else:
+        raise _no_model(spec)
 
 
 def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
@@ -203,10 +241,18 @@ def _build(
         )
     if origin == "onnx" and name:
         return from_onnx(Path(name))
-    if all(part.isidentifier() for part in (*origin.split("."), *name.split("."))):
+    if _is_factory(origin, name):
         return from_factory(spec, num_classes=num_classes, image_size=image_size, channels=channels)
+    raise _no_model(spec)
+
+
+def _is_factory(module: str, name: str) -> bool:
+    return all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
+
+
+def _no_model(spec: str) -> ArgumentError:
     near = nearest(spec.partition("@")[0])
-    raise ArgumentError(
+    return ArgumentError(
         "model",
         spec,
         "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory, onnx:FILE or"

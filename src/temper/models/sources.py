@@ -70,7 +70,7 @@ def from_timm(
     for argument, instead in {"num_classes": "num_classes", "img_size": "image_size"}.items():
         if argument in model_args:
             raise ArgumentError("model_args", dict(model_args), f"give {instead} by itself, not in here")
-    config = _timm_config(name)
+    config = timm_config(name)
     if pretrained and not config.has_weights:
         raise ModelError(f"timm:{name}: timm has no weights for it; use weights='none' or timm:{name}@FILE")
     arguments = dict(model_args)
@@ -140,7 +140,8 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _timm_config(name: str) -> Any:
+def timm_config(name: str) -> Any:
+    """timm's configuration of a network; a ModelError that names the nearest where there is none."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         known = timm.list_models()
@@ -183,8 +184,8 @@ def from_factory(spec: str, *, num_classes: int | None, image_size: int | None, 
     Raises:
         ModelError: no such module or attribute, not a factory, no network, or an output that is not [N, K].
     """
-    with _working_directory_importable():
-        factory = _find_factory(spec)
+    with working_directory_importable():
+        factory = find_factory(spec)
         network = _call(spec, factory, num_classes)
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec}: returned {type(network).__name__}; it must return a torch.nn.Module")
@@ -209,7 +210,8 @@ def from_onnx(path: Path) -> Source:
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
+def working_directory_importable() -> Iterator[None]:
+    """Inside, modules of the working directory can be imported."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
@@ -219,7 +221,8 @@ def _working_directory_importable() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _find_factory(spec: str) -> Callable[..., Any]:
+def find_factory(spec: str) -> Callable[..., Any]:
+    """What ``module:factory`` names; a ModelError where it names nothing that can be called."""
     module_name, _, attribute = spec.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -97,6 +97,11 @@
     Object.assign(state, parts);
     written = `#${new URLSearchParams(Object.entries(state).filter(([name, value]) => value !== defaults[name]))}`;
     location.replace(written);
+    tellLinks();
+  }
+
+  // A run's page leads back to the view that it was opened from.
+  function tellLinks() {
     for (const link of document.querySelectorAll("a.run")) link.hash = written.slice(1);
   }
 
@@ -360,6 +365,7 @@
       : "No run passes the filters.";
     $("more").hidden = visible.length <= shownRows;
     $("more").textContent = `Show ${Math.min(PAGE, visible.length - shownRows)} more of ${visible.length - shownRows}`;
+    tellLinks();
     showPins();
   }
 
@@ -399,9 +405,7 @@
     return element("td", { class: "seeds" }, ...links.flatMap(({ seed, run, absent }) => {
       if (absent) return [element("s", { title: `Seed ${seed} has no finished run here` }, String(seed)), " "];
       if (!run) return [String(seed), " "];
-      const link = element("a", { class: "run", href: `runs/${run}.html`, "aria-label": `Page of seed ${seed}, ${nameOf(row)} on ${row.dataset}` }, String(seed));
-      link.hash = written.slice(1);
-      return [link, " "];
+      return [element("a", { class: "run", href: `runs/${run}.html`, "aria-label": `Page of seed ${seed}, ${nameOf(row)} on ${row.dataset}` }, String(seed)), " "];
     }));
   }
 
