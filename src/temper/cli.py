@@ -66,7 +66,8 @@ class Evaluate:
     """
 
     model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE or bundled."""
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
+    NAME[@weights-file] of the catalogue."""
     data: str
     """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -125,7 +126,8 @@ class Corruptions:
     """
 
     model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE or bundled."""
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
+    NAME[@weights-file] of the catalogue."""
     data: str
     """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
     corruption: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -184,7 +186,8 @@ class Margins:
     """
 
     model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE or bundled."""
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
+    NAME[@weights-file] of the catalogue."""
     data: str
     """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
     threat: str

@@ -114,10 +114,14 @@ def check(cells: Sequence[Cell]) -> None:
     Raises:
         ArgumentError, DataError, ModelError: the first thing that is not there.
     """
-    for name, weights in dict.fromkeys((cell.config.model.name, cell.config.model.weights) for cell in cells):
-        models.check(name, weights)
+    _check_backbones(cells)
     for config in {cell.config.data.model_dump_json(): cell.config.data for cell in cells}.values():
         load_splits(config, 0)
+
+
+def _check_backbones(cells: Sequence[Cell]) -> None:
+    for name, weights in dict.fromkeys((cell.config.model.name, cell.config.model.weights) for cell in cells):
+        models.check(name, weights)
 
 
 def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -> dict[str, Any]:
@@ -134,8 +138,7 @@ def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -
         RunError: the store is of another format.
     """
     rows = _rows(place)
-    for name, weights in dict.fromkeys((cell.config.model.name, cell.config.model.weights) for cell in cells):
-        models.check(name, weights)
+    _check_backbones(cells)
     finished = set(rows.loc[rows["status"] == DONE, "run"])
     costs = plan([cell for cell in cells if cell.run not in finished] or list(cells))
     speeds = past_throughput(rows)
