@@ -29,6 +29,9 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 class Normalised(nn.Module):
     """A timm network on pixels."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -1,6 +1,6 @@
 """A complete benchmark at the size of a laptop: one command, stoppable, resumable, under 2 hours on 2 cores.
 
-    python benchmarks/mini/run.py --data ../shared/data [--out runs/mini] [--workers 2]
+    python benchmarks/mini/mini.py --data ../shared/data [--out runs/mini] [--workers 2]
 
 Pretrains two small timm networks (once), carries out the grid of ``spec.yaml``, and writes the leaderboard to ``--site``.
 """
