@@ -10,8 +10,8 @@ from collections import Counter
 import pandas as pd
 import pytest
 import yaml
-from bench_grid import tiny
 
+from bench_grid import tiny
 from temper import cli
 from temper.benchmark import driving, running
 from temper.benchmark.driving import run_grid
@@ -143,7 +143,18 @@ def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
     monkeypatch.setattr(driving, "WAIT_SECONDS", 0.1)
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    call = [sys.executable, "-m", "temper.cli", "bench", "run", str(path), "--store", str(tmp_path / "s"), "--threads", "1"]
+    call = [
+        sys.executable,
+        "-m",
+        "temper.cli",
+        "bench",
+        "run",
+        str(path),
+        "--store",
+        str(tmp_path / "s"),
+        "--threads",
+        "1",
+    ]
     both = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     told = [process.communicate(timeout=150)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
@@ -153,7 +164,18 @@ def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, reference):
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    call = [sys.executable, "-m", "temper.cli", "bench", "run", str(path), "--store", str(tmp_path / "s"), "--threads", "1"]
+    call = [
+        sys.executable,
+        "-m",
+        "temper.cli",
+        "bench",
+        "run",
+        str(path),
+        "--store",
+        str(tmp_path / "s"),
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(
         call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

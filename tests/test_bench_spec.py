@@ -4,8 +4,8 @@ import time
 
 import pytest
 import yaml
-from bench_grid import TINY, tiny
 
+from bench_grid import TINY, tiny
 from temper.benchmark.spec import cells, read_spec
 from temper.errors import ArgumentError
 
@@ -111,7 +111,7 @@ def test_two_exceptions_that_contradict_each_other_are_refused():
 
 
 def test_a_missing_spec_or_one_that_is_no_yaml_is_told(tmp_path):
-    with pytest.raises(ArgumentError, match="SPEC = .*cannot be read"):
+    with pytest.raises(ArgumentError, match=r"SPEC = .*cannot be read"):
         read_spec(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ArgumentError, match="is not YAML"):
@@ -119,12 +119,14 @@ def test_a_missing_spec_or_one_that_is_no_yaml_is_told(tmp_path):
 
 
 def test_hyperparameters_come_from_a_table_and_missing_rows_are_named(tmp_path):
-    header = "backbone,dataset,objective,protocol,backbone_lr,head_lr,backbone_weight_decay,head_weight_decay,lr_schedule"
+    header = (
+        "backbone,dataset,objective,protocol,backbone_lr,head_lr,backbone_weight_decay,head_weight_decay,lr_schedule"
+    )
     table = tmp_path / "table.csv"
     table.write_text(f"{header}\nbundled,digits,at,linear,0.5,0.25,0,0.125,constant\n")
     optimiser = grid(hyperparameters=str(table))[0].config.optimiser
     assert (optimiser.backbone_lr, optimiser.head_lr, optimiser.lr_schedule) == (0.5, 0.25, "constant")
-    with pytest.raises(ArgumentError, match="bundled / digits / trades.*no row"):
+    with pytest.raises(ArgumentError, match=r"bundled / digits / trades.*no row"):
         grid(hyperparameters=str(table), objectives=["trades"])
 
 

@@ -75,9 +75,7 @@ def train_only(config: FinetuneConfig) -> Run:
     return _trained(resolve(config), None, resume=begun, force=False)[0]
 
 
-def _trained(
-    config: FinetuneConfig, schedule: Schedule | None, *, resume: bool, force: bool
-) -> tuple[Run, Splits]:
+def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool, force: bool) -> tuple[Run, Splits]:
     """The run of a resolved configuration with its training done, and its data."""
     check_folder(config.out, resume=resume, force=force)
     schedule = _check(config, schedule)
