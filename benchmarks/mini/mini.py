@@ -2,7 +2,7 @@
 
     python benchmarks/mini/mini.py --data ../shared/data [--out runs/mini] [--workers 2]
 
-Pretrains two small timm networks (once), carries out the grid of ``spec.yaml``, and writes the leaderboard to
+Pretrains a small timm network (once), carries out the grid of ``spec.yaml``, and writes the leaderboard to
 ``--site``.
 """
 

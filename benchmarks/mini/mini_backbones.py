@@ -1,7 +1,7 @@
-"""The five backbones, each as a factory that Temper loads as ``mini_backbones:NAME``; pixels in [0, 1] in, logits out.
+"""The four backbones, each as a factory that Temper loads as ``mini_backbones:NAME``; pixels in [0, 1] in, logits out.
 
-Two were trained by others without robustness or with it (see ``networks.json`` of the data), two small timm networks
-are pretrained by ``pretrain.py``. The folder of the data and that of the pretrained weights come from the environment:
+Three were trained by others, two of them with robustness (see ``networks.json`` of the data), a small timm network is
+pretrained by ``pretrain.py``. The folder of the data and that of the pretrained weights come from the environment:
 worker processes inherit them.
 """
 
@@ -19,10 +19,6 @@ DATA, WEIGHTS = "MINI_DATA", "MINI_WEIGHTS"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext_small": ("convnext_atto", {"dims": (24, 48, 96, 192), "depths": (2, 2, 4, 2), "patch_size": 2}),
-    "vit_small": (
-        "vit_tiny_patch16_224",
-        {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
-    ),
 }
 
 
@@ -53,16 +49,12 @@ def convnext_small() -> nn.Module:
     return _pretrained("convnext_small")
 
 
-def vit_small() -> nn.Module:
-    return _pretrained("vit_small")
-
-
-def resnet20() -> nn.Module:
-    return _by_others("resnet20")
-
-
 def resnet4b_robust() -> nn.Module:
     return _by_others("cifar_resnet4b")
+
+
+def cnn_small() -> nn.Module:
+    return _by_others("cifar_marabou_small")
 
 
 def vit_robust() -> nn.Module:

@@ -1,4 +1,4 @@
-"""Pretrain the two small timm networks on 20,000 images of CIFAR-10, without robustness; called by ``mini.py``."""
+"""Pretrain the small timm networks on 20,000 images of CIFAR-10, without robustness; called by ``mini.py``."""
 
 from pathlib import Path
 
