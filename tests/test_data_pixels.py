@@ -107,6 +107,13 @@ def test_random_box_lies_inside_and_covers_the_range():
     assert (height, width) == (5, 7)  # no box of 8 % fits: the largest centred one
 
 
+def test_paper_twice_freezes_one_draw_for_all_epochs_and_draws_again():
+    once, twice = (Pixels(dataset(), augmentation=name, seed=0) for name in ("paper", "paper-twice"))
+    assert torch.equal(twice[(1, 0)][0], twice[(1, 0)][0])
+    assert not torch.equal(twice[(1, 0)][0], twice[(2, 0)][0])
+    assert not torch.equal(twice[(1, 0)][0], once[(1, 0)][0])
+
+
 @pytest.mark.parametrize("augmentation", ["paper", "crop"])
 @pytest.mark.parametrize("size", [None, 24])
 def test_item_depends_on_seed_epoch_and_id_only(augmentation, size):
@@ -168,7 +175,7 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"augmentation": "papers"}, "augmentation = 'papers': give one of none, paper, crop"),
+        ({"augmentation": "papers"}, "augmentation = 'papers': give one of none, paper, paper-twice, crop"),
         ({"channels": 4}, "channels = 4"),
         ({"image_size": 0}, "image_size = 0"),
         ({"seed": -1}, "seed = -1"),
