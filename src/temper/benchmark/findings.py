@@ -76,7 +76,7 @@ def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
                 continue
             tests = paired_comparison(own, metrics, treatment=other, baseline=BASELINE, pair_by=pair_by)
             told = "; ".join(
-                f"{name} {row['mean_difference'] * 100:+.1f} points (higher in {row['wins']:.0f}, lower in "
+                f"{name} {_difference(str(name), row['mean_difference'])} (higher in {row['wins']:.0f}, lower in "
                 f"{row['losses']:.0f} of {row['n']:.0f} pairs, p = {row['p']:.2g})"
                 for name, row in tests.iterrows()
             )
@@ -161,6 +161,10 @@ def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
                 f"Over {told['n']:.0f} configurations the sums of perturbations correlate with Spearman "
                 f"{told['spearman']:.2f} (95 % interval {told['spearman_low']:.2f} to {told['spearman_high']:.2f}).",
             )
+
+
+def _difference(name: str, value: float) -> str:
+    return f"{value:+.3f}" if name == "tau" else f"{value * 100:+.1f} points"  # all others are accuracies
 
 
 def _configuration(row: "pd.Series[Any]") -> str:
