@@ -14,6 +14,7 @@ import yaml
 from bench_grid import tiny
 from temper import cli
 from temper.benchmark import driving, running
+from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.driving import run_grid
 from temper.benchmark.engines import Died, LocalEngine
 from temper.benchmark.progress import state
@@ -256,17 +257,18 @@ def test_plan_tells_size_and_cost_and_knows_what_is_done(tmp_path, capsys, refer
     plan = json.loads(capsys.readouterr().out)
     assert (plan["runs"], plan["done"], plan["backbones"]["bundled"]["runs"]) == (4, 2, 2)
     assert plan["backbones"]["bundled"]["throughput"] > 0 and plan["hours"] > 0  # from the runs that are done
-    fixed, hinge = (each for each in grid())
-    # Fixed: two epochs of 96 images, one PGD step each: 2 x 96 forward and backward to train, as many to craft.
-    from temper.benchmark.costs import Sizes, cost
-
-    spent = cost(fixed, Sizes(96, 24))
-    assert (spent.train_forward, spent.train_backward) == (2 * 96 * 2, 2 * 96 * 2)
-    assert cost(hinge, Sizes(96, 24)).train_forward < spent.train_forward
     assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hours"] is None  # nothing was measured: unknown, not guessed
     assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json", "--measure"]) == 0
     assert json.loads(capsys.readouterr().out)["hours"] > 0
+
+
+def test_passes_are_counted_where_epsilon_is_above_zero():
+    fixed, hinge = grid(protocols={"linear": {"protocol": {"name": "linear"}, "epochs": 4}})
+    # Four epochs of 96 images, one PGD step each: as many passes to craft as to train. The hinge is 0 in the first.
+    spent, scheduled = (cost(cell, Sizes(96, 24)) for cell in (fixed, hinge))
+    assert (spent.train_forward, spent.train_backward) == (2 * 4 * 96, 2 * 4 * 96)
+    assert (scheduled.train_forward, scheduled.train_backward) == ((4 + 3) * 96, (4 + 3) * 96)
 
 
 @pytest.mark.parametrize(

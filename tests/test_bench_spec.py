@@ -49,6 +49,10 @@ def test_a_default_that_is_spelled_out_is_the_same_run():
     assert grid(finetune=spelled)[0].run == grid()[0].run
 
 
+def test_the_threats_given_are_all_there_are():
+    assert list(grid()[0].measure.threats) == ["linf"]
+
+
 def test_presets_fill_what_is_not_given():
     spec = read_spec({"preset": "guide", "backbones": ["bundled"], "datasets": ["digits"]})
     found = cells(spec)

@@ -248,6 +248,8 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> Spec:
     merged = base | given
     for key in ("finetune", "measure"):
         merged[key] = merge(base.get(key, {}), given.get(key) or {})
+    if "threats" in (given.get("measure") or {}):  # they are a list with names: those given are meant, and no others
+        merged["measure"]["threats"] = given["measure"]["threats"]
     merged["exceptions"] = [*base.get("exceptions", ()), *(given.get("exceptions") or ())]
     try:
         spec = Spec.model_validate(merged)
