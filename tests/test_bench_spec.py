@@ -130,7 +130,7 @@ def test_hyperparameters_come_from_a_table_and_missing_rows_are_named(tmp_path):
     table.write_text(f"{header}\nbundled,digits,at,linear,0.5,0.25,0,0.125,constant\n")
     optimiser = grid(hyperparameters=str(table))[0].config.optimiser
     assert (optimiser.backbone_lr, optimiser.head_lr, optimiser.lr_schedule) == (0.5, 0.25, "constant")
-    with pytest.raises(ArgumentError, match=r"bundled / digits / trades.*no row"):
+    with pytest.raises(ArgumentError, match=r"no row for 2 cells: bundled / digits / trades / fixed / linear / 0; "):
         grid(hyperparameters=str(table), objectives=["trades"])
 
 

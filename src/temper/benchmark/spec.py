@@ -227,7 +227,7 @@ class Cell:
     @property
     def label(self) -> str:
         """How a person knows the run."""
-        return " / ".join(str(self.factors[name]) for name in FACTORS)
+        return _label(self.factors)
 
     def describe(self) -> dict[str, Any]:
         """Factors and facts as columns of a result row."""
@@ -269,6 +269,8 @@ def cells(spec: Spec) -> list[Cell]:
             key of one cell, or two cells are the same run.
     """
     of_table = _from_table(spec)
+    if of_table is not _NO_TABLE:
+        _check_rows(spec, of_table)
     used: set[int] = set()
     found = [_cell(spec, factors, of_table, used) for factors in _product(spec)]
     for index, exception in enumerate(spec.exceptions):
@@ -306,7 +308,7 @@ def _cell(
     spec: Spec, factors: dict[str, Any], of_table: Mapping[tuple[Any, ...], Mapping[str, Any]], used: set[int]
 ) -> Cell | None:
     """The run of these factors; None where it is left out. ``used`` collects the exceptions that applied."""
-    label = " / ".join(str(value) for value in factors.values())
+    label = _label(factors)
     applying = [(index, each) for index, each in enumerate(spec.exceptions) if each.matches(factors)]
     used.update(index for index, _ in applying)
     if any(each.skip for _, each in applying):
@@ -318,7 +320,7 @@ def _cell(
     own = {"objective": {"name": factors["objective"]}, "schedule": schedule, "seed": factors["seed"]}
     settings = merge(settings, own | {"model": backbone, "data": dataset})
     if of_table is not _NO_TABLE:
-        settings = merge(settings, _row(of_table, factors, label))
+        settings = merge(settings, {"optimiser": dict(of_table[_key(factors)])})
     settings = merge(settings, _exceptional(spec, applying, label))
     try:
         config = _resolved(FinetuneConfig.model_validate(settings))
@@ -364,6 +366,7 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 _NO_TABLE: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 _TABLE_KEY = ("backbone", "dataset", "objective", "protocol")
+NAMED = 3  # cells that an error names
 _OPTIMISER = ("backbone_lr", "head_lr", "backbone_weight_decay", "head_weight_decay", "lr_schedule")
 
 
@@ -392,12 +395,25 @@ def _read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _row(table: Mapping[tuple[Any, ...], Mapping[str, Any]], factors: Mapping[str, Any], label: str) -> dict[str, Any]:
-    row = table.get(tuple(factors[key] for key in _TABLE_KEY))
-    if row is None:
-        fix = "the table of hyperparameters has no row for it; add one, or leave it out (exceptions: skip: true)"
-        raise ArgumentError("cell", label, fix)
-    return {"optimiser": dict(row)}
+def _check_rows(spec: Spec, table: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> None:
+    """Every cell that is not left out has its row in the table of hyper-parameters."""
+    lacking = [
+        _label(factors)
+        for factors in _product(spec)
+        if _key(factors) not in table and not any(each.skip and each.matches(factors) for each in spec.exceptions)
+    ]
+    if lacking:
+        named = "; ".join(lacking[:NAMED]) + (f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else "")
+        fix = f"has no row for {len(lacking)} cells: {named}; add them, or leave them out (exceptions: skip: true)"
+        raise ArgumentError("hyperparameters", str(spec.hyperparameters), fix)
+
+
+def _key(factors: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(factors[key] for key in _TABLE_KEY)
+
+
+def _label(factors: Mapping[str, Any]) -> str:
+    return " / ".join(str(factors[name]) for name in FACTORS)
 
 
 def _resolved(config: FinetuneConfig) -> FinetuneConfig:
