@@ -140,22 +140,15 @@ def at_once(cell):
     return "done"
 
 
+def bench_run(spec, store):
+    return ["bench", "run", str(spec), "--store", str(store), "--threads", "1"]
+
+
 def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
     monkeypatch.setattr(driving, "WAIT_SECONDS", 0.1)
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    call = [
-        sys.executable,
-        "-m",
-        "temper.cli",
-        "bench",
-        "run",
-        str(path),
-        "--store",
-        str(tmp_path / "s"),
-        "--threads",
-        "1",
-    ]
+    call = [sys.executable, "-m", "temper.cli", *bench_run(path, tmp_path / "s")]
     both = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     told = [process.communicate(timeout=150)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
@@ -165,18 +158,7 @@ def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, reference):
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    call = [
-        sys.executable,
-        "-m",
-        "temper.cli",
-        "bench",
-        "run",
-        str(path),
-        "--store",
-        str(tmp_path / "s"),
-        "--threads",
-        "1",
-    ]
+    call = [sys.executable, "-m", "temper.cli", *bench_run(path, tmp_path / "s")]
     process = subprocess.Popen(
         call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -186,7 +168,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, ref
     os.killpg(process.pid, signal.SIGINT)
     told = process.communicate(timeout=60)[0]
     assert process.returncode == 3 and "same command continues" in told and "Traceback" not in told, told
-    assert cli.main(["bench", "run", str(path), "--store", str(tmp_path / "s"), "--threads", "1"]) == 0
+    assert cli.main(bench_run(path, tmp_path / "s")) == 0
     assert_same(Store(tmp_path / "s"), reference)
 
 

@@ -5,7 +5,6 @@ import errno
 import json
 import shutil
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 from temper import evaluation, folders, models, samples
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.spec import NEAREST, Cell
-from temper.benchmark.store import BEAT_SECONDS, DONE, FAILED, Store
+from temper.benchmark.store import DONE, FAILED, Store, repeated
 from temper.corruptions.measure import guide
 from temper.corruptions.measure import measure as measure_corruptions
 from temper.corruptions.table import CorruptionTable
@@ -216,24 +215,12 @@ def _workspace(store: Store, name: str, *, keep: bool) -> Iterator[Path]:
 @contextlib.contextmanager
 def _pushing(push: Callable[[], None]) -> Iterator[None]:
     """Keep the store up to date while work goes on; whatever ends the work, its last state is kept."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a hiccup of the network; the next beat comes
-                push()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(push):
+            yield
     except BaseException:
-        done.set()
-        thread.join()
         push()
         raise
-    done.set()
-    thread.join()
 
 
 def margins_of(store: Store, run: str, suite: str) -> EvidenceTable:

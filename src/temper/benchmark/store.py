@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -147,20 +147,10 @@ class Store:
         if not self.claim(name, owner):
             yield False
             return
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(BEAT_SECONDS):
-                with contextlib.suppress(OSError):  # a hiccup of the network or disk; the next beat comes
-                    self.note("claims", name, {"owner": owner, "time": time.time()})
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
         try:
-            yield True
+            with repeated(lambda: self.note("claims", name, {"owner": owner, "time": time.time()})):
+                yield True
         finally:
-            done.set()
-            thread.join()
             self.release(name)
 
     def pull(self, name: str, folder: Path) -> None:
@@ -266,6 +256,25 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 def _unfinished(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts) or path.name.endswith(".part")
+
+
+@contextlib.contextmanager
+def repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Inside, do something every ``BEAT_SECONDS`` in a thread of its own."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a hiccup of the network or disk; the next beat comes
+                action()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextlib.contextmanager
