@@ -388,7 +388,7 @@ def test_a_factory_may_take_num_classes(workplace):
         ("broken:make", "returned NoneType; it must return a torch.nn.Module"),
         ("broken:needy", r"takes \(num_classes, width\)"),
         ("broken:image", r"gives \[2, 3, 32, 32\] for a batch of 2; it must give logits"),
-        ("broken:one_output", r"gives \[2, 1\] for a batch of 2"),
+        ("broken:classes", r"gives torch.int64 \[2\] for a batch of 2"),
         ("broken:pair", "gives tuple for a batch of 2"),
         ("broken:odd", "does not take images of 3x32x32, 3x28x28.*give image_size"),
     ],
@@ -403,7 +403,9 @@ network = nn.Linear(3, 3)
 def make(): pass
 def needy(num_classes, width): pass
 def image(): return nn.Identity()
-def one_output(): return {LINEAR.format(inputs=3 * 32 * 32, classes=1)}
+class Classes(nn.Module):
+    def forward(self, x): return x.flatten(1).argmax(1)
+def classes(): return Classes()
 def odd(): return {LINEAR.format(inputs=3 * 17 * 17, classes=2)}
 class Pair(nn.Module):
     def forward(self, x): return x, x

@@ -26,7 +26,7 @@ from temper.margins.subset import SubsetEstimate, SubsetPlan
 from temper.margins.table import EvidenceTable, Provenance
 from temper.memory import fitting_batch
 from temper.models import Classifier
-from temper.precision import full_precision, half
+from temper.precision import check_precision, full_precision, half
 from temper.progress import Bar, progress_bar
 from temper.samples import Samples, device_of, from_arrays, on_device
 from temper.threat import ROUNDING, Norm, Threat, parse_threats
@@ -369,7 +369,7 @@ def _clean_batch(samples: Samples) -> int:
 @torch.no_grad()
 def _clean(model: nn.Module, samples: Samples, batch_size: int) -> Clean:
     """One pass over all samples at full precision, and the checks that one batch allows."""
-    fitness.check_precision(model)
+    check_precision(model)
     names = ("sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3")
     parts: list[list[NDArray[Any]]] = []
     classes = 0

@@ -24,13 +24,6 @@ TOLERATED = 0.005  # share of samples that a black-box attack may break alone be
 TELLING = {"Linf": 16 / 255, "L2": 2.0, "L1": 40.0}  # a radius at which accuracy that has not fallen yet is a sign
 
 
-def check_precision(model: nn.Module) -> None:
-    """Raise ModelError unless all weights are float32."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ModelError(f"the model's {name} is {parameter.dtype}; evidence needs full precision: model.float()")
-
-
 def check_logits(logits: Tensor, y: Tensor, ids: Tensor) -> None:
     """Raise unless these are finite logits [N, K] with a class for every label.
 

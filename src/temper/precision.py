@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+
+from temper.errors import ModelError
 
 
 def computes_bf16(device: str) -> bool:
@@ -34,3 +37,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
+def check_precision(model: nn.Module, name: str = "the model") -> None:
+    """Raise ModelError unless all weights are float32."""
+    for place, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ModelError(
+                f"{name}: its {place} is {parameter.dtype}; evidence needs full precision, which is float32 here: give"
+                " model.float()"
+            )

@@ -25,12 +25,11 @@ from temper.data.dataset import ArrayImages
 from temper.data.decode import decode
 from temper.data.tree import IMAGE_SUFFIXES
 from temper.errors import ArgumentError, DataError
-from temper.fitness import check_precision
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.memory import fitting_batch
 from temper.models import Classifier
 from temper.models.sources import SHAPE_REFUSALS
-from temper.precision import full_precision
+from temper.precision import check_precision, full_precision
 from temper.progress import Bar, progress_bar
 from temper.samples import device_of, on_device
 from temper.threat import Threat, check_norm

@@ -93,6 +93,15 @@ def from_dataset(dataset: Dataset, classifier: Classifier, workers: int = 0) -> 
     return Samples(pixels, dataset.ids, dataset.fingerprint(), workers)
 
 
+def few_images(dataset: Dataset, count: int = 4) -> Tensor | None:
+    """A few images of a data set, spread over it, float [N, C, H, W] in [0, 1]; None where they differ in shape."""
+    places = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
+    images = [np.array(dataset.images[place]) for place in places]
+    if len({image.shape for image in images}) > 1:
+        return None
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's first tensor lies; the CPU for one that has none."""
     return next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))

@@ -9,6 +9,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from temper.models.heads import modes_of
+
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
@@ -25,7 +27,7 @@ def crafting(model: nn.Module, pairs: list[Pair] | None = None) -> Iterator[nn.M
         model: any module.
         pairs: what :func:`foldable` found for this model; none are folded without it.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = modes_of(model)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for module, _ in modes:

@@ -164,6 +164,7 @@ def _ends_in_linear(classifier: Classifier, measured: Samples) -> bool:
     try:
         with torch.no_grad():
             features_and_logits(classifier, x)
+            head_weight(classifier)
     except ModelError as error:
         log.warning("no feature margin: %s", error)
         return False

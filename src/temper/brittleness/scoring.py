@@ -9,10 +9,12 @@ from torch import Tensor
 
 from temper.attacks.crafting import crafting
 from temper.attacks.evasion import Scored
+from temper.errors import ModelError
 from temper.margins.pseudo import PseudoMargin
 from temper.margins.scores import FeatureMargin, logit_margin, max_probability, probability_margin
 from temper.models import Classifier
 from temper.models.features import features_and_logits
+from temper.models.heads import computes_linear
 from temper.precision import full_precision
 from temper.progress import progress_bar
 from temper.samples import Samples, on_device
@@ -29,8 +31,16 @@ def head_weight(model: Classifier) -> Tensor:
         ModelError: the network does not end in a linear layer.
     """
     assert model.head_name  # raises where there is none
-    weights = [model.network.get_submodule(name).weight.flatten(1) for name in model.head_names]  # type: ignore[operator]
-    return torch.cat(weights, 1) / len(weights)
+    heads = [model.network.get_submodule(name) for name in model.head_names]
+    for head in heads:
+        if not computes_linear(head):
+            raise ModelError(
+                f"head {type(head).__name__}: computes something else than a linear layer, so distances between its"
+                " features say nothing about its logits"
+            )
+    weights = [head.weight.flatten(1) for head in heads]  # type: ignore[operator]
+    weight = torch.cat(weights, 1) / len(weights)
+    return weight if model.form == "logits" else torch.cat([torch.zeros_like(weight), weight])
 
 
 def scorers(

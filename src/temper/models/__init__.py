@@ -2,16 +2,19 @@
 
 from temper.models.classifier import Classifier, fingerprint, weights_fingerprint
 from temper.models.heads import find_head, replace_head
-from temper.models.loading import check, load, save
+from temper.models.loading import check, load, refresh_head
+from temper.models.saving import check_restores, save
 from temper.models.weights import load_tensors
 
 __all__ = [
     "Classifier",
     "check",
+    "check_restores",
     "find_head",
     "fingerprint",
     "load",
     "load_tensors",
+    "refresh_head",
     "replace_head",
     "save",
     "weights_fingerprint",

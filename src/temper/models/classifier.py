@@ -1,14 +1,15 @@
 """A classifier as the rest of Temper sees it: pixels in, logits out, its normalisation inside."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from temper.errors import ModelError
-from temper.models.heads import outputs_of
+from temper.models.heads import outputs_of, set_training
+from temper.models.outputs import Form, as_logits
 
 
 class Classifier(nn.Module):
@@ -25,6 +26,10 @@ class Classifier(nn.Module):
         head: dotted name, inside ``network``, of the last linear layer; several names where their outputs are
             averaged (distilled transformers); empty where the network does not end in a linear layer.
         num_classes: K; read from the head unless given.
+        form: how the network's output is to be read: "logits" [N, K], or one "logit" or "probability" of class 1 per
+            image, of which two logits are made.
+        input_shape: channels, height and width of an image that the network is known to take, where neither it nor
+            ``image_size`` says so.
         info: JSON-able facts about where the network came from; ``save`` needs those of ``load``.
     """
 
@@ -40,10 +45,12 @@ class Classifier(nn.Module):
         image_size: int | None,
         head: str | Sequence[str],
         num_classes: int | None = None,
+        form: Form = "logits",
+        input_shape: tuple[int, int, int] | None = None,
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.form, self.input_shape = network, form, input_shape
         # Configuration, not weights: outside the state dict, whose names then are the network's own.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -55,8 +62,18 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K] of float NCHW images in [0, 1]."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        logits: Tensor = self.logits_from(self.network((images - self.mean) / self.std))
         return logits
+
+    def logits_from(self, output: Any) -> Any:
+        """Logits [N, K] of what the network, or the head that ends it, gave."""
+        return as_logits(output, self.form, training=self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """See :class:`torch.nn.Module`; the network may be an exported graph, which has one mode."""
+        self.training = mode
+        set_training(self.network, mode)
+        return self
 
     @property
     def head_name(self) -> str:
@@ -86,12 +103,35 @@ class Classifier(nn.Module):
 
 
 def weights_fingerprint(network: nn.Module) -> str:
-    """SHA-256 (hex) of a module's state dict; the same on every device and in every memory layout."""
+    """SHA-256 (hex) of a module's state dict, and of the constants that compiled graphs keep their weights in; the
+    same on every device and in every memory layout."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, value in sorted([*network.state_dict().items(), *_constants(network)], key=lambda pair: pair[0]):
+        _digest(digest, name, value)
     return digest.hexdigest()
+
+
+def _digest(digest: Any, name: str, value: Any) -> None:
+    """Take in one entry of a state dict; those of quantised layers hold tuples and names beside tensors."""
+    if isinstance(value, tuple):
+        for place, each in enumerate(value):
+            _digest(digest, f"{name}.{place}", each)
+    elif isinstance(value, Tensor):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        plain = value.detach().dequantize() if value.is_quantized else value.detach()
+        digest.update(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    else:
+        digest.update(f"{name} {value}\n".encode())
+
+
+def _constants(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors inside frozen TorchScript, which has no parameters."""
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and not hasattr(module, "training"):
+            graph: Any = module.inlined_graph
+            for place, node in enumerate(graph.findAllNodes("prim::Constant")):
+                if node.hasAttribute("value") and node.kindOf("value") == "t":
+                    yield f"{name}.constant{place:05d}", node.t("value")
 
 
 def fingerprint(classifier: Classifier) -> dict[str, str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
 from temper.models.heads import evaluating, find_head
+from temper.models.outputs import as_logits
 from temper.precision import full_precision
 
 
@@ -45,6 +46,8 @@ def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
         logits: Tensor = model(images)
     features = torch.cat([_vectors(model, name, seen[name], len(images)) for name in names], 1)
     own = torch.stack(made).mean(0)
+    if isinstance(model, Classifier) and model.form != "logits":
+        own = as_logits(own, "logit")  # a sigmoid may come after the head, and its logits are recovered
     # Logits that are no numbers are for those to refuse who use them.
     tolerance = 1e-3 * float(own.nan_to_num().abs().max())
     if own.shape != logits.shape or not torch.allclose(own, logits, rtol=1e-3, atol=tolerance, equal_nan=True):

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from temper.errors import ModelError
+from temper.models.outputs import main_output
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -53,30 +55,43 @@ def _last_linear_run(network: nn.Module, example: Tensor) -> tuple[str, ...]:
         if is_linear(module)
     ]
     try:
-        num_classes = logits_of(network, example).shape[1]
+        outputs = output_of(network, example)[0].numel()
     finally:
         for hook in hooks:
             hook.remove()
-    wide_enough = [name for name in ran if outputs_of(network.get_submodule(name)) == num_classes]
+    wide_enough = [name for name in ran if outputs_of(network.get_submodule(name)) == outputs]
     return tuple(wide_enough[-1:])
 
 
-def logits_of(network: nn.Module, example: Tensor) -> Tensor:
-    """Output of the network in eval mode, without gradients; its mode is left as it was."""
+def output_of(network: nn.Module, example: Tensor) -> Any:
+    """Main output of the network in eval mode, without gradients; its mode is left as it was."""
     with evaluating(network), torch.no_grad():
-        output: Tensor = network(example)
-    return output
+        return main_output(network(example), training=False)
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Every module in eval mode, and afterwards in the mode it was in."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    modes = modes_of(network)
+    set_training(network, False)
     try:
         yield
     finally:
         for module, training in modes:
+            module.training = training
+
+
+def modes_of(network: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Every module that has a mode, and whether it is train mode; frozen TorchScript has none."""
+    return [(module, module.training) for module in network.modules() if hasattr(module, "training")]
+
+
+def set_training(network: nn.Module, training: bool) -> None:
+    """Put a network into train or eval mode, also one whose graph was exported in one mode and refuses to be asked."""
+    try:
+        network.train(training)
+    except NotImplementedError:
+        for module, _ in modes_of(network):
             module.training = training
 
 
@@ -87,7 +102,7 @@ def replace_head(network: nn.Module, names: str | Sequence[str], num_classes: in
     torch does, from torch's global random stream.
 
     Raises:
-        ModelError: there is no name, or it names another kind of layer.
+        ModelError: there is no name, or it names another kind of layer, or one that is more than its weight and bias.
     """
     if not names:
         raise ModelError(
@@ -100,11 +115,42 @@ def replace_head(network: nn.Module, names: str | Sequence[str], num_classes: in
         network.num_classes = num_classes  # type: ignore[assignment]
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is nothing but its weight and bias, so that a fresh linear layer can stand in its place.
+
+    Not plain are subclasses that compute something else (a scaled or cosine head), and weights that are made of
+    others (weight norm, spectral norm).
+    """
+    return layer.state_dict().keys() <= {"weight", "bias"} and computes_linear(layer)
+
+
+@torch.no_grad()
+def computes_linear(layer: nn.Module) -> bool:
+    """Whether a layer gives weight times input plus bias; a subclass of nn.Linear may give anything."""
+    if not is_linear(layer):
+        return False
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    inputs = torch.linspace(-1, 1, 2 * weight.shape[1], dtype=weight.dtype, device=weight.device).sin()
+    x = inputs.reshape(2, weight.shape[1], *weight.shape[2:])
+    compute: Any = nn.functional.conv2d if isinstance(layer, nn.Conv2d) else nn.functional.linear
+    with evaluating(layer):
+        return torch.allclose(layer(x), compute(x, weight, bias), rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
 def _fresh(layer: nn.Module, num_classes: int) -> nn.Module:
-    if isinstance(layer, nn.Conv2d):
-        fresh: nn.Module = nn.Conv2d(layer.in_channels, num_classes, 1, bias=layer.bias is not None)
-    elif isinstance(layer, nn.Linear):
-        fresh = nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
-    else:
+    if not is_linear(layer):
         raise ModelError(f"head {type(layer).__name__}: must be nn.Linear or a 1x1 nn.Conv2d to be replaced")
+    if not is_plain(layer):
+        raise ModelError(
+            f"head {type(layer).__name__}: is more than a linear layer's weight and bias, so no fresh one for"
+            f" {num_classes} classes can take its place; let the factory take num_classes and build it"
+        )
+    bias = layer.bias is not None
+    fresh: nn.Module
+    if isinstance(layer, nn.Conv2d):
+        fresh = nn.Conv2d(layer.in_channels, num_classes, 1, bias=bias)
+    else:
+        assert isinstance(layer, nn.Linear)
+        fresh = nn.Linear(layer.in_features, num_classes, bias=bias)
     return fresh.to(layer.weight.device, layer.weight.dtype).train(layer.training)

@@ -5,24 +5,27 @@ import importlib
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from temper.errors import ArgumentError, ModelError
 from temper.models import bundled
-from temper.models.heads import configured_head, find_head, logits_of, outputs_of
+from temper.models.heads import configured_head, evaluating, find_head, output_of, outputs_of
 from temper.models.onnx import read_onnx
+from temper.models.outputs import Form, form_of, main_output
 from temper.models.weights import load_weights
+from temper.precision import check_precision
 
 # What image networks usually take: tried where nothing says what a factory's network takes.
-_USUAL_SIZES = (32, 28, 64, 224)
+_USUAL_SIZES = (32, 28, 64, 224, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)
+_OTHER = 32  # a network that does not take images larger by so much has a size of its own
 _USUAL_CHANNELS = (3, 1)
 # What networks raise when an input's shape does not suit them.
 SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
@@ -40,6 +43,28 @@ class Source:
     num_classes: int
     head_is_fresh: bool = False
     """Whether the head is random beside pretrained weights, which came without one."""
+    form: Form = "logits"
+    """How the network's output is to be read."""
+    input_shape: tuple[int, int, int] | None = None
+    """Channels, height and width that the network took, where it does not say itself what it takes."""
+
+    def outputs(self, num_classes: int) -> int:
+        """Outputs of a head for so many classes: one is enough for two where the network makes do with it."""
+        return 1 if num_classes == 2 and self.form != "logits" else num_classes
+
+    def with_head_counted(self) -> "Source":
+        """The same with as many classes as its head has now."""
+        if not self.head:
+            return self
+        outputs = outputs_of(self.network.get_submodule(self.head[0]))
+        if outputs == 1:
+            return replace(self, num_classes=2)
+        if self.form == "probability":
+            raise ModelError(
+                f"{type(self.network).__name__}: ends in a sigmoid over one output, which {outputs} classes cannot"
+                " share; let it return logits"
+            )
+        return replace(self, num_classes=outputs, form="logits")
 
 
 def from_bundled(*, pretrained: bool) -> Source:
@@ -129,7 +154,7 @@ def resize(network: nn.Module, image_size: int, channels: int) -> None:
     try:
         if set_input_size is not None:
             set_input_size(img_size=image_size)
-        logits_of(network, torch.zeros(1, channels, image_size, image_size))
+        output_of(network, torch.zeros(1, channels, image_size, image_size))
     except SHAPE_REFUSALS as error:
         raise ModelError(
             f"image_size = {image_size}: {type(network).__name__} does not take it ({_first_line(error)})"
@@ -174,12 +199,20 @@ def for_channels(statistic: tuple[float, ...], channels: int) -> tuple[float, ..
     return (sum(statistic) / len(statistic),) * channels
 
 
-def from_factory(spec: str, *, num_classes: int | None, image_size: int | None, channels: int | None) -> Source:
+def from_factory(
+    spec: str,
+    *,
+    num_classes: int | None,
+    image_size: int | None,
+    channels: int | None,
+    example: Tensor | None = None,
+) -> Source:
     """The network that a user's ``module:factory`` returns, found from the working directory too.
 
     The factory takes no argument, or ``num_classes``. Its normalisation is taken to be its own affair (mean
-    0, std 1 here). One forward pass checks the output and finds the head, at ``image_size`` and ``channels``
-    where given, else at the first usual size that the network accepts.
+    0, std 1 here). A forward pass checks the output and finds the head: at ``image_size`` where that is given, else on
+    ``example``, images float [N, C, H, W] of the data in question, else at the first usual size that the network
+    accepts. Square images of the data give the network its size, and so does its refusal of all others.
 
     Raises:
         ModelError: no such module or attribute, not a factory, no network, or an output that is not [N, K].
@@ -189,11 +222,28 @@ def from_factory(spec: str, *, num_classes: int | None, image_size: int | None, 
         network = _call(spec, factory, num_classes)
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec}: returned {type(network).__name__}; it must return a torch.nn.Module")
-    example = _example(spec, network, image_size, channels)
-    logits = logits_of(network, example)
-    channels = example.shape[1]
-    identity = (0.0,) * channels, (1.0,) * channels
-    return Source(network, *identity, image_size, find_head(network, example), logits.shape[1])
+    network = uncompiled(network)
+    check_precision(network, spec)
+    images, form = _accepted(spec, network, image_size, channels, example)
+    count, height, width = images.shape[1:]
+    if image_size is None and height == width and (_same_size(images, example) or not _takes_larger(network, images)):
+        image_size = height
+    identity = (0.0,) * count, (1.0,) * count
+    classes = max(output_of(network, images)[0].numel(), 2)
+    return Source(
+        network, *identity, image_size, find_head(network, images), classes,
+        form=form, input_shape=(count, height, width),
+    )  # fmt: skip
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network that ``torch.compile`` was given: hooks do not see into compiled code, and names differ in it."""
+    for module in network.modules():
+        module._compiled_call_impl = None
+        for name, child in module.named_children():
+            setattr(module, name, getattr(child, "_orig_mod", child))
+    whole: nn.Module = getattr(network, "_orig_mod", network)
+    return whole
 
 
 def from_onnx(path: Path) -> Source:
@@ -206,7 +256,9 @@ def from_onnx(path: Path) -> Source:
     example = torch.zeros(2, channels, height, width)
     identity = (0.0,) * channels, (1.0,) * channels
     size = height if height == width else None
-    return Source(network, *identity, size, find_head(network, example), logits_of(network, example).shape[1])
+    form = _read(f"onnx:{path}", network, example)
+    classes = max(output_of(network, example)[0].numel(), 2)
+    return Source(network, *identity, size, find_head(network, example), classes, form=form)
 
 
 @contextmanager
@@ -256,21 +308,64 @@ def _call(spec: str, factory: Callable[..., Any], num_classes: int | None) -> An
     return factory(**arguments)
 
 
-def _example(spec: str, network: nn.Module, image_size: int | None, channels: int | None) -> torch.Tensor:
-    """A blank input [2, C, H, W] that the network accepts; its output is checked to be [2, K], K > 1."""
-    sizes = _USUAL_SIZES if image_size is None else (image_size,)
-    options = list(itertools.product(_USUAL_CHANNELS if channels is None else (channels,), sizes))
+def _accepted(
+    spec: str, network: nn.Module, image_size: int | None, channels: int | None, example: Tensor | None
+) -> tuple[Tensor, Form]:
+    """Two images [2, C, H, W] that the network takes, and how its output is to be read."""
     refusal = ""
-    for channel_count, size in options:
-        example = torch.zeros(2, channel_count, size, size)
+    options = list(_options(image_size, channels, example))
+    for images in options:
         try:
-            output = logits_of(network, example)
+            form = _read(spec, network, images)
         except SHAPE_REFUSALS as error:
             refusal = refusal or _first_line(error)
-            continue
-        if not isinstance(output, torch.Tensor) or output.dim() != 2 or len(output) != 2 or output.shape[1] < 2:
-            found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ModelError(f"{spec}: gives {found} for a batch of 2; it must give logits [2, classes]")
-        return example
-    tried = ", ".join(f"{channel_count}x{size}x{size}" for channel_count, size in options)
+        else:
+            return images, form
+    tried = ", ".join("x".join(map(str, images.shape[1:])) for images in options[:4]) + " and so on" * (
+        len(options) > 4
+    )
     raise ModelError(f"{spec}: does not take images of {tried} ({refusal}); give image_size, and mean and std for C")
+
+
+def _options(image_size: int | None, channels: int | None, example: Tensor | None) -> Iterator[Tensor]:
+    """Two images or more of each shape to try, the likeliest first."""
+    sizes = [(size, size) for size in (_USUAL_SIZES if image_size is None else (image_size,))]
+    counts: Sequence[int] = _USUAL_CHANNELS if channels is None else (channels,)
+    if example is not None:
+        sizes = [(example.shape[2], example.shape[3]), *sizes] if image_size is None else sizes
+        counts = [example.shape[1], *counts] if channels is None else counts
+    for count, size in itertools.product(dict.fromkeys(counts), dict.fromkeys(sizes)):
+        if example is not None and tuple(example.shape[1:]) == (count, *size):
+            yield example if len(example) > 1 else example.repeat(2, 1, 1, 1)
+        else:
+            yield torch.zeros(2, count, *size)
+
+
+def _same_size(images: Tensor, example: Tensor | None) -> bool:
+    return example is not None and images.shape[2:] == example.shape[2:]
+
+
+def _takes_larger(network: nn.Module, images: Tensor) -> bool:
+    """Whether a network that takes these images takes larger ones too, so that it has no size of its own."""
+    side = images.shape[-1] + _OTHER
+    try:
+        output_of(network, torch.zeros(2, images.shape[1], side, side))
+    except SHAPE_REFUSALS:
+        return False
+    return True
+
+
+def _read(spec: str, network: nn.Module, images: Tensor) -> Form:
+    """How the network's output for two images is to be read; a ModelError where it is no classifier's."""
+    with evaluating(network), torch.enable_grad():
+        # A product, for the network may write into what it is given.
+        output = main_output(network(images.clone().requires_grad_() * 1), training=False)
+    found: Any = type(output).__name__
+    if isinstance(output, Tensor):
+        found = list(output.shape) if output.is_floating_point() else f"{output.dtype} {list(output.shape)}"
+        form = form_of(output) if len(output) == len(images) and output.dim() else None
+        if form is not None:
+            return form
+    raise ModelError(
+        f"{spec}: gives {found} for a batch of {len(images)}; it must give logits [{len(images)}, classes]"
+    )

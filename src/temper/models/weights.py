@@ -92,7 +92,18 @@ def load_weights(
         ModelError: a tensor of the backbone is missing or has another shape, or the file has tensors that the
             network has no place for; the message lists the first few. Or it normalises in another way.
     """
-    tensors = load_tensors(path)
+    return fit_weights(network, load_tensors(path), path, head, num_classes, normalisation)
+
+
+def fit_weights(
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    path: str | Path,
+    head: Sequence[str],
+    num_classes: int | None,
+    normalisation: Normalisation | None = None,
+) -> dict[str, float | str]:
+    """As :func:`load_weights`, of tensors that were read from ``path`` already."""
     expected_names = set(network.state_dict())
     if normalisation is not None:
         tensors = _unwrap(tensors, expected_names, normalisation, path)

@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from temper import evaluation, folders, models, samples
 from temper.attacks.suites import get_suite
-from temper.data import Dataset
+from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
 from temper.interrupt import Stop, Stopped
 from temper.margins import EvidenceTable
 from temper.models import Classifier
+from temper.models.building import is_factory
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
 from temper.training.protocols import phases
+from temper.training.rehearsal import rehearse
 from temper.training.run import CONFIG, Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
 from temper.training.splits import Splits, load_splits
@@ -83,6 +86,8 @@ def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool,
     classifier = load_backbone(config, splits)
     if not resume:
         _check_readable(splits.validation, splits.test)
+    if not (resume and (config.out / "model.json").exists()):
+        rehearse(classifier, _few(splits.train, classifier), _smallest_part(config, len(splits.train)))
     run = open_run(config, resume=resume, force=force)
     _note_data(run, splits)
     if not (run.folder / "model.json").exists():
@@ -155,7 +160,8 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
 
 
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
-    """The configured backbone with a fresh head for the data's classes; a run folder on the same classes keeps its."""
+    """The configured backbone with a fresh head for the data's classes; a run folder on the same classes keeps its, and
+    so does a factory whose head has as many."""
     classifier = models.load(
         config.model.name,
         num_classes=splits.train.num_classes,
@@ -165,14 +171,25 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
         image_size=config.model.image_size,
         model_args=config.model.args or None,
         seed=config.seed,
+        example=samples.few_images(splits.train),
     )
-    # Another task may happen to have as many classes.
-    if classifier.info.get("class_names") != list(splits.train.class_names):
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
-            models.replace_head(classifier.network, classifier.head_names, splits.train.num_classes)
-        classifier.info["head"] = "fresh"
+    known = classifier.info.get("class_names")
+    own = known is None and is_factory(config.model.name)  # a factory builds the head for the classes, or brings it
+    if not own and known != list(splits.train.class_names):  # another task may happen to have as many classes
+        models.refresh_head(classifier, config.seed)
     return classifier
+
+
+def _few(dataset: Dataset, classifier: Classifier) -> Tensor:
+    """A few images as the classifier takes them, float [N, C, H, W] in [0, 1]."""
+    pixels = Pixels(dataset, classifier.image_size, classifier.channels)
+    return torch.stack([pixels[place][0] for place in range(min(4, len(pixels)))]).float() / 255
+
+
+def _smallest_part(config: FinetuneConfig, count: int) -> int:
+    """Images in the smallest part of a batch that goes through the model at once."""
+    batch = count // -(-count // config.batch_size) // config.devices
+    return max(batch // -(-batch // (config.micro_batch or batch)), 1) if batch else 1
 
 
 def _statistic(values: tuple[float, ...] | None) -> float | tuple[float, ...] | None:
@@ -221,6 +238,7 @@ def _train_here(
     train(fabric, Task(config, schedule, folder, splits.train, splits.validation), classifier)
     if fabric.is_global_zero:
         classifier.cpu()
+        models.check_restores(classifier, _few(splits.validation, classifier))
         models.save(classifier, folder, extra={"class_names": list(splits.train.class_names)})
 
 

@@ -1,0 +1,160 @@
+"""Save a classifier so that it loads bit-exactly, and prove that it does before anything depends on it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from temper.errors import ModelError
+from temper.files import write_json, written
+from temper.models.building import build, seeded
+from temper.models.classifier import Classifier
+from temper.models.heads import evaluating
+from temper.models.sources import Source, resize
+from temper.models.weights import fit_weights, load_tensors
+from temper.precision import full_precision
+
+DESCRIPTION = "model.json"
+WEIGHTS = "weights.safetensors"
+FORMAT = 1
+TOLERANCE = 1e-3  # of the largest logit; the same weights in another memory layout differ by a hundredth of this
+_OTHER_SEED = 1_234_567  # whatever a network draws when it is built and does not save shows by another seed
+
+
+def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
+    """Write ``model.json`` and ``weights.safetensors``; ``load(folder)`` restores the classifier bit-exactly.
+
+    The weights are the network's own state dict, so other programs can read them too. Each file appears whole
+    or not at all.
+
+    Args:
+        classifier: one that came from ``load`` (it knows how its network is built).
+        folder: made if need be; files of the same names in it are replaced.
+        extra: JSON-able facts to keep, such as class names; ``load`` puts them into ``info``.
+
+    Raises:
+        ModelError: the classifier was built by hand.
+    """
+    folder = Path(folder)
+    description, tensors = _description(classifier, extra or {}), _tensors(classifier)
+    with written(folder / WEIGHTS) as unfinished:
+        # Through Python's own files, so that a full disk is an OSError that says so.
+        unfinished.write_bytes(safetensors.torch.save(tensors))
+    write_json(folder / DESCRIPTION, description)
+
+
+def restore(folder: Path) -> tuple[Source, dict[str, Any]]:
+    """What :func:`save` wrote, and its ``info``.
+
+    Raises:
+        ModelError: the folder holds no saved model, or its weights are not those of the network that is built now.
+    """
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: no {DESCRIPTION} in it, so not a run that has saved its model") from error
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path}: damaged ({error}); save the model again") from error
+    if description.get("format") != FORMAT:
+        raise ModelError(f"{path}: format {description.get('format')}, not {FORMAT}; use the Temper that wrote it")
+    return _rebuilt(description, load_tensors(folder / WEIGHTS), folder / WEIGHTS), description["info"]
+
+
+def check_restores(classifier: Classifier, images: Tensor) -> None:
+    """Prove that what :func:`save` would write gives this very classifier back.
+
+    The network is built anew, as it would be for a load, gets the weights, and must give the same logits.
+
+    Args:
+        classifier: on the CPU, where networks are built.
+        images: a few, float [N, C, H, W] in [0, 1].
+
+    Raises:
+        ModelError: the weights do not fit the network that is built anew, or its logits differ.
+    """
+    spec = classifier.info.get("spec")
+    description, tensors = _description(classifier, {}), _tensors(classifier)
+    try:
+        with seeded(_OTHER_SEED):
+            twin = classifier_of(_rebuilt(description, tensors, "a saved copy"), {})
+    except ModelError as error:
+        raise ModelError(
+            f"{spec}: once saved it could not be loaded again ({error}); the factory must build the same layers each"
+            " time, for num_classes where it takes that"
+        ) from error
+    own, again, theirs = (_logits(each, images) for each in (classifier, classifier, twin))
+    noise, gap = float((own - again).abs().max()), float((own - theirs).abs().max())
+    if not gap <= max(TOLERANCE * float(own.abs().max()), 2 * noise):
+        raise ModelError(
+            f"{spec}: once saved and loaded again its logits differ by {gap:.2g}: it computes with something that is"
+            " not among its saved weights; register that as a parameter or a persistent buffer, and draw nothing at"
+            " random that is not one"
+        )
+
+
+def classifier_of(source: Source, info: dict[str, Any]) -> Classifier:
+    """A source's network with its preprocessing, in eval mode."""
+    return Classifier(
+        source.network, mean=source.mean, std=source.std, image_size=source.image_size, head=source.head,
+        num_classes=source.num_classes, form=source.form, input_shape=source.input_shape, info=info,
+    ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+def _logits(classifier: Classifier, images: Tensor) -> Tensor:
+    """Logits in eval mode; torch's random numbers are the same in every call."""
+    with seeded(0), evaluating(classifier), full_precision(images.device):
+        logits: Tensor = classifier(images)
+    return logits
+
+
+def _description(classifier: Classifier, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What says how to build the classifier again."""
+    if "spec" not in classifier.info:
+        raise ModelError(
+            f"{type(classifier.network).__name__}: nothing says how to build this network again;"
+            " make a factory of it and load it as module:factory"
+        )
+    return {
+        "format": FORMAT,
+        "num_classes": classifier.num_classes,
+        "mean": classifier.mean.flatten().tolist(),
+        "std": classifier.std.flatten().tolist(),
+        "image_size": classifier.image_size,
+        "input_shape": classifier.input_shape,
+        "head": list(classifier.head_names),
+        "form": classifier.form,
+        "info": classifier.info | dict(extra),
+    }
+
+
+def _tensors(classifier: Classifier) -> dict[str, Tensor]:
+    """The network's state; a clone each: safetensors refuses tensors that share memory or are not contiguous."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in classifier.network.state_dict().items()
+    }
+
+
+def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor], origin: str | Path) -> Source:
+    """The network that a description says how to build, with these weights, strictly."""
+    info, size, classes = description["info"], description["image_size"], description["num_classes"]
+    mean, std, head = (tuple(description[key]) for key in ("mean", "std", "head"))
+    shape = description.get("input_shape")
+    blank = None if shape is None else torch.zeros(2, *shape)
+    source = build(info["spec"], False, classes, None if shape else size, len(mean), info["model_args"], blank)
+    if size is not None and size != source.image_size:
+        resize(source.network, size, len(mean))
+    form = description.get("form", "logits")
+    source = Source(source.network, mean, std, size, head, classes, form=form, input_shape=shape and tuple(shape))
+    missing = [name for name in head if name not in dict(source.network.named_modules())]
+    if missing:
+        raise ModelError(f"{origin}: has the head {missing[0]}, which the network that is built now has not")
+    if fit_weights(source.network, tensors, origin, head, source.outputs(classes))["head"] != "kept":
+        raise ModelError(f"{origin}: its head {', '.join(head)} is not that of the network that is built now")
+    return source

@@ -1,0 +1,84 @@
+"""A dress rehearsal: what would only show after hours of training shows before it begins."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from temper import models
+from temper.errors import ModelError
+from temper.models import Classifier
+from temper.models.heads import modes_of
+
+PARTS = 0.05  # by how much weights are moved, as training would
+
+
+def rehearse(classifier: Classifier, images: Tensor, smallest: int) -> None:
+    """Run a classifier as training will, and prove that what would be saved is what would be trained.
+
+    Its weights are moved a little meanwhile, and are afterwards what they were.
+
+    Args:
+        classifier: on the CPU.
+        images: a few of the training data, float [N, C, H, W] in [0, 1].
+        smallest: images in the smallest part of a batch that will go through it at once.
+
+    Raises:
+        ModelError: no gradient reaches weights or pixels, a part of a batch is too small for its batch norms, or it
+            could not be loaded again.
+    """
+    spec = classifier.info.get("spec")
+    if not any(True for _ in classifier.parameters()):
+        raise ModelError(f"{spec}: has no parameters that could be trained; give the network as plain torch modules")
+    with _moved(classifier):
+        _check_gradients(classifier, images[:2])
+        classifier.train()
+        try:
+            with torch.no_grad():
+                classifier(images[:smallest])
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            raise ModelError(
+                f"{spec}: has a batch norm that needs at least 2 images at once, and the smallest part of a batch has"
+                f" {smallest}; raise micro_batch or batch_size"
+            ) from None
+        classifier.eval()
+        models.check_restores(classifier, images)
+
+
+def _check_gradients(classifier: Classifier, images: Tensor) -> None:
+    x = images.clone().requires_grad_()
+    with torch.enable_grad():
+        logits: Tensor = classifier(x)
+        trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+        found = (
+            torch.autograd.grad(logits.float().sum(), [x, *trained], allow_unused=True)
+            if logits.requires_grad
+            else [None] * (1 + len(trained))
+        )
+    spec, blind = classifier.info.get("spec"), "detach(), no_grad or NumPy inside its forward pass cuts it off"
+    if all(gradient is None for gradient in found[1:]):
+        raise ModelError(f"{spec}: no gradient reaches its weights, so it cannot be trained; {blind}")
+    if found[0] is None:
+        raise ModelError(f"{spec}: no gradient reaches the pixels, so no attack can be crafted to train on; {blind}")
+
+
+@contextmanager
+def _moved(classifier: Classifier) -> Iterator[None]:
+    """Parameters moved at random; afterwards they, the buffers and the modes are what they were."""
+    modes = modes_of(classifier)
+    own = [(tensor, tensor.detach().clone()) for tensor in [*classifier.parameters(), *classifier.buffers()]]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(0)
+        for parameter in classifier.parameters():
+            if parameter.is_floating_point():
+                parameter.mul_(1 + PARTS * torch.rand_like(parameter)).add_(1e-3 * torch.rand_like(parameter))
+        try:
+            yield
+        finally:
+            for tensor, value in own:
+                tensor.copy_(value)
+            for module, mode in modes:
+                module.training = mode

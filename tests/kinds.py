@@ -1,0 +1,143 @@
+"""Networks as people have them, on 3x8x8 images unless said otherwise; tests name them as ``kinds:...``."""
+
+import random
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+
+def body() -> list[nn.Module]:
+    """To 8 features."""
+    return [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def with_head(head: nn.Module) -> nn.Module:
+    """The body and this head."""
+    return nn.Sequential(*body(), head)
+
+
+# --- heads ----------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Linear):
+    """A linear layer with a learned temperature."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * super().forward(x)
+
+
+class Cosine(nn.Linear):
+    """A cosine classifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * functional.linear(functional.normalize(x, dim=1), functional.normalize(self.weight, dim=1))
+
+
+def scaled(num_classes: int = 2) -> nn.Module:
+    return with_head(Scaled(8, num_classes))
+
+
+def cosine(num_classes: int = 2) -> nn.Module:
+    return with_head(Cosine(8, num_classes, bias=False))
+
+
+def weight_norm(num_classes: int = 2) -> nn.Module:
+    return with_head(parametrizations.weight_norm(nn.Linear(8, num_classes)))
+
+
+def old_weight_norm(num_classes: int = 2) -> nn.Module:
+    return with_head(nn.utils.weight_norm(nn.Linear(8, num_classes)))
+
+
+def spectral_norm(num_classes: int = 2) -> nn.Module:
+    return with_head(parametrizations.spectral_norm(nn.Linear(8, num_classes)))
+
+
+def old_spectral_norm(num_classes: int = 2) -> nn.Module:
+    return with_head(nn.utils.spectral_norm(nn.Linear(8, num_classes)))
+
+
+def lazy(num_classes: int = 2) -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+class Tied(nn.Module):
+    """Two layers that share a weight, one of them the head."""
+
+    def __init__(self, num_classes: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body())
+        self.hidden, self.head = nn.Linear(8, 8), nn.Linear(8, num_classes)
+        if num_classes == 8:
+            self.head.weight = self.hidden.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.body(x)).relu())
+
+
+def fixed_scaled() -> nn.Module:
+    """Takes no num_classes, and its head is no plain one."""
+    return scaled(5)
+
+
+# --- what is not among the saved weights ------------------------------------------------------------
+
+
+class Projected(nn.Module):
+    """A random projection, saved or not."""
+
+    def __init__(self, num_classes: int, persistent: bool) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(192, 16), persistent=persistent)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1) @ self.projection)
+
+
+def persistent(num_classes: int = 2) -> nn.Module:
+    return Projected(num_classes, persistent=True)
+
+
+def fleeting(num_classes: int = 2) -> nn.Module:
+    return Projected(num_classes, persistent=False)
+
+
+class Drifting(nn.Module):
+    """Keeps a running mean that is neither parameter nor buffer."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.mean = 0.0
+        self.head = nn.Linear(192, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * float(x.mean())
+        return self.head(x.flatten(1) - self.mean)
+
+
+_widths = iter(range(4, 1000))
+
+
+def random_width(num_classes: int = 2) -> nn.Module:
+    """Another width each time."""
+    width = next(_widths)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def random_constant(num_classes: int = 2) -> nn.Module:
+    """A constant from Python's own random numbers."""
+    factor = 0.1 + random.random()
+
+    class Times(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (factor * x).sin()
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), Times(), nn.Linear(16, num_classes))
