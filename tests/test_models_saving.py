@@ -144,7 +144,7 @@ def test_parts_of_one_image_are_refused_where_batch_norm_needs_two(data, monkeyp
 
     monkeypatch.setattr(kinds, "normed", normed, raising=False)
     with pytest.raises(
-        ModelError, match="kinds:normed: has a batch norm that needs at least 2 images.*has 1; raise micro_batch"
+        ModelError, match=r"kinds:normed: has a batch norm that needs at least 2 images.*has 1; raise micro_batch"
     ):
         finetune(config(data, "normed", micro_batch=1))
     finetune(config(data, "normed", micro_batch=3, epochs=1))
