@@ -141,3 +141,26 @@ def random_constant(num_classes: int = 2) -> nn.Module:
             return (factor * x).sin()
 
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), Times(), nn.Linear(16, num_classes))
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def flat(num_classes: int = 2) -> nn.Module:
+    """Takes images of 3x48x48 alone."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_classes))
+
+
+def wide(num_classes: int = 2) -> nn.Module:
+    """Takes images of 3x20x30 alone."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 30, num_classes))
+
+
+def patches(num_classes: int = 2) -> nn.Module:
+    """Takes images of 3x384x384 alone."""
+    return nn.Sequential(nn.AvgPool2d(24), nn.Flatten(), nn.Linear(3 * 256, num_classes))
+
+
+def plain(num_classes: int = 2) -> nn.Module:
+    """Takes images of any size."""
+    return with_head(nn.Linear(8, num_classes))

@@ -87,6 +87,8 @@ class Evaluate:
     precision: float | None = None
     """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
     plus or minus this, as 0.01 for one point."""
+    image_size: int | None = None
+    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     out: Path | None = None
     """Folder of the evidence; by default one named after model and data in runs/."""
     json: bool = False
@@ -104,7 +106,7 @@ class Evaluate:
             summary, complete = evaluate_into(
                 out, self.model, self.data, self.threat,
                 suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
-                precision=self.precision,
+                precision=self.precision, image_size=self.image_size,
             )  # fmt: skip
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
@@ -147,6 +149,8 @@ class Corruptions:
     """Images classified at once; it does not change the result."""
     workers: int = 0
     """Processes that corrupt images."""
+    image_size: int | None = None
+    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     out: Path | None = None
     """Folder of the results; by default one named after model and data in runs/."""
     json: bool = False
@@ -163,6 +167,7 @@ class Corruptions:
                 names=self.corruption, severities=_severities(self.severity), preset=self.preset,
                 baseline=self.baseline, limit=self.limit, seed=self.seed,
                 batch_size=None if self.batch_size == "auto" else self.batch_size, workers=self.workers,
+                image_size=self.image_size,
             )  # fmt: skip
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
@@ -208,6 +213,8 @@ class Margins:
     """Samples attacked at once; it does not change the result."""
     time_budget: str | None = None
     """Stop the search for margins after so long, as in 90s, 10m or 2h; the same command continues."""
+    image_size: int | None = None
+    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     out: Path | None = None
     """Folder of the results; by default one named after model and data in runs/."""
     json: bool = False
@@ -224,7 +231,7 @@ class Margins:
                 out, self.model, self.data, self.threat,
                 alpha=self.alpha, adaptive=self.adaptive, pseudo_margin=self.pseudo_margin, train_data=self.train_data,
                 limit=self.limit, seed=self.seed, batch_size=None if self.batch_size == "auto" else self.batch_size,
-                time_budget=budget,
+                time_budget=budget, image_size=self.image_size,
             )  # fmt: skip
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
@@ -256,6 +263,8 @@ class Predict:
     """Print a header and a row per image, as they come."""
     batch_size: Literal["auto"] | int = "auto"
     """Images classified at once; it does not change the result."""
+    image_size: int | None = None
+    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
 
     def run(self) -> int:
         """Classify and print."""
@@ -269,7 +278,7 @@ class Predict:
         stdout = sys.stdout
         # A user's model may print, and a bar takes stdout over while it shows; answers go to stdout itself.
         with contextlib.redirect_stdout(sys.stderr), Stop() as stop:
-            predictor = Predictor.load(self.run_)
+            predictor = Predictor.load(self.run_, self.image_size)
             if predictor.detector is None:
                 _say(no_detector(self.run_), DONE)
             batch = None if self.batch_size == "auto" else self.batch_size
@@ -303,6 +312,8 @@ class Export:
     """The file to write, .onnx or .pt2."""
     detector: Path | None = None
     """A detector's JSON file; by default the run's own."""
+    image_size: int | None = None
+    """Height and width in pixels of the file's images; the model's own by default."""
 
     def run(self) -> int:
         """Write, check, and say what was written."""
@@ -310,7 +321,7 @@ class Export:
         from temper.exporting import export
         from temper.prediction import no_detector
 
-        done = export(self.run_, self.format, self.out, self.detector)
+        done = export(self.run_, self.format, self.out, self.detector, self.image_size)
         show_export(done)
         if "brittle" not in done.outputs:
             _say(f"{no_detector(self.run_)} (the file has no output brittle)", DONE)

@@ -103,8 +103,8 @@ def evaluate(
         ArgumentError: images, labels, threats or suite cannot be used.
         ModelError: the model cannot be loaded or gives no usable logits.
     """
-    network = model if isinstance(model, nn.Module) else load_classifier(model)
     samples = from_arrays(images, labels)
+    network = model if isinstance(model, nn.Module) else load_classifier(model, example=samples.few())
     if isinstance(network, Classifier):
         _check_size(network, samples.shape)
     done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size)
@@ -113,9 +113,10 @@ def evaluate(
     return done.table
 
 
-def load_classifier(model: str | Path) -> Classifier:
+def load_classifier(model: str | Path, image_size: int | None = None, example: Tensor | None = None) -> Classifier:
     """What :func:`temper.models.load` reads, on the GPU where there is one."""
-    return models.load(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = models.load(model, image_size=image_size, example=example)
+    return classifier.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def measure(

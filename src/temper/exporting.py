@@ -53,7 +53,7 @@ class Exported:
     relative: float
 
 
-def export(spec: str, kind: Format, out: Path, detector: Path | None = None) -> Exported:
+def export(spec: str, kind: Format, out: Path, detector: Path | None = None, image_size: int | None = None) -> Exported:
     """Write a model as one file: input ``images`` float [N, C, H, W] in [0, 1], its normalisation inside; outputs
     ``logits`` float [N, K], ``margin`` float [N] and, with a detector, ``brittle`` bool [N].
 
@@ -64,6 +64,7 @@ def export(spec: str, kind: Format, out: Path, detector: Path | None = None) -> 
         kind: onnx, or torch for torch.export.
         out: the file; ends as its kind does.
         detector: a detector's file; by default the one in the run folder, if there is one.
+        image_size: height and width of the file's images; None: the model's.
 
     Raises:
         ArgumentError: ``out`` cannot be written, or the model does not say what size its images have.
@@ -78,7 +79,7 @@ def export(spec: str, kind: Format, out: Path, detector: Path | None = None) -> 
     make_folder(out.parent)
     if kind == "onnx":
         _need_onnx()
-    classifier = models.load(spec)
+    classifier = models.load(spec, image_size=image_size)
     if detector is None:
         found = load_detector(spec, classifier)
     else:
@@ -155,9 +156,7 @@ def _trial_images(spec: str, classifier: Classifier) -> tuple[Tensor, str]:
             return images.float() / 255, f"{len(test)} test images of {test.name}"
     size = classifier.image_size
     if size is None:
-        raise ArgumentError(
-            "run", spec, f"the model does not say what size its images have; give model.image_size in finetune{why}"
-        )
+        raise ArgumentError("run", spec, f"the model does not say what size its images have; give --image-size{why}")
     noise = torch.rand(CHECKED, classifier.channels, size, size, generator=torch.Generator().manual_seed(0))
     return noise, f"{CHECKED} images of random pixels{why}"
 

@@ -54,6 +54,7 @@ def evaluate_into(
     batch_size: int | None,
     time_budget: float,
     precision: float | None = None,
+    image_size: int | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Measure a model on data, keep the evidence in ``folder``, and write its report there.
 
@@ -68,7 +69,7 @@ def evaluate_into(
     """
     wanted = parse_threats(threats)
     make_folder(folder)
-    classifier, dataset = load(model, data_spec, limit, seed)
+    classifier, dataset = load(model, data_spec, limit, seed, image_size)
     measured, names = samples.from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = evaluate_loaded(
         folder, classifier, measured, names, wanted,
@@ -97,17 +98,21 @@ def evaluate_into(
     return summary, done.complete
 
 
-def load(model: str, data_spec: str, limit: int | None, seed: int) -> tuple[Classifier, Dataset]:
+def load(
+    model: str, data_spec: str, limit: int | None, seed: int, image_size: int | None = None
+) -> tuple[Classifier, Dataset]:
     """A model and the test data that it is measured on, which go together.
+
+    Images are brought to ``image_size``; None: to the size that the model has.
 
     Raises:
         ArgumentError, ModelError, DataError: one cannot be loaded, or they have different classes.
     """
     if limit is not None and limit < 1:
         raise ArgumentError("limit", limit, "give at least 1")
-    classifier = evaluation.load_classifier(model)
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
+    classifier = evaluation.load_classifier(model, image_size, samples.few_images(dataset))
     check_classes(dataset, data_spec, classifier, model)
     return classifier, dataset if limit is None else dataset.limit(limit, seed)
 

@@ -256,13 +256,15 @@ class Predictor:
     detector: BrittlenessDetector | None
 
     @classmethod
-    def load(cls, spec: str) -> "Predictor":
+    def load(cls, spec: str, image_size: int | None = None) -> "Predictor":
         """The model and detector that a MODEL names, on the GPU where there is one.
+
+        Images are brought to ``image_size``; None: to the model's.
 
         Raises:
             ArgumentError, ModelError: no such model. EvidenceError: the detector cannot be read, or is another model's.
         """
-        classifier = evaluation.load_classifier(spec)
+        classifier = evaluation.load_classifier(spec, image_size)
         check_precision(classifier)
         return cls(classifier, load_detector(spec, classifier))
 

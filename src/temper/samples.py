@@ -50,6 +50,11 @@ class Samples:
         # A generator of its own: the loader would draw a seed for its workers from torch's global one.
         return iter(DataLoader(self.items, size, num_workers=self.workers, generator=torch.Generator()))
 
+    def few(self, count: int = 4) -> Tensor:
+        """The first images, float [N, C, H, W] in [0, 1]."""
+        images, _, _ = next(self.batches(count))
+        return images if images.is_floating_point() else images.float() / 255
+
     def take(self, ids: Sequence[int]) -> "Samples":
         """Those of these ids."""
         places = np.flatnonzero(np.isin(self.ids, ids))

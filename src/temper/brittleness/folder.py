@@ -66,6 +66,7 @@ def margins_into(
     seed: int = 0,
     batch_size: int | None = None,
     time_budget: float = float("inf"),
+    image_size: int | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Measure the input margins of a model's decisions on data and what follows from them, and write the report.
 
@@ -84,7 +85,7 @@ def margins_into(
     asked = Asked(chosen, alpha, adaptive, seed, batch_size, time_budget)
     training = _training_spec(data_spec, train_data) if pseudo_margin else None
     make_folder(folder)
-    classifier, dataset = load(model, data_spec, limit, seed)
+    classifier, dataset = load(model, data_spec, limit, seed, image_size)
     measured, names = from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = _search(folder, classifier, measured, names, asked)
     summary: dict[str, Any] = {

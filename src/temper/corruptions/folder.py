@@ -14,6 +14,7 @@ from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError
 from temper.files import write_json
 from temper.folders import check_classes, make_folder
+from temper.samples import few_images
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
 
@@ -34,6 +35,7 @@ def corruptions_into(
     seed: int = 0,
     batch_size: int | None = None,
     workers: int = 0,
+    image_size: int | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Measure a model's accuracy under corruptions and keep every prediction in ``folder``.
 
@@ -52,6 +54,7 @@ def corruptions_into(
         seed: of the sample choice and of the corruptions.
         batch_size: images classified at once.
         workers: processes that corrupt images.
+        image_size: height and width that corrupted images are brought to; None: the model's.
 
     Returns:
         The summary of ``temper corruptions --json``, and whether everything was measured.
@@ -63,8 +66,8 @@ def corruptions_into(
     _check_call(names, severities, preset, baseline, limit)
     against = None if baseline is None else read_baseline(baseline)
     make_folder(folder)
-    classifier = evaluation.load_classifier(model)
     dataset = _load(data_spec, limit, seed)
+    classifier = evaluation.load_classifier(model, image_size, few_images(dataset))
     check_classes(dataset, data_spec, classifier, model)
     if against is ALEXNET and dataset.num_classes != 1000:
         fix = f"is of ImageNet's 1,000 classes, {data_spec} has {dataset.num_classes}: name a folder measured on it"

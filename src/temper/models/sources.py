@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from temper.precision import check_precision
 _USUAL_SIZES = (32, 28, 64, 224, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)
 _OTHER = 32  # a network that does not take images larger by so much has a size of its own
 _USUAL_CHANNELS = (3, 1)
+log = logging.getLogger(__name__)
+
 # What networks raise when an input's shape does not suit them.
 SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
 
@@ -226,6 +229,9 @@ def from_factory(
     check_precision(network, spec)
     images, form = _accepted(spec, network, image_size, channels, example)
     count, height, width = images.shape[1:]
+    if example is not None and image_size is None and not _same_size(images, example):
+        own = "x".join(map(str, example.shape[1:]))
+        log.warning("%s: takes no images of %s, as the data has; they are brought to %dx%d", spec, own, height, width)
     if image_size is None and height == width and (_same_size(images, example) or not _takes_larger(network, images)):
         image_size = height
     identity = (0.0,) * count, (1.0,) * count
