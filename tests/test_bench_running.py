@@ -21,6 +21,7 @@ from temper.benchmark.progress import state
 from temper.benchmark.running import execute, margins_of
 from temper.benchmark.spec import cells, read_spec
 from temper.benchmark.store import Store
+from temper.claims import started
 
 SAME = ["run", "clean", "linf", "expected", "weights", "data", "linf_low", "linf_high", "linf_n"]
 
@@ -138,6 +139,23 @@ def test_many_workers_share_the_grid_and_each_run_is_done_once():
 
 def at_once(cell):
     return "done"
+
+
+def test_a_worker_ends_soon_after_its_driver_is_killed(tmp_path):
+    (tmp_path / "drive.py").write_text(
+        "import os, sys, time\nfrom types import SimpleNamespace\n"
+        "from temper.benchmark.engines import LocalEngine\n"
+        "def work(cell):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
+        "if __name__ == '__main__':\n    list(LocalEngine(1).run([SimpleNamespace(run='a', label='a')], work))\n"
+    )
+    driver = subprocess.Popen([sys.executable, str(tmp_path / "drive.py")], stdout=subprocess.PIPE, text=True)
+    worker = int(driver.stdout.readline())
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 30
+    while started(worker):
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.05)
 
 
 def bench_run(spec, store):

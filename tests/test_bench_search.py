@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from bench_grid import TINY, tiny
-from temper import models
+from temper import claims, models
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.benchmark import search as module
-from temper.benchmark import store as stores
 from temper.benchmark.running import execute
 from temper.benchmark.search import accuracies, search_name, searched
 from temper.benchmark.spec import cells, read_spec
@@ -168,7 +167,7 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(reference, monkeypatc
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, Path(__file__).parent], timeout=100, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "work" / f"search-{search_name(cell)}" / module.JOURNAL).exists()
-    monkeypatch.setattr(stores, "STALE_SECONDS", 0.0)  # the dead process's claim
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)  # the dead process's claim
     found, again = carried_out(cell, tmp_path)
     assert noted(found, cell) == noted(store, cell) and again == config
 

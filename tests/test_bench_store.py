@@ -10,10 +10,10 @@ import uuid
 import pandas as pd
 import pytest
 
-from temper.benchmark import store as store_module
+from temper import claims as claims_module
 from temper.benchmark.queries import query
 from temper.benchmark.store import Store
-from temper.errors import ArgumentError, RunError
+from temper.errors import ArgumentError, RunError, UnreachableError
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_place_without_a_store_or_with_another_format_is_told(place):
     with pytest.raises(RunError, match="holds no benchmark results"):
         Store(place)
     store = Store(place, create=True)
-    store._write("store.json", json.dumps({"format": 7, "temper": "9.9"}).encode())
+    store._files.write("store.json", json.dumps({"format": 7, "temper": "9.9"}).encode())
     with pytest.raises(RunError, match=r"written in format 7 by Temper 9\.9.*reads 1; use that version"):
         Store(place, create=True)
 
@@ -76,21 +76,53 @@ def test_a_kind_of_url_that_nobody_reads_is_told():
         Store("gopher://x")
 
 
+@pytest.mark.parametrize("url", ["s3://KEY:hunter2@bucket/x", "https://KEY:hunter2@example.org/x"])
+def test_a_secret_in_a_url_is_refused_and_not_shown(url):
+    with pytest.raises(ArgumentError, match=r"\*\*\*@.*leave user name and password out") as told:
+        Store(url)
+    assert "hunter2" not in str(told.value) and "KEY:" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_an_object_store_that_cannot_be_used_is_told_in_one_line(s3_server, monkeypatch):
+    with pytest.raises(ArgumentError, match="names no bucket"):
+        Store("s3://")
+    with pytest.raises((RunError, UnreachableError), match=r"s3://no-such-bucket-here/x: .*bucket") as told:
+        Store("s3://no-such-bucket-here/x", create=True)
+    assert "\n" not in str(told.value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UnreachableError, match=r"s3://bucket/x: .*credentials") as told:
+        Store("s3://bucket/x")
+    assert "\n" not in str(told.value)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("header", [b"", b"\x00", b"\xff\xfe", b"[]", b"3", b"{}"])
+def test_a_damaged_header_is_told(tmp_path, header):
+    (tmp_path / "store.json").write_bytes(header)
+    with pytest.raises(RunError, match="is no store of benchmark results"):
+        Store(tmp_path, create=True)
+
+
 def test_a_claim_is_held_by_one_and_taken_over_when_stale(place, monkeypatch):
     store = Store(place, create=True)
     assert store.claim("run", "one") and not store.claim("run", "two")
     assert store.claim("run", "one")  # a retry of the same driver
-    monkeypatch.setattr(store_module, "STALE_SECONDS", 0.0)
+    monkeypatch.setattr(claims_module, "STALE_SECONDS", 0.0)
     time.sleep(0.01)
     assert store.claim("run", "two")
-    store.release("run")
-    store.release("run")
+    store.release("run", "two")
+    store.release("run", "two")
     assert store.claim("run", "three")
 
 
 def test_a_claim_is_kept_fresh_while_it_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(store_module, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(claims_module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(claims_module, "STALE_SECONDS", 0.5)
     store = Store(tmp_path, create=True)
     with store.claimed("run", "one") as mine:
         time.sleep(0.8)
@@ -138,8 +170,13 @@ def test_of_two_processes_one_gets_the_claim(tmp_path):
     Store(tmp_path, create=True)
     code = (
         "import sys; from temper.benchmark.store import Store;"
-        "print(sum(Store(sys.argv[1]).claim(f'run{k}', sys.argv[2]) for k in range(50)))"
+        "print(sum(Store(sys.argv[1]).claim(f'run{k}', sys.argv[2]) for k in range(50)), flush=True);"
+        "sys.stdin.read()"  # lives on: what a process held that ended is anyone's
     )
     calls = [[sys.executable, "-c", code, str(tmp_path), name] for name in ("one", "two")]
-    processes = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for call in calls]
-    assert sum(int(process.communicate(timeout=60)[0]) for process in processes) == 50
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(call, stdin=pipe, stdout=pipe, text=True) for call in calls]
+    taken = [int(process.stdout.readline()) for process in processes]
+    for process in processes:
+        process.communicate(timeout=60)
+    assert sum(taken) == 50

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -11,8 +10,9 @@ import pytest
 
 from temper.attacks.search import Findings, Outcome
 from temper.attacks.suites import SUITES
+from temper.claims import STALE_SECONDS
 from temper.errors import EvidenceError
-from temper.journal import STALE_SECONDS, Journal
+from temper.journal import Journal
 
 HEADER = {"suite": "apgd", "seed": 0}
 OUTCOMES = [
@@ -65,19 +65,21 @@ def test_a_shard_belongs_to_one_process_until_it_gives_it_back(tmp_path):
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    code = (
+        "import sys; from pathlib import Path; from temper.journal import Journal;"
+        "import os; assert Journal(Path(sys.argv[1]), {}).claim('Linf-0'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
     journal = Journal(tmp_path, HEADER)
-    claim = tmp_path / "claims" / "Linf-0"
-    claim.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid}))
     assert journal.claim("Linf-0")
-    assert json.loads(claim.read_text())["pid"] == os.getpid()
+    assert json.loads((tmp_path / "claims" / "Linf-0.json").read_text())["pid"] == os.getpid()
 
 
 def test_a_claim_from_elsewhere_holds_until_nothing_was_heard_for_long(tmp_path):
     journal = Journal(tmp_path, HEADER)
-    claim = tmp_path / "claims" / "Linf-0"
-    claim.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    claim = tmp_path / "claims" / "Linf-0.json"
+    claim.parent.mkdir()
+    claim.write_text(json.dumps({"owner": "another", "machine": "elsewhere", "pid": 1}))
     assert not journal.claim("Linf-0")
     long_ago = claim.stat().st_mtime - STALE_SECONDS - 1
     os.utime(claim, (long_ago, long_ago))

@@ -4,6 +4,15 @@ All errors derive from :class:`TemperError`, so ``except temper.TemperError`` ca
 A message is one line that names the argument or file, its value, and what would be right.
 """
 
+import re
+
+_USER_INFORMATION = re.compile(r"(?<=://)[^/\s'\"]*@")
+
+
+def masked(text: str) -> str:
+    """A text whose URLs show no user names and passwords: ``s3://KEY:SECRET@bucket`` becomes ``s3://***@bucket``."""
+    return _USER_INFORMATION.sub("***@", text)
+
 
 class TemperError(Exception):
     """Base of all errors that Temper raises on purpose."""
@@ -32,6 +41,10 @@ class EvidenceError(TemperError, ValueError):
 
 class RunError(TemperError, RuntimeError):
     """A run folder cannot be started, resumed or read as asked."""
+
+
+class UnreachableError(TemperError, OSError):
+    """Where results are kept cannot be reached or used; the message names the place, without a secret."""
 
 
 class NonFiniteLossError(TemperError, ArithmeticError):

@@ -6,22 +6,19 @@ same whoever finds them, and reading one twice changes nothing but the count of 
 gone is simply taken over.
 """
 
-import contextlib
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from temper.attacks.search import Outcome
+from temper.claims import Claims
 from temper.errors import EvidenceError
+from temper.places import Place
 from temper.threat import Norm, check_norm
-
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 30.0
 
 
 class Journal:
@@ -34,15 +31,12 @@ class Journal:
 
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self.folder, self._header = folder, json.dumps(header, sort_keys=True)
-        self._claims = folder / "claims"
-        self._claims.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._claims = Claims(Place(folder), "claims")
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         self._file: TextIO | None = None
         self._read: dict[Path, int] = {}
-        self._held: set[Path] = set()
-        self._closed = threading.Event()
-        # A thread of its own: a single step of a large model on a slow machine may take minutes.
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._held: set[str] = set()
 
     def append(self, norm: Norm, outcome: Outcome) -> None:
         """Write an outcome down."""
@@ -78,38 +72,20 @@ class Journal:
 
     def claim(self, shard: str) -> bool:
         """Take a shard, unless a process that lives works on it."""
-        path = self._claims / shard
-        own = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-        try:
-            with path.open("x") as file:
-                file.write(own)
-        except FileExistsError:
-            if not _abandoned(path):
-                return False
-            aside = path.with_name(f".{shard}.{self._worker}")
-            aside.write_text(own)
-            aside.replace(path)
-        self._held.add(path)
+        if not self._claims.take(shard, self._worker):
+            return False
+        self._held.add(shard)
         return True
 
     def release(self, shard: str) -> None:
         """Give a shard back, done or not."""
-        path = self._claims / shard
-        self._held.discard(path)
-        path.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        """Say every few seconds that this process lives."""
-        while not self._closed.wait(BEAT_SECONDS):
-            for path in list(self._held):
-                with contextlib.suppress(OSError):  # given back meanwhile; or the disk fails, and others take over
-                    os.utime(path)
+        self._held.discard(shard)
+        self._claims.release(shard, self._worker)
 
     def close(self) -> None:
         """Release what is held."""
-        self._closed.set()
-        for path in list(self._held):
-            self.release(path.name)
+        for shard in list(self._held):
+            self.release(shard)
         if self._file:
             self._file.close()
             self._file = None
@@ -119,27 +95,3 @@ def _outcome(line: str) -> tuple[Norm, Outcome]:
     norm, sample, stage, radius, distance, forward, backward = line.split(",")
     outcome = Outcome(int(sample), stage, float(radius), float(distance), int(forward), int(backward))
     return check_norm(norm), outcome
-
-
-def _abandoned(path: Path) -> bool:
-    """Whether the process that claimed is gone, or has not been heard of for long."""
-    try:
-        age = time.time() - path.stat().st_mtime
-        claim = json.loads(path.read_text())
-    except FileNotFoundError:
-        return True
-    except ValueError:  # a claim that is just being written
-        return age > BEAT_SECONDS
-    if age > STALE_SECONDS:
-        return True
-    return claim["host"] == socket.gethostname() and not _alive(claim["pid"])
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

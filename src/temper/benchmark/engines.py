@@ -4,7 +4,10 @@ import contextlib
 import io
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +23,7 @@ from temper.interrupt import Stop, Stopped
 
 DEATHS = 3  # of a run's processes, until the run itself is to blame
 POLL_SECONDS = 2.0
+ORPHAN_SECONDS = 10.0  # that a worker gets to save when its driver is gone
 
 
 class Task(Protocol):
@@ -170,6 +174,7 @@ def _work(pipe: Connection, task: Task, threads: int) -> None:
     """A worker's life."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
     while True:
@@ -178,6 +183,16 @@ def _work(pipe: Connection, task: Task, threads: int) -> None:
         except (EOFError, KeyboardInterrupt):  # nothing more to do
             return
         pipe.send(attempt(task, cell))
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one is gone, killed for instance, and stop: save if there is time."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
 
 
 class _NoTerminal(io.TextIOWrapper):

@@ -16,12 +16,13 @@ import numpy as np
 from temper import evaluation, folders, models, samples
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.spec import NEAREST, Cell
-from temper.benchmark.store import DONE, FAILED, Store, repeated
+from temper.benchmark.store import DONE, FAILED, Store
+from temper.claims import repeated
 from temper.corruptions.measure import guide
 from temper.corruptions.measure import measure as measure_corruptions
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
-from temper.errors import EvidenceError, MissingExtraError, RunError, TemperError, TemperWarning
+from temper.errors import EvidenceError, MissingExtraError, RunError, TemperError, TemperWarning, UnreachableError
 from temper.interrupt import Stopped
 from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
@@ -33,6 +34,7 @@ from temper.training.run import Run
 from temper.training.splits import load_splits
 
 Outcome = Literal["done", "failed", "elsewhere"]
+PUSH_SECONDS = 10.0
 MAX_ERROR = 500  # characters of an error that are kept
 
 
@@ -61,7 +63,7 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
                 row = {"status": DONE, "error": "", **_carry_out(cell, store)}
             told = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, TemperWarning))
             row["warnings"] = "\n".join(told)
-        except (Stopped, MissingExtraError):  # no fault of this run: all would end alike
+        except (Stopped, MissingExtraError, UnreachableError):  # no fault of this run: all would end alike
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -216,7 +218,7 @@ def _workspace(store: Store, name: str, *, keep: bool) -> Iterator[Path]:
 def _pushing(push: Callable[[], None]) -> Iterator[None]:
     """Keep the store up to date while work goes on; whatever ends the work, its last state is kept."""
     try:
-        with repeated(push):
+        with repeated(push, PUSH_SECONDS):
             yield
     except BaseException:
         push()

@@ -9,26 +9,20 @@ hyper-parameters were found, ``work/`` holds checkpoints and weights.
 import contextlib
 import io
 import json
-import os
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pandas as pd
 import pyarrow.parquet as pq
 
-from temper.errors import ArgumentError, MissingExtraError, RunError
-from temper.files import written
+from temper.claims import Claims
+from temper.errors import RunError
+from temper.places import Place
 
 FORMAT = 1
 HEADER = "store.json"
-BEAT_SECONDS = 10.0
-STALE_SECONDS = 60.0
 DONE, FAILED = "done", "failed"
 
 
@@ -45,25 +39,20 @@ class Store:
     """
 
     def __init__(self, place: str | Path, *, create: bool = False) -> None:
-        self.place = str(place).rstrip("/")
-        try:
-            self._fs, self._root = fsspec.url_to_fs(self.place, **_options(self.place))
-        except ImportError:
-            raise MissingExtraError(f"store {self.place}", "s3") from None
-        except ValueError as error:
-            raise ArgumentError("store", self.place, f"is no folder or URL that can be read ({error})") from None
-        self._root = self._root.rstrip("/")
-        self.folder = Path(self._root) if "file" in _protocols(self._fs) else None
+        self._files = Place(place)
+        self.place, self._fs, self._path = self._files.location, self._files.fs, self._files.path
+        self._root, self.folder = self._files.root, self._files.folder
+        self._claims = Claims(self._files, "claims")
         self._check_header(create)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Where it travels to, the working folder may be another one.
-        return Store, (str(self.folder) if self.folder else self.place,)
+        return Store, (str(self.folder or self.place),)
 
     def write_run(self, row: Mapping[str, Any]) -> None:
         """Put a result row down; there is one per run, and the last one stands."""
         frame = pd.DataFrame([row])
-        self._write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False))
+        self._files.write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False))
 
     def rows(self) -> pd.DataFrame:
         """All result rows, in order of their runs' names; empty where there are none."""
@@ -86,7 +75,7 @@ class Store:
 
     def write_evidence(self, kind: str, name: str, path: Path) -> None:
         """Keep a Parquet file of a run: ``kind`` is margins or corruptions."""
-        self._write(f"{kind}/{name}.parquet", path.read_bytes())
+        self._files.write(f"{kind}/{name}.parquet", path.read_bytes())
 
     @contextlib.contextmanager
     def evidence(self, kind: str, name: str) -> Iterator[Path]:
@@ -114,44 +103,33 @@ class Store:
 
     def note(self, kind: str, name: str, content: Any) -> None:
         """Keep something JSON-able."""
-        self._write(f"{kind}/{name}.json", json.dumps(content, indent=1).encode())
+        self._files.write(f"{kind}/{name}.json", json.dumps(content, indent=1).encode())
 
     def noted(self, kind: str, name: str) -> Any:
         """What :meth:`note` kept; None where there is nothing."""
         try:
-            return json.loads(self._fs.cat_file(self._path(f"{kind}/{name}.json")))
+            return json.loads(self._files.read(f"{kind}/{name}.json"))
         except FileNotFoundError:
             return None
 
     def claim(self, name: str, owner: str) -> bool:
         """Take a piece of work, unless someone else who lives is at it. An owner may take its own again."""
-        path = self._path(f"claims/{name}.json")
-        content = json.dumps({"owner": owner, "time": time.time()}).encode()
-        try:
-            self._create(path, content)
-        except FileExistsError:
-            held = self.noted("claims", name)
-            if held and held["owner"] != owner and time.time() - held["time"] < STALE_SECONDS:
-                return False
-            self._write(f"claims/{name}.json", content)
-        return True
+        return self._claims.take(name, owner)
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, owner: str) -> None:
         """Give a piece of work back."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(f"claims/{name}.json"))
+        self._claims.release(name, owner)
 
     @contextlib.contextmanager
     def claimed(self, name: str, owner: str) -> Iterator[bool]:
-        """Hold a claim, kept fresh by a thread of its own; the value says whether it was to be had."""
+        """Hold a claim; the value says whether it was to be had."""
         if not self.claim(name, owner):
             yield False
             return
         try:
-            with repeated(lambda: self.note("claims", name, {"owner": owner, "time": time.time()})):
-                yield True
+            yield True
         finally:
-            self.release(name)
+            self.release(name, owner)
 
     def pull(self, name: str, folder: Path) -> None:
         """Bring a work folder here, where the store is elsewhere and holds it."""
@@ -189,17 +167,19 @@ class Store:
 
     def _check_header(self, create: bool) -> None:
         try:
-            header = json.loads(self._fs.cat_file(self._path(HEADER)))
+            header = json.loads(self._files.read(HEADER))
         except FileNotFoundError:
             if not create:
                 raise RunError(f"{self.place}: holds no benchmark results; temper bench run SPEC makes them") from None
-            self._write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
+            self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
             return
-        except (json.JSONDecodeError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        except (ValueError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
             raise RunError(f"{self.place}: is no store of benchmark results ({error}); name another place") from None
-        if header.get("format") != FORMAT:
+        if not isinstance(header, dict) or "format" not in header:
+            raise RunError(f"{self.place}: is no store of benchmark results ({HEADER}); name another place")
+        if header["format"] != FORMAT:
             raise RunError(
-                f"{self.place}: written in format {header.get('format')} by Temper {header.get('temper')}, and this "
+                f"{self.place}: written in format {header['format']} by Temper {header.get('temper')}, and this "
                 f"Temper {metadata.version('temper')} reads {FORMAT}; use that version, or name another place"
             )
 
@@ -218,63 +198,9 @@ class Store:
         names = (str(path).rpartition("/")[2] for path in paths)
         return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Whole or not at all: an object appears when it is complete, a local file is moved into place."""
-        if self.folder:
-            with written(self.folder / name) as unfinished:
-                unfinished.write_bytes(content)
-        else:
-            self._fs.pipe_file(self._path(name), content)
-
-    def _create(self, path: str, content: bytes) -> None:
-        """Write a file that must not be there yet, so that of two processes one succeeds."""
-        if self.folder:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            # A link appears with its content, where creating and then writing would show an empty file.
-            unfinished = Path(f"{path}.{uuid.uuid4().hex}.part")
-            unfinished.write_bytes(content)
-            try:
-                os.link(unfinished, path)
-            finally:
-                unfinished.unlink()
-        else:
-            self._fs.pipe_file(path, content, mode="create")
-
-
-def _options(place: str) -> dict[str, Any]:
-    # Other workers write too: what a listing said a moment ago is not to be trusted.
-    return {"use_listings_cache": False} if "://" in place and not place.startswith("file:") else {}
-
-
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    protocol: str | tuple[str, ...] = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
 
 def _unfinished(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts) or path.name.endswith(".part")
-
-
-@contextlib.contextmanager
-def repeated(action: Callable[[], None]) -> Iterator[None]:
-    """Inside, do something every ``BEAT_SECONDS`` in a thread of its own."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a hiccup of the network or disk; the next beat comes
-                action()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager
