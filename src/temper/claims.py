@@ -119,7 +119,7 @@ class Claims:
         seen, now = (content, modified), time.monotonic()
         before, since = self._watched.get(file, (seen, now))
         self._watched[file] = (seen, since if before == seen else now)
-        return max(age, now - self._watched[file][1]) > STALE_SECONDS
+        return max(age, now - self._watched[file][1]) >= STALE_SECONDS
 
     def _beats(self) -> None:
         while True:
