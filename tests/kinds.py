@@ -164,3 +164,93 @@ def patches(num_classes: int = 2) -> nn.Module:
 def plain(num_classes: int = 2) -> nn.Module:
     """Takes images of any size."""
     return with_head(nn.Linear(8, num_classes))
+
+
+# --- outputs --------------------------------------------------------------------------------------
+
+
+class OneOutput(nn.Module):
+    """A binary classifier by brightness: its logit, or its probability, is that of class 1."""
+
+    def __init__(self, *, sigmoid: bool = False, flat: bool = False) -> None:
+        super().__init__()
+        self.head, self.sigmoid, self.flat = nn.Linear(192, 1), sigmoid, flat
+        nn.init.constant_(self.head.weight, 0.2)
+        nn.init.constant_(self.head.bias, -0.2 * 192 * 0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.head(x.flatten(1))
+        z = torch.sigmoid(z) if self.sigmoid else z
+        return z.squeeze(1) if self.flat else z
+
+
+def one_logit() -> nn.Module:
+    return OneOutput()
+
+
+def one_probability() -> nn.Module:
+    return OneOutput(sigmoid=True)
+
+
+class Auxiliary(nn.Module):
+    """Gives the outputs of a second head too, in train mode, as Inception and GoogLeNet do."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body())
+        self.head, self.auxiliary = nn.Linear(8, num_classes), nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.body(x)
+        return (self.head(features), self.auxiliary(features)) if self.training else self.head(features)
+
+
+# --- forward passes -------------------------------------------------------------------------------
+
+
+class InPlace(nn.Module):
+    """Writes into the images that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation, self.head = nn.ReLU(inplace=True), nn.Linear(192, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.2)
+        return self.head(self.activation(x).flatten(1))
+
+
+class Outside(nn.Module):
+    """The same without that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x - 0.2).relu().flatten(1))
+
+
+class Cut(nn.Module):
+    """Lets no gradient through to its input."""
+
+    def __init__(self, num_classes: int = 2, way: str = "numpy") -> None:
+        super().__init__()
+        self.way, self.net = way, nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "no_grad":
+            with torch.no_grad():
+                return self.net(x)
+        return self.net(x.detach() if self.way == "detach" else torch.from_numpy(x.detach().numpy()))
+
+
+class OneByOne(nn.Module):
+    """Takes one image at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.view(1, 192))

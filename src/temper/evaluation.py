@@ -78,6 +78,7 @@ class Clean:
         return np.asarray(self.columns["label"] == self.columns["prediction"], dtype=np.bool_)
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: nn.Module | str | Path,
     images: NDArray[np.uint8] | Tensor,
@@ -101,10 +102,12 @@ def evaluate(
 
     Raises:
         ArgumentError: images, labels, threats or suite cannot be used.
-        ModelError: the model cannot be loaded or gives no usable logits.
+        ModelError: the model cannot be loaded or gives no usable logits, or no gradient reaches the pixels and every
+            attack of the suite climbs one.
     """
     samples = from_arrays(images, labels)
-    network = model if isinstance(model, nn.Module) else load_classifier(model, example=samples.few())
+    few = samples.few()
+    network = models.adapted(model, few) if isinstance(model, nn.Module) else load_classifier(model, example=few)
     if isinstance(network, Classifier):
         _check_size(network, samples.shape)
     done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size)
@@ -119,6 +122,7 @@ def load_classifier(model: str | Path, image_size: int | None = None, example: T
     return classifier.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@torch.inference_mode(False)
 def measure(
     model: nn.Module,
     samples: Samples,
@@ -171,7 +175,7 @@ def measure(
     searched_in = [
         f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in chosen.stages
     ]
-    clean = _clean(model, samples, batch_size or _clean_batch(samples))
+    clean = _clean(model, samples, batch_size or _clean_batch(samples), chosen)
     fitness.note_few_classes(chosen, clean.classes)
     provenance = Provenance(
         suites={chosen.name: chosen.describe()},
@@ -368,7 +372,7 @@ def _clean_batch(samples: Samples) -> int:
 
 
 @torch.no_grad()
-def _clean(model: nn.Module, samples: Samples, batch_size: int) -> Clean:
+def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) -> Clean:
     """One pass over all samples at full precision, and the checks that one batch allows."""
     check_precision(model)
     names = ("sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3")
@@ -380,7 +384,7 @@ def _clean(model: nn.Module, samples: Samples, batch_size: int) -> Clean:
             logits = logits[: len(x)] if isinstance(logits, Tensor) else logits
             fitness.check_logits(logits, y, ids)
             if not parts:
-                fitness.warn_if_unfit(model, x, y, logits)
+                fitness.warn_if_unfit(model, x, y, logits, suite)
         classes = logits.shape[1]
         top, ranked = logits.double().topk(min(RIVALS + 1, classes), 1)
         third = top[:, 2] if classes > 2 else torch.full_like(top[:, 0], torch.nan)

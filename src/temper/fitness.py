@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from temper.attacks.attack import input_gradient
+from temper.attacks.attack import gradient_of, input_gradient
 from temper.attacks.losses import cross_entropy
 from temper.attacks.search import Findings
 from temper.attacks.suites import Suite
@@ -44,8 +44,12 @@ def check_logits(logits: Tensor, y: Tensor, ids: Tensor) -> None:
         raise ArgumentError("label", int(y[outside][0]), fix)
 
 
-def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> None:
-    """Warn of what makes gradient attacks look weaker than they are; one batch shows it."""
+def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, suite: Suite) -> None:
+    """Warn of what makes gradient attacks look weaker than they are; one batch shows it.
+
+    Raises:
+        ModelError: no gradient reaches the pixels, and every attack of the suite climbs one.
+    """
     if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
         _warn(
             "the model's outputs are probabilities: attacks lose their gradient there; return logits, without softmax"
@@ -53,6 +57,12 @@ def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Non
     change = float((model(x) - logits).abs().max())
     if change > 1e-3 * float(logits.abs().max()):
         _warn(f"the model is random: its logits change by {change:.2g} from pass to pass; switch its randomness off")
+    if not reaches_pixels(model, x[:1]):
+        cause = "no gradient reaches the pixels: detach(), no_grad, NumPy, JPEG or integers inside the model cut it off"
+        if all(stage.attack.asks != "logits" for stage in suite.stages):
+            raise ModelError(f"{cause}, and every attack of the suite {suite.name} climbs one; use suite standard")
+        _warn(f"{cause}; only attacks that need none (Square) can break anything here")
+        return
     gradient = input_gradient(model, x, lambda moved: cross_entropy(moved, y))[2]
     flat = (gradient == 0).flatten(1).all(1)
     if flat.any():
@@ -60,6 +70,14 @@ def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Non
             f"the loss has no gradient on {int(flat.sum())} of the first {len(x)} samples: attacks that climb it find "
             "nothing there; look for rounding, detach, saturation or a softmax inside the model"
         )
+
+
+def reaches_pixels(model: nn.Module, x: Tensor) -> bool:
+    """Whether autograd connects a model's logits with its images, float [N, C, H, W]."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        return gradient_of(logits.float().sum(), x) is not None
 
 
 def note_few_classes(suite: Suite, classes: int) -> None:

@@ -134,6 +134,8 @@ def ask(attack: Attack, model: Model, state: State, *, gradient: bool = True) ->
 def input_gradient(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass: (logits [N, K], loss [N], gradient [N, ...] of the summed loss).
 
+    The gradient is 0 where the model lets none through.
+
     Each sample's gradient goes through the model scaled by a power of two, so that the largest slope of its loss over
     the logits is about 1: the slopes of a confident model's loss would vanish in float16.
     """
@@ -144,8 +146,19 @@ def input_gradient(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) ->
         losses = loss(given)
         (slope,) = torch.autograd.grad(losses.sum(), given)
         size = torch.exp2(torch.frexp(slope.abs().amax(1)).exponent.clamp(-100, 100).to(slope.dtype))
-        (gradient,) = torch.autograd.grad(logits, x, (slope / size[:, None]).to(logits.dtype))
+        gradient = gradient_of(logits, x, (slope / size[:, None]).to(logits.dtype))
+    gradient = torch.zeros_like(x) if gradient is None else gradient
     return logits.detach(), losses.detach(), gradient * rows(size, gradient)
+
+
+def gradient_of(output: Tensor, x: Tensor, weights: Tensor | None = None, *, keep: bool = False) -> Tensor | None:
+    """The gradient of an output, weighted, with respect to ``x``; None where the model cut the two apart.
+
+    ``keep`` keeps the graph for another call.
+    """
+    if not output.requires_grad:
+        return None
+    return torch.autograd.grad(output, x, weights, retain_graph=keep, allow_unused=True)[0]
 
 
 def input_jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,8 +167,8 @@ def input_jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         logits = model(x)
         sums = logits.float().sum(0)
-        slopes = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in sums]
-    return logits.detach(), torch.stack(slopes, 1)
+        slopes = [gradient_of(each, x, keep=True) for each in sums]
+    return logits.detach(), torch.stack([torch.zeros_like(x) if slope is None else slope for slope in slopes], 1)
 
 
 def perturb(

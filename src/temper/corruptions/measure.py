@@ -24,6 +24,7 @@ from temper.interrupt import Stop
 from temper.models import Classifier
 from temper.precision import full_precision
 from temper.progress import Bar, progress_bar
+from temper.samples import few_images
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,20 @@ def corruption_accuracy(
         ModelError: the model gives no logits, or non-finite ones.
     """
     plan = each_corruption(dataset, names, severities, seed, rule=rule)
-    return _whole(measure(model, dataset, plan, batch_size=batch_size, workers=workers))
+    return _whole(measure(_adapted(model, dataset), dataset, plan, batch_size=batch_size, workers=workers))
 
 
 def guide_accuracy(
     model: nn.Module, dataset: Dataset, seed: int = 0, *, batch_size: int | None = None, workers: int = 0
 ) -> CorruptionTable:
     """A model's predictions on the Guide's corrupted test set, and on the clean one; see :func:`guide_preset`."""
-    return _whole(measure(model, dataset, guide(dataset, seed), batch_size=batch_size, workers=workers))
+    plan = guide(dataset, seed)
+    return _whole(measure(_adapted(model, dataset), dataset, plan, batch_size=batch_size, workers=workers))
+
+
+def _adapted(model: nn.Module, dataset: Dataset) -> nn.Module:
+    few = few_images(dataset)
+    return model if few is None else models.adapted(model, few)  # sizes that differ are told where they are read
 
 
 def _whole(done: Measurement) -> CorruptionTable:

@@ -1,5 +1,6 @@
 """Image classifiers with their preprocessing inside: loaded, saved, their heads found and replaced."""
 
+from temper.models.adapting import adapted
 from temper.models.classifier import Classifier, fingerprint, weights_fingerprint
 from temper.models.heads import find_head, replace_head
 from temper.models.loading import check, load, refresh_head
@@ -8,6 +9,7 @@ from temper.models.weights import load_tensors
 
 __all__ = [
     "Classifier",
+    "adapted",
     "check",
     "check_restores",
     "find_head",

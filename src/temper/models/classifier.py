@@ -127,7 +127,7 @@ def _digest(digest: Any, name: str, value: Any) -> None:
 def _constants(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors inside frozen TorchScript, which has no parameters."""
     for name, module in network.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and not hasattr(module, "training"):
+        if isinstance(module, torch.jit.ScriptModule) and not module.state_dict():
             graph: Any = module.inlined_graph
             for place, node in enumerate(graph.findAllNodes("prim::Constant")):
                 if node.hasAttribute("value") and node.kindOf("value") == "t":

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from temper.errors import ArgumentError, ModelError
@@ -21,6 +22,7 @@ from temper.models.weights import load_weights
 _ROBUST_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+@torch.inference_mode(False)
 def load(
     spec: str | Path,
     *,

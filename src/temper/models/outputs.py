@@ -37,7 +37,7 @@ def as_logits(output: Any, form: Form, *, training: bool = False) -> Any:
     output = main_output(output, training=training)
     if form == "logits" or not isinstance(output, Tensor):
         return output
-    logit = output.reshape(len(output), 1)
+    logit = output.reshape(-1, 1)
     if form == "probability":
         logit = torch.logit(logit.float().clamp(_SMALLEST, _LARGEST))
     return torch.cat([torch.zeros_like(logit), logit], 1)

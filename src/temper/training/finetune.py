@@ -36,6 +36,7 @@ NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 Schedule = EpsilonSchedule | Callable[[float, int], float]
 
 
+@torch.inference_mode(False)
 def finetune(
     config: FinetuneConfig | Mapping[str, Any] | str | Path,
     *,
