@@ -37,7 +37,7 @@ def build(
             name, pretrained=pretrained, num_classes=num_classes, image_size=image_size, model_args=model_args
         )
     if origin == "onnx" and name:
-        return from_onnx(Path(name))
+        return from_onnx(Path(name), example)
     if is_factory(spec):
         return from_factory(spec, num_classes=num_classes, image_size=image_size, channels=channels, example=example)
     raise no_model(spec)

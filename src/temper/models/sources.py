@@ -252,13 +252,13 @@ def uncompiled(network: nn.Module) -> nn.Module:
     return whole
 
 
-def from_onnx(path: Path) -> Source:
+def from_onnx(path: Path, images: Tensor | None = None) -> Source:
     """The network in an ONNX file, on pixels in [0, 1]: an exported classifier has its normalisation inside.
 
     Raises:
         MissingExtraError, ModelError: see :func:`temper.models.onnx.read_onnx`.
     """
-    network, (channels, height, width) = read_onnx(path)
+    network, (channels, height, width) = read_onnx(path, images)
     example = torch.zeros(2, channels, height, width)
     identity = (0.0,) * channels, (1.0,) * channels
     size = height if height == width else None
