@@ -87,7 +87,7 @@ def test_exceptions_change_or_drop_cells():
     [
         ({"backbone": ["bundled"]}, r"SPEC = 'backbone': is no key; did you mean backbones"),
         ({"preset": "gide"}, r"preset = 'gide': did you mean guide"),
-        ({"seeds": []}, r"seeds is empty"),
+        ({"seeds": []}, r"SPEC: seeds = \[\]: is empty: the grid would hold no run$"),
         ({"seeds": [1, 1]}, r"1 is there twice"),
         ({"objectives": ["att"]}, r"bundled / digits / att / fixed / linear / 0.*cannot be trained: objective.name"),
         ({"finetune": {"seed": 3}}, r"finetune sets seed, which the grid decides"),

@@ -104,7 +104,7 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"eps": -1}, "eps = -1: write a number of at least 0"),
         ({"eps": None}, "eps = None: write a number"),
         ({"norm": "L7"}, "norm = 'L7': Input should be 'Linf', 'L2' or 'L1'"),
-        ({"epochs": 0}, "epochs = 0: Input should be greater than or equal to 1"),
+        ({"epochs": 0}, "epochs = 0: give at least 1"),
         ({"epochs": "many"}, "epochs = 'many'"),
         ({"batch_size": 1}, "batch_size = 1"),
         ({"seed": -1}, "seed = -1"),
@@ -112,7 +112,7 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"optimiser": {"ema": 1}}, "optimiser.ema = 1"),
         ({"optimiser": {"warmup": 1}}, "optimiser.warmup = 1"),
         ({"data": {"validation_fraction": 1}}, "data.validation_fraction = 1"),
-        ({"data": {"classes": 1}}, "data.classes = 1: Input should be greater than or equal to 2"),
+        ({"data": {"classes": 1}}, "data.classes = 1: give at least 2"),
         (
             {"objective": {"name": "trade"}},
             "objective.name = 'trade': Input should be 'at', 'standard', 'trades', 'trades-guide' or 'mart'",
@@ -132,29 +132,43 @@ def test_a_value_that_cannot_work_is_named(content, start):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"eps": 0}, "eps is 0: choose objective.name standard"),
-        ({"attack": {"name": "apgd", "step_size": 0.1}}, "attack apgd chooses its own step_size"),
-        ({"attack": {"step_size": 0.1}}, "attack apgd chooses its own step_size"),
-        ({"objective": {"beta": 2.0}}, "objective at has no beta; leave it out"),
-        ({"objective": {"name": "standard", "beta": 0}}, "objective standard has no beta; leave it out"),
+        ({"eps": 0}, "eps = 0.0: choose objective.name standard"),
+        ({"eps": 8}, "eps = 8.0: is beyond the pixel box [0, 1]; did you mean 8/255?"),
+        ({"batch_size": 2, "devices": 2}, "batch_size = 2: leaves less than 2 samples for each of 2 devices"),
+        (
+            {"attack": {"name": "apgd", "step_size": 0.1}},
+            "attack.step_size = 0.1: attack apgd chooses its own",
+        ),
+        ({"attack": {"step_size": 0.1}}, "attack.step_size = 0.1: attack apgd chooses its own"),
+        ({"objective": {"beta": 2.0}}, "objective.beta = 2.0: objective at has no beta; leave it out"),
+        (
+            {"objective": {"name": "standard", "beta": 0}},
+            "objective.beta = 0.0: objective standard has no beta",
+        ),
         (
             {"objective": {"name": "mart"}, "optimiser": {"label_smoothing": 0.1}},
-            "objective mart has no label_smoothing; leave it out",
+            "optimiser.label_smoothing = 0.1: objective mart has no label_smoothing; leave it out",
         ),
         (
             {"objective": {"name": "trades"}, "attack": {"random_start": False}},
-            "objective trades needs attack.random_start",
+            "attack.random_start = False: objective trades needs attack.random_start",
         ),
-        ({"schedule": {"name": "fixed", "start": 0.5}}, "schedule fixed has no option start"),
-        ({"schedule": {"name": "linear", "start": 0.5}}, "schedule linear has no option start"),
-        ({"schedule": {"name": "abrupt", "end": 0.5}}, "schedule abrupt has no option end"),
-        ({"schedule": {"name": "hinge", "patience": 5}}, "schedule hinge has no option patience"),
-        ({"schedule": {"name": "uniform", "function": "a:b"}}, "schedule uniform has no option function"),
-        ({"schedule": {"name": "custom"}}, "schedule custom needs function"),
+        ({"schedule": {"name": "fixed", "start": 0.5}}, "schedule.start = 0.5: schedule fixed has no option start"),
+        ({"schedule": {"name": "linear", "start": 0.5}}, "schedule.start = 0.5: schedule linear has no option start"),
+        ({"schedule": {"name": "abrupt", "end": 0.5}}, "schedule.end = 0.5: schedule abrupt has no option end"),
+        (
+            {"schedule": {"name": "hinge", "patience": 5}},
+            "schedule.patience = 5: schedule hinge has no option",
+        ),
+        (
+            {"schedule": {"name": "uniform", "function": "a:b"}},
+            "schedule.function = 'a:b': schedule uniform has no option",
+        ),
+        ({"schedule": {"name": "custom"}}, "schedule.function = None: schedule custom needs function"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(content, said):
-    assert said in message_of(content)
+    assert message_of(content).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
 """``temper bench``: the commands of the benchmark; they read the call, hand it on, and say how it went."""
 
-import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
     from temper.benchmark.driving import Engine
 
+from temper.calls import Count, Processes, parse
 from temper.errors import ArgumentError
 
 DONE, FAILED = 0, 1
@@ -34,7 +35,7 @@ A SPEC is a YAML file; docs/benchmark.md explains it. The smallest one:
 Spec = Annotated[Path, tyro.conf.Positional]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Plan:
     """Say how many runs a grid has, how many passes they take, and how long that is on this machine.
 
@@ -67,7 +68,7 @@ class Plan:
         return DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """Carry out every run of a grid that the store does not hold yet. Stop it any time; the same command continues,
     and several at once share the work. A run that fails is recorded with its error, and the others go on.
@@ -81,11 +82,11 @@ class Run:
     """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: a Ray cluster (extra ray)."""
-    workers: int | None = None
+    workers: Processes | None = None
     """local: runs at once (1). ray: at most so many at once; by default as many as the cluster holds."""
-    threads: int | None = None
+    threads: Processes | None = None
     """Threads of torch in each run; by default the cores of this machine are shared out, and ray takes 1."""
-    gpus_per_run: float = 0.0
+    gpus_per_run: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """ray: share of a GPU that a run gets, as 0.5."""
     address: str | None = None
     """ray: address of the cluster; by default the one that RAY_ADDRESS names, or a new one on this machine."""
@@ -108,8 +109,6 @@ class Run:
         return DONE if found.complete else FAILED
 
     def _engine(self) -> "Engine":
-        if self.workers is not None and self.workers < 1:
-            raise ArgumentError("workers", self.workers, "give at least 1")
         if self.engine == "ray":
             from temper.benchmark.ray_engine import RayEngine
 
@@ -121,7 +120,7 @@ class Run:
         return LocalEngine(self.workers or 1, self.threads)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Status:
     """Say how many runs of a grid are done, failed (and why) and missing."""
 
@@ -143,7 +142,7 @@ class Status:
         return DONE if found.complete else FAILED
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Report:
     """Write the leaderboard of a grid: one static site, index.html, that needs no network. A grid with missing or
     failed runs is refused and they are listed; --partial writes what there is, says what is missing, and ranks only
@@ -164,16 +163,17 @@ class Report:
         from temper.benchmark.reporting import write_site
         from temper.benchmark.spec import cells, read_spec
         from temper.benchmark.store import Store
+        from temper.console import say
 
         spec = read_spec(self.spec)
         store = Store(_place(self.store, self.spec))
         out = self.out or (store.folder or Path("runs") / self.spec.stem) / "leaderboard"
         path = write_site(spec, cells(spec), store, out, partial=self.partial)
-        sys.stdout.write(f"{path}\n")
+        say(str(path))
         return DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Query:
     """Answer a SELECT on the results with DuckDB. Tables: results (a row per run: factors, metrics and their _low,
     _high, _n and _unknown), margins (a row per run, sample, norm and suite), corruptions (per run, sample, corruption).
@@ -194,20 +194,20 @@ class Query:
         """Ask and print."""
         from temper.benchmark.queries import query
         from temper.benchmark.store import Store
-        from temper.console import show_frame
+        from temper.console import show_frame, write_csv
 
         found = query(Store(self.store), self.sql)
         if self.json:
             rows = json.loads(found.to_json(orient="records"))
             sys.stdout.write(json.dumps({"columns": [*found.columns], "rows": rows}) + "\n")
         elif self.csv:
-            found.to_csv(sys.stdout, index=False)
+            write_csv(found, sys.stdout)
         else:
             show_frame(found)
         return DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Advise:
     """Say which backbone, loss, protocol and schedule to take, from results: those of a store, or the published rows of
     arXiv:2508.14079 where you have them. Each piece of advice comes with what it rests on and how sure it is.
@@ -219,7 +219,7 @@ class Advise:
     """Folder of results, s3://bucket/prefix, or the published guide_results.csv."""
     size: Literal["small", "medium", "large", "any"] = "any"
     """Backbones of at most this tier: small has below 20 million parameters, medium below 50."""
-    budget: int | None = None
+    budget: Count | None = None
     """Epochs of training that you can pay for; protocols that take more are left out."""
     data: str | None = None
     """Your data, or the name of a data set of the results: advice then rests on those with as many images per class."""
@@ -242,8 +242,8 @@ class Advise:
 COMMANDS = {"plan": Plan, "run": Run, "status": Status, "report": Report, "query": Query, "advise": Advise}
 
 
-def bench(words: list[str], parse: Callable[..., Run]) -> int:
-    """Run a command of the benchmark; ``parse`` reads a call into one of the classes above."""
+def bench(words: list[str]) -> int:
+    """Run a command of the benchmark."""
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return DONE if words else 2

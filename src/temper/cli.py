@@ -9,19 +9,27 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
-from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
+from temper.calls import BatchSize, Count, Helpers, Pixels, Precision, Seed, parse
 from temper.errors import ArgumentError, NonFiniteLossError, TemperError, TemperWarning
 from temper.interrupt import Stopped
+from temper.text import one_line
 
 T = TypeVar("T")
 
 DONE, FAILED, WRONG_CALL, STOPPED = 0, 1, 2, 3
+
+# What the system says of a path that cannot be used as the call asks; anything else is a failure on the way.
+WRONG_PLACE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
 
@@ -40,7 +48,7 @@ exit status: 0 done; 1 failed; 2 the call is wrong; 3 stopped early, everything 
 """
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Demo:
     """Fine-tune a small non-robust network on handwritten digits three ways (standard, fixed epsilon,
     Epsilon-Scheduling), measure accuracy against epsilon, and write a report. Needs no download and no account."""
@@ -56,7 +64,7 @@ class Demo:
         return DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a classifier: clean accuracy, robust accuracy at each radius, and expected robustness, each with its
     number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice, and the
@@ -76,18 +84,18 @@ class Evaluate:
     """Attack suite: fast (as strong as standard wherever it was measured, for a fraction of the passes), standard
     (AutoAttack's four attacks with its budgets), margin (nearest flips of all samples, without a radius), apgd (10
     steps on cross-entropy, as many papers report) or pgd."""
-    limit: int | None = None
+    limit: Count | None = None
     """Measure at most so many samples, stratified by class."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample choice and of the attacks' random starts."""
-    batch_size: Literal["auto"] | int = "auto"
+    batch_size: BatchSize = "auto"
     """Samples attacked at once; it does not change the result."""
     time_budget: str | None = None
     """Stop after so long, as in 90s, 10m or 2h, and report what the evidence supports until then."""
-    precision: float | None = None
+    precision: Precision | None = None
     """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
     plus or minus this, as 0.01 for one point."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     out: Path | None = None
     """Folder of the evidence; by default one named after model and data in runs/."""
@@ -119,7 +127,7 @@ class Evaluate:
         return _say(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Corruptions:
     """Measure accuracy under common corruptions (noise, blur, weather, compression) at severities 1 to 5. What was
     measured is kept in OUT: run again, it continues.
@@ -141,15 +149,15 @@ class Corruptions:
     severity 3, in blocks."""
     baseline: str | None = None
     """What the mean corruption error is taken against: alexnet (ImageNet only), or the folder of another model."""
-    limit: int | None = None
+    limit: Count | None = None
     """Measure at most so many samples, stratified by class."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample choice and of the corruptions."""
-    batch_size: Literal["auto"] | int = "auto"
+    batch_size: BatchSize = "auto"
     """Images classified at once; it does not change the result."""
-    workers: int = 0
+    workers: Helpers = 0
     """Processes that corrupt images."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     out: Path | None = None
     """Folder of the results; by default one named after model and data in runs/."""
@@ -180,7 +188,7 @@ class Corruptions:
         return _say(f"stopped early; {out} keeps what was measured, and the same command continues", STOPPED)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Margins:
     """Measure how near a classifier's decisions are to changing (the input margins of all samples), how well free
     scores such as the logit margin tell the brittle ones, and fit a detector that lets at most a share ALPHA of brittle
@@ -205,15 +213,15 @@ class Margins:
     """Also learn a margin from the features of training images, for models whose logit margin says little."""
     train_data: str | None = None
     """Images that the pseudo-margin is learned from; by default the training part of DATA."""
-    limit: int | None = None
+    limit: Count | None = None
     """Measure at most so many samples, stratified by class."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample choice, of the split between fitting and judging, and of the attacks' random starts."""
-    batch_size: Literal["auto"] | int = "auto"
+    batch_size: BatchSize = "auto"
     """Samples attacked at once; it does not change the result."""
     time_budget: str | None = None
     """Stop the search for margins after so long, as in 90s, 10m or 2h; the same command continues."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     out: Path | None = None
     """Folder of the results; by default one named after model and data in runs/."""
@@ -244,7 +252,7 @@ class Margins:
         return _say(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Predict:
     """Classify images: class, confidence (softmax), logit margin, and whether the decision is brittle, which takes a
     detector in the run's folder (temper margins fits one). Images that cannot be read are reported, and the rest is
@@ -261,9 +269,9 @@ class Predict:
     """Print one JSON object on stdout and nothing else there."""
     csv: bool = False
     """Print a header and a row per image, as they come."""
-    batch_size: Literal["auto"] | int = "auto"
+    batch_size: BatchSize = "auto"
     """Images classified at once; it does not change the result."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels that images are brought to, as in training; the model's own by default."""
 
     def run(self) -> int:
@@ -296,7 +304,7 @@ class Predict:
         return _say(f"{failed} of {done} images could not be classified", FAILED) if failed else DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Export:
     """Write a model as one file that runs without Temper: images in, logits, logit margin and brittle or not out, with
     the normalisation inside. The file is checked against the model before it is kept.
@@ -312,7 +320,7 @@ class Export:
     """The file to write, .onnx or .pt2."""
     detector: Path | None = None
     """A detector's JSON file; by default the run's own."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels of the file's images; the model's own by default."""
 
     def run(self) -> int:
@@ -328,7 +336,7 @@ class Export:
         return DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Merge:
     """Join evidence tables of one model on one data set: per sample the nearest flip that any of them found, and per
     suite the largest radius survived. Any order and number of them, repeats too, gives the same table.
@@ -343,16 +351,19 @@ class Merge:
 
     def run(self) -> int:
         """Merge, write, and say how many samples there are."""
+        from temper.console import say
+        from temper.files import target
         from temper.folders import merge_tables
 
         if not self.tables:
             raise ArgumentError("TABLE", (), "name at least one margins.parquet, or a folder that holds one")
+        target(self.out)  # before the tables are read
         merged = merge_tables(self.tables, self.out)
-        sys.stdout.write(f"{self.out}: {len(merged)} samples, {', '.join(merged.norms)}\n")
+        say(f"{self.out}: {len(merged)} samples, {', '.join(merged.norms)}")
         return DONE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Report:
     """Write one HTML report of one or several result folders, side by side."""
 
@@ -363,18 +374,21 @@ class Report:
 
     def run(self) -> int:
         """Write the report and print its path."""
+        from temper.console import say
+        from temper.files import target
         from temper.folders import report
 
         if not self.folders:
             raise ArgumentError("DIR", (), "name at least one folder of a run or evaluation")
-        sys.stdout.write(f"{report(self.folders, self.out, 'Temper report')}\n")
+        target(self.out)
+        say(str(report(self.folders, self.out, "Temper report")))
         return DONE
 
 
 def _finetune(arguments: list[str]) -> int:
     """Options come from the YAML file first and the command line second, through one schema."""
     from temper.console import show_run
-    from temper.training.config import FinetuneConfig, config_error, read_config
+    from temper.training.config import FinetuneConfig, read_config
     from temper.training.finetune import finetune
 
     path = _option(arguments, "--config")
@@ -396,10 +410,7 @@ def _finetune(arguments: list[str]) -> int:
         """Replace a run that is in OUT."""
         run: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: base)
 
-    try:
-        call = _parse(Finetune, arguments, "temper finetune")
-    except ValidationError as error:
-        raise config_error(error) from None
+    call = parse(Finetune, arguments, "temper finetune")
     show_run(finetune(call.run, resume=call.resume, force=call.force))
     return DONE
 
@@ -412,10 +423,6 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return None
-
-
-def _parse(kind: Callable[..., T], arguments: list[str], program: str) -> T:
-    return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 COMMANDS = {
@@ -434,7 +441,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     if sys.stdout is None:
         return _say("error: stdout is closed; send it to a file, or to /dev/null", WRONG_CALL)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("temper").setLevel(logging.INFO)
     try:
         with _plain_warnings():
@@ -456,7 +465,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         with contextlib.suppress(OSError):
             _flush()
-        return _say(f"error: {_os_error(error)}", FAILED)
+        return _say(f"error: {_os_error(error)}", WRONG_CALL if error.errno in WRONG_PLACE else FAILED)
+
+
+class _OneLine(logging.Formatter):
+    """A record as a line of its message: what is logged may hold names from outside."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(record.getMessage())
 
 
 def _run(words: list[str]) -> int:
@@ -474,10 +490,10 @@ def _run(words: list[str]) -> int:
     if command == "bench":
         from temper.bench import bench
 
-        return bench(rest, _parse)
+        return bench(rest)
     if command not in COMMANDS:
         raise ArgumentError("COMMAND", command, f"choose one of {', '.join(['finetune', 'bench', *COMMANDS])}")
-    return _parse(COMMANDS[command], rest, f"temper {command}").run()
+    return parse(COMMANDS[command], rest, f"temper {command}").run()
 
 
 @contextlib.contextmanager
@@ -507,14 +523,19 @@ def _flush() -> None:
 
 
 def _say(message: str, status: int) -> int:
-    sys.stderr.write(f"temper: {message}\n")
+    sys.stderr.write(f"temper: {one_line(message)}\n")
     return status
 
 
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"{where}the disk is full; free some space, and the same command continues (finetune: with --resume)"
+    again = "the same command continues (finetune: with --resume)"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full; free some space, and {again}"
+    if error.errno == errno.EFBIG:
+        return f"{where}larger than this shell's limit on files; raise it (ulimit -f), and {again}"
+    if error.errno in WRONG_PLACE and where:
+        return f"{where}{error.strerror}; choose another place"
     return f"{where}{error.strerror or error}"
 
 

@@ -22,10 +22,29 @@ from temper.exporting import Exported
 from temper.folders import REPORT
 from temper.prediction import Failure, Outcome, Prediction
 from temper.report import Value
+from temper.text import cell, masked, one_line, path_cell, printable
 from temper.threat import format_eps
 from temper.training.run import Run
 
 SHOWN = 20  # lines of a list that may be long
+
+
+class _Plain(Console):
+    """A console to which every text is what it says: names and paths come from outside, so nothing is markup, and
+    control characters are written as escapes."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        super().__init__(file=file, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # all texts go through here: lines, cells, titles
+        return super().render_str(printable(masked(text), keep="\n"), **options)
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are, however long."""
+    console = _Plain()
+    for line in lines:
+        console.print(printable(line), soft_wrap=True)
 
 
 def show_table(title: str, results: Mapping[str, Mapping[str, Value]]) -> None:
@@ -40,20 +59,20 @@ def show_table(title: str, results: Mapping[str, Mapping[str, Value]]) -> None:
     for quantity in quantities:
         cells = [show_value(values[quantity]) if quantity in values else "" for values in results.values()]
         table.add_row(quantity, *cells)
-    Console().print(table)
+    _Plain().print(table)
 
 
 def show_value(value: Value) -> str:
     """A share in percent with its interval."""
     doubt = f"\n{value.unknown:.0%} unknown" if value.unknown >= 0.005 else ""
-    return f"{value.value:.1%}\n\\[{value.low:.1%}, {value.high:.1%}]{doubt}"
+    return f"{value.value:.1%}\n[{value.low:.1%}, {value.high:.1%}]{doubt}"
 
 
 def show_run(run: Run) -> None:
     """Print a finished run's results and where to look."""
     results = {name: Value(**numbers) for name, numbers in run.record["results"].items()}
     show_table("Measured on the test data", {run.folder.name: results})
-    Console().print(f"run: {run.folder}\nreport: {run.folder / REPORT}", soft_wrap=True)
+    say(f"run: {run.folder}", f"report: {run.folder / REPORT}")
 
 
 def show_corruptions(summary: Mapping[str, Any]) -> None:
@@ -68,17 +87,17 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
         cells = [each["severities"].get(severity) for severity in severities]
         shown = [f"{cell['value']:.1%}" if cell else "" for cell in (*cells, each["mean_accuracy"])]
         table.add_row(name + (" (stand-in)" if name in summary["stand_ins"] else ""), *shown)
-    console = Console()
+    console = _Plain()
     console.print(table)
     for title, key in (("clean accuracy", "clean_accuracy"), ("mean accuracy under corruptions", "mean_accuracy")):
         if summary[key]:
-            console.print(f"{title}: {_one_line(Value(**summary[key]))}", highlight=False)
+            console.print(f"{title}: {_one_line(Value(**summary[key]))}")
     if summary["mce"]:
         console.print(
             f"mean corruption error against {summary['mce']['baseline']}: {summary['mce']['value']['value']:.1%}"
         )
     figure = summary["figure"] or "when all is measured"
-    console.print(f"predictions: {summary['table']}\nfigure: {figure}", soft_wrap=True)
+    say(f"predictions: {summary['table']}", f"figure: {figure}")
 
 
 def show_margins(summary: Mapping[str, Any], out: Path) -> None:
@@ -97,23 +116,23 @@ def show_margins(summary: Mapping[str, Any], out: Path) -> None:
         found = summary["detection"][name]
         figures = [each["tau"], *(found.get(key) for key in ("auroc", "aupr", "fpr_at_95_tpr"))]
         table.add_row(words(name), *("–" if figure is None else _plain(figure) for figure in figures))
-    console = Console()
+    console = _Plain()
     console.print(table)
     for title, text in detector_in_words(summary).items():
-        console.print(f"{title}: {text}", highlight=False, markup=False)
+        console.print(f"{title}: {text}")
     for score, achieved in attacks_in_words(summary).items():
-        console.print(f"attacks on a detector by {score}:", highlight=False, markup=False)
+        console.print(f"attacks on a detector by {score}:")
         for title, text in achieved.items():
-            console.print(f"  {title}: {text}", highlight=False, markup=False)
-    console.print(f"evidence: {summary['table']}\nreport: {out / REPORT}", soft_wrap=True)
+            console.print(f"  {title}: {text}")
+    say(f"evidence: {summary['table']}", f"report: {out / REPORT}")
 
 
 def _plain(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.3f}\n\\[{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    return f"{estimate['value']:.3f}\n[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def _one_line(value: Value) -> str:
-    return f"{value.value:.1%} \\[{value.low:.1%}, {value.high:.1%}], n = {value.n}"
+    return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}], n = {value.n}"
 
 
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
@@ -126,16 +145,15 @@ def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
             results[f"expected robustness up to {where}"] = Value(**threat["expected_robustness"])
     show_table(f"Measured on {summary['data']['name']}", {summary["model"]["spec"]: results})
     for subset in [threat["subset"] for threat in summary["threats"] if "subset" in threat]:
-        Console().print(
+        _Plain().print(
             f"from attacks on {subset['attacked']:,} of {subset['correct']:,} correct samples; of the images that the"
             f" {summary['data']['n']:,} are a sample of: {_one_line(Value(**subset['distribution']))}",
-            highlight=False,
         )
     passes = summary["passes"]
-    Console().print(
-        f"{passes['forward']:,} forward and {passes['backward']:,} backward passes, {summary['seconds']:.1f} s\n"
-        f"evidence: {summary['table']}\nreport: {out / REPORT}",
-        soft_wrap=True,
+    say(
+        f"{passes['forward']:,} forward and {passes['backward']:,} backward passes, {summary['seconds']:.1f} s",
+        f"evidence: {summary['table']}",
+        f"report: {out / REPORT}",
     )
 
 
@@ -153,9 +171,9 @@ def show_predictions(outcomes: Sequence[Outcome], detector: Mapping[str, Any] | 
     decided = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     for each in decided:
         numbers = f"{each.confidence:.1%}", f"{each.margin:.4g}", BRITTLE[each.brittle] or "-"
-        table.add_row(Text(_printable(each.image)), Text(each.class_name), *numbers)
+        table.add_row(printable(each.image), printable(each.class_name), *numbers)
     if decided:
-        Console(file=out).print(table)
+        _Plain(out).print(table)
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     for failure in failed:
         _skipped(failure)
@@ -185,7 +203,9 @@ def write_predictions(outcomes: Iterable[Outcome], out: TextIO) -> tuple[int, in
             failed += 1
             _skipped(outcome)
         else:
-            rows.writerow(_columns(outcome) | {"brittle": BRITTLE[outcome.brittle]})
+            image = printable(outcome.image) if out.isatty() else outcome.image
+            safe = {"image": path_cell(image), "class": cell(outcome.class_name)}
+            rows.writerow(_columns(outcome) | safe | {"brittle": BRITTLE[outcome.brittle]})
             out.flush()
     return done, failed
 
@@ -203,30 +223,25 @@ def _columns(prediction: Prediction) -> dict[str, Any]:
 
 
 def _skipped(failure: Failure) -> None:
-    sys.stderr.write(f"temper: skipped {_printable(failure.image)}: {failure.reason}\n")
-
-
-def _printable(path: str) -> str:
-    """A path whose bytes may be no text, and may hold line ends, as one line that any terminal shows."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in path)
+    sys.stderr.write(f"temper: skipped {printable(failure.image)}: {one_line(failure.reason)}\n")
 
 
 def show_export(done: Exported) -> None:
     """Print what was exported and how it was checked."""
     channels, height, width = done.shape
-    Console().print(
+    say(
         f"{done.path}: input images float32 [N, {channels}, {height}, {width}] in [0, 1], outputs"
-        f" {', '.join(done.outputs)}\nchecked on {done.checked_on}: logits differ from the model's by at most"
-        f" {done.difference:.2g} ({done.relative:.1g} of the largest)",
-        soft_wrap=True, markup=False, highlight=False,
-    )  # fmt: skip
+        f" {', '.join(done.outputs)}",
+        f"checked on {done.checked_on}: logits differ from the model's by at most {done.difference:.2g}"
+        f" ({done.relative:.1g} of the largest)",
+    )
 
 
 def show_plan(summary: Mapping[str, Any]) -> None:
     """Print what a grid costs: its size by factor, passes, and hours where throughput is known."""
     factors = ", ".join(f"{len(values)} {name}" for name, values in summary["factors"].items())
-    console = Console()
-    console.print(f"{summary['runs']:,} runs ({factors}); {summary['done']:,} of them done", soft_wrap=True)
+    console = _Plain()
+    say(f"{summary['runs']:,} runs ({factors}); {summary['done']:,} of them done")
     table = Table(title="Cost of what is missing", title_justify="left")
     for column in ("backbone", "runs", "training passes", "measuring passes, at most", "passes/s", "hours"):
         table.add_column(column, justify="left" if column == "backbone" else "right")
@@ -236,42 +251,48 @@ def show_plan(summary: Mapping[str, Any]) -> None:
         table.add_row(name, f"{row['runs']:,}", f"{row['training']:.3g}", f"{row['measuring']:.3g}", speed, hours)
     console.print(table)
     if summary["hours"] is None:
-        console.print("Hours are unknown for backbones that never ran here: --measure times them.", soft_wrap=True)
+        say("Hours are unknown for backbones that never ran here: --measure times them.")
     else:
-        console.print(
-            f"{summary['hours']:.2f} hours of one {summary['device']}, at most; divide by the workers", soft_wrap=True
-        )
+        say(f"{summary['hours']:.2f} hours of one {summary['device']}, at most; divide by the workers")
 
 
 def show_state(found: State, place: str) -> None:
     """Print how far a grid is, with the error of every failed run and the first missing ones."""
-    console, total = Console(), len(found.done) + len(found.failed) + len(found.missing)
-    console.print(
+    total = len(found.done) + len(found.failed) + len(found.missing)
+    say(
         f"{place}: {len(found.done):,} of {total:,} runs done, {len(found.failed):,} failed, "
-        f"{len(found.missing):,} missing",
-        soft_wrap=True, markup=False, highlight=False,
-    )  # fmt: skip
+        f"{len(found.missing):,} missing"
+    )
     for label, error in found.errors().items():
-        console.print(f"failed: {label}: {error}", soft_wrap=True, markup=False, highlight=False)
-    for cell in found.missing[:SHOWN]:
-        console.print(f"missing: {cell.label}", soft_wrap=True, markup=False, highlight=False)
+        say(f"failed: {label}: {error}")
+    for missing in found.missing[:SHOWN]:
+        say(f"missing: {missing.label}")
     if len(found.missing) > SHOWN:
-        console.print(f"and {len(found.missing) - SHOWN:,} more are missing")
+        say(f"and {len(found.missing) - SHOWN:,} more are missing")
 
 
 def show_frame(frame: pd.DataFrame) -> None:
     """Print the answer to a query, every column of it."""
-    sys.stdout.write(f"{frame.to_string(index=False, float_format='{:.4g}'.format)}\n{len(frame):,} rows\n")
+    fit = frame.map(_fit).rename(columns=_fit)
+    say(*fit.to_string(index=False, float_format="{:.4g}".format).split("\n"), f"{len(frame):,} rows")
+
+
+def _fit(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
+def write_csv(frame: pd.DataFrame, out: TextIO) -> None:
+    """Write the answer to a query as CSV, for a spreadsheet too."""
+    frame.map(cell).rename(columns=cell).to_csv(out, index=False)
 
 
 def show_advice(found: Advice) -> None:
     """Print what to take, its rivals, and what the advice rests on."""
-    console, best = Console(), found.choices[0]
-    console.print(
+    best = found.choices[0]
+    say(
         f"Take {best.backbone} with {best.objective}, epsilon {best.schedule}, protocol {best.protocol} "
-        f"({best.epochs} epochs).",
-        soft_wrap=True, markup=False, highlight=False,
-    )  # fmt: skip
+        f"({best.epochs} epochs)."
+    )
     for title, choices in (("The best of each protocol", found.choices), ("Its rivals", [best, *found.rivals])):
         rows = [
             {
@@ -285,9 +306,9 @@ def show_advice(found: Advice) -> None:
             }
             for each in choices
         ]
-        sys.stdout.write(f"\n{title}\n{pd.DataFrame(rows).to_string(index=False)}\n")
-    sys.stdout.write("\n")
+        say("", title, *pd.DataFrame(rows).map(_fit).to_string(index=False).split("\n"))
+    say("")
     for line in found.basis:
-        console.print(f"Basis: {line}.", soft_wrap=True, markup=False, highlight=False)
+        say(f"Basis: {line}.")
     for heading, text in found.evidence:
-        console.print(f"{heading}: {text}", soft_wrap=True, markup=False, highlight=False)
+        say(f"{heading}: {text}")

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-
 from temper import folders
-from temper.console import show_table
+from temper.console import say, show_table
 from temper.interrupt import Stopped
 from temper.report import Value
 from temper.training.config import read_config
@@ -27,7 +25,6 @@ def demo(out: Path) -> Path:
 
     Run again, it continues: finished runs are kept.
     """
-    console = Console()
     runs = []
     for name, way in WAYS.items():
         folder = out / name.replace(" ", "-").lower()
@@ -52,8 +49,7 @@ def demo(out: Path) -> Path:
         for name, run in zip(WAYS, runs, strict=True)
     }
     show_table("Handwritten digits, one non-robust network fine-tuned three ways", results)
-    console.print(verdict(results["fixed epsilon"], results["Epsilon-Scheduling"]))
-    console.print(f"report: {path}", soft_wrap=True)
+    say(verdict(results["fixed epsilon"], results["Epsilon-Scheduling"]), f"report: {path}")
     return path
 
 

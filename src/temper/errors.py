@@ -1,30 +1,32 @@
 """Every error and warning that Temper raises on purpose.
 
 All errors derive from :class:`TemperError`, so ``except temper.TemperError`` catches what a caller can mend.
-A message is one line that names the argument or file, its value, and what would be right.
+A message is one line that names the argument or file, its value, and what would be right. Credentials in an address
+are never part of it.
 """
 
-import re
-
-_USER_INFORMATION = re.compile(r"(?<=://)[^/\s'\"]*@")
-
-
-def masked(text: str) -> str:
-    """A text whose URLs show no user names and passwords: ``s3://KEY:SECRET@bucket`` becomes ``s3://***@bucket``."""
-    return _USER_INFORMATION.sub("***@", text)
+from temper.text import masked, shown
 
 
 class TemperError(Exception):
     """Base of all errors that Temper raises on purpose."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(each) if isinstance(each, str) else each for each in arguments))
+
+
+class CallError(TemperError, ValueError):
+    """A command line cannot be read; the message names the word that is wrong or missing."""
 
 
 class ArgumentError(TemperError, ValueError):
     """An argument or configuration key has a value that cannot work."""
 
     def __init__(self, argument: str, value: object, fix: str) -> None:
-        super().__init__(f"{argument} = {value!r}: {fix}")
+        super().__init__(f"{argument} = {shown(value)}: {fix}")
         self.argument = argument
         self.value = value
+        self.fix = fix
 
 
 class DataError(TemperError, ValueError):

@@ -1,5 +1,6 @@
 """Files that are whole or not there: everything Temper writes is written aside and then moved into place."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -12,17 +13,39 @@ from typing import Any
 def written(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; on success it is flushed to the disk and takes the place of ``path``.
 
-    A crash leaves the old file, or none; an error removes the unfinished one.
+    A crash leaves the old file, or none; an error removes the unfinished one. Of a link, what it points to is written.
+
+    Raises:
+        OSError: it cannot be written; names ``path``. Of a folder or a device, before anything is written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    place = target(path)
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        unfinished.replace(place)
+    except OSError as error:
+        if error.filename in (None, str(unfinished), unfinished):  # a limit or a full disk names no file
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def target(path: Path) -> Path:
+    """The file that writing to ``path`` makes or replaces: ``path``, or what it links to.
+
+    Raises:
+        IsADirectoryError: a folder is there. OSError: something else that is no file, or a link to itself.
+    """
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
+    if place.is_symlink() or (place.exists() and not place.is_file()):
+        raise OSError(errno.EPERM, "is no regular file; name another", str(path))
+    return place
 
 
 def write_json(path: Path, content: Any) -> None:

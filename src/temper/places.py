@@ -9,8 +9,9 @@ from typing import Any
 
 import fsspec
 
-from temper.errors import ArgumentError, MissingExtraError, TemperError, UnreachableError, masked
+from temper.errors import ArgumentError, MissingExtraError, TemperError, UnreachableError
 from temper.files import written
+from temper.text import masked
 
 
 class Place:

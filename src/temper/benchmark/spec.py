@@ -22,6 +22,7 @@ from temper.attacks.suites import get_suite
 from temper.benchmark.presets import PRESETS
 from temper.benchmark.published import read_published_hyperparameters
 from temper.errors import ArgumentError
+from temper.refusals import refusal
 from temper.threat import Threat, parse_threats
 from temper.training.config import FinetuneConfig, config_error, read_yaml, resolve
 
@@ -186,7 +187,7 @@ class Spec(_Part):
     def _not_empty(self) -> Self:
         for factor in ("backbones", "datasets", "objectives", "schedules", "protocols", "seeds"):
             if not getattr(self, factor):
-                raise ValueError(f"{factor} is empty: the grid would hold no run")
+                raise ArgumentError(factor, getattr(self, factor), "is empty: the grid would hold no run")
         for exception in self.exceptions:
             _check_undecided(exception.finetune, "exceptions.finetune")
         return self
@@ -461,4 +462,5 @@ def _spec_error(error: ValidationError) -> ArgumentError:
         return ArgumentError("SPEC", key, f"is no key; {_nearest(str(first['loc'][-1]), list(kind.model_fields))}")
     if first["type"] == "missing":
         return ArgumentError("SPEC", key, "is missing; give it a list of names")
-    return ArgumentError(f"SPEC: {key}", first["input"], first["msg"].removeprefix("Value error, "))
+    refused = refusal(error)
+    return ArgumentError(f"SPEC: {refused.argument}", refused.value, refused.fix)

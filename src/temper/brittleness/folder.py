@@ -82,6 +82,8 @@ def margins_into(
     chosen = single_threat(threat)
     if not 0 < alpha < 1:
         raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
+    if train_data is not None and not pseudo_margin:
+        raise ArgumentError("train-data", train_data, "is what the pseudo-margin learns from: add --pseudo-margin")
     asked = Asked(chosen, alpha, adaptive, seed, batch_size, time_budget)
     training = _training_spec(data_spec, train_data) if pseudo_margin else None
     make_folder(folder)

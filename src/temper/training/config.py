@@ -1,6 +1,5 @@
 """The one typed schema of a fine-tuning run: YAML files, command-line flags and Python all fill it."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,9 +9,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
+from temper.calls import Seed
 from temper.errors import ArgumentError
 from temper.files import written
 from temper.precision import computes_bf16
+from temper.refusals import refusal
 from temper.threat import Norm, parse_eps
 from temper.training import objectives
 from temper.training.schedules import PATIENCE, TOLERANCE
@@ -45,7 +46,7 @@ DEFAULT_SCHEDULE: dict[str, dict[str, float]] = {
 class Section(BaseModel):
     """A part of the configuration; unknown keys are errors, and nothing changes after it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -80,7 +81,7 @@ class DataConfig(Section):
     """Share of the training data held out for validation where there is none."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """Share of the training data held out for testing where there is none."""
-    split_seed: int | None = Field(None, ge=0)
+    split_seed: Seed | None = None
     """Seed of what is held out and of the limits; the run's own by default. Runs that are compared share one."""
     train_limit: int | None = Field(None, ge=1)
     """Use at most so many training samples, stratified by class."""
@@ -135,9 +136,10 @@ class ScheduleConfig(Section):
         }.get(self.name, set())
         for option in ("start", "end", "patience", "tolerance", "function"):
             if getattr(self, option) is not None and option not in options:
-                raise ValueError(f"schedule {self.name} has no option {option}; leave it out")
+                fix = f"schedule {self.name} has no option {option}; leave it out"
+                raise ArgumentError(option, getattr(self, option), fix)
         if self.name == "custom" and self.function is None:
-            raise ValueError("schedule custom needs function, as module:function")
+            raise ArgumentError("function", None, "schedule custom needs function, as module:function")
         return self
 
 
@@ -226,7 +228,7 @@ class FinetuneConfig(Section):
     """Where to compute."""
     devices: int = Field(1, ge=1)
     """Devices, or processes on the CPU."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of everything random."""
     checkpoint_seconds: float = Field(60, ge=0)
     """A checkpoint is saved after every epoch, and within one whenever so much time has passed."""
@@ -236,21 +238,24 @@ class FinetuneConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.eps == 0 and self.objective.name != "standard":
-            raise ValueError("eps is 0: choose objective.name standard, or an eps above 0")
+            raise ArgumentError("eps", self.eps, "choose objective.name standard, or an eps above 0")
         if self.batch_size < 2 * self.devices:
-            raise ValueError(
-                f"batch_size {self.batch_size} leaves less than 2 samples for each of {self.devices} devices"
-            )
+            fix = f"leaves less than 2 samples for each of {self.devices} devices; give at least {2 * self.devices}"
+            raise ArgumentError("batch_size", self.batch_size, fix)
         if self.norm == "Linf" and self.eps > 1:
-            raise ValueError(f"eps = {self.eps:g} is beyond the pixel box [0, 1]; did you mean {self.eps:g}/255?")
+            raise ArgumentError("eps", self.eps, f"is beyond the pixel box [0, 1]; did you mean {self.eps:g}/255?")
         if self.objective.beta is not None and self.objective.name in ("standard", "at"):
-            raise ValueError(f"objective {self.objective.name} has no beta; leave it out")
+            fix = f"objective {self.objective.name} has no beta; leave it out"
+            raise ArgumentError("objective.beta", self.objective.beta, fix)
         if self.objective.name == "mart" and self.optimiser.label_smoothing:
-            raise ValueError("objective mart has no label_smoothing; leave it out")
+            fix = "objective mart has no label_smoothing; leave it out"
+            raise ArgumentError("optimiser.label_smoothing", self.optimiser.label_smoothing, fix)
         if self.attack.name == "apgd" and self.attack.step_size is not None:
-            raise ValueError("attack apgd chooses its own step_size; leave it out")
+            fix = "attack apgd chooses its own step_size; leave it out"
+            raise ArgumentError("attack.step_size", self.attack.step_size, fix)
         if self.objective.name == "trades" and self.attack.random_start is False:
-            raise ValueError("objective trades needs attack.random_start: its inner loss has no gradient at x")
+            fix = "objective trades needs attack.random_start: its inner loss has no gradient at x"
+            raise ArgumentError("attack.random_start", False, fix)
         return self
 
 
@@ -317,32 +322,11 @@ def read_yaml(path: Path, argument: str = "config") -> Mapping[str, Any]:
     return content
 
 
-def config_error(error: ValidationError) -> ArgumentError:
-    """The first thing that pydantic found wrong, as one line that names the key, its value and the fix."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "config"
-    if first["type"] == "extra_forbidden":
-        *parents, unknown = first["loc"]
-        known = list(_section_at(parents).model_fields)
-        nearest = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*map(str, parents), nearest[0]])}?" if nearest else f"known: {', '.join(known)}"
-        )
-        return ArgumentError(key, first["input"], f"unknown key; {hint}")
-    if first["type"] == "value_error":
-        message = first["msg"].removeprefix("Value error, ")
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, ArgumentError):
-            return ArgumentError(key, cause.value, message.split(": ", 1)[-1])
-        value = first["input"] if not isinstance(first["input"], BaseModel | Mapping) else "..."
-        return ArgumentError(key, value, message)
-    return ArgumentError(key, first["input"], first["msg"])
+def config_error(error: ValidationError, section: str = "") -> ArgumentError:
+    """The first thing that pydantic found wrong, as one line that names the key, its value and the fix.
 
-
-def _section_at(keys: list[Any]) -> type[BaseModel]:
-    section: type[BaseModel] = FinetuneConfig
-    for key in keys:
-        annotation = section.model_fields[str(key)].annotation
-        assert isinstance(annotation, type)
-        section = annotation
-    return section
+    Args:
+        error: of a :class:`FinetuneConfig`, or of the part of one that ``section`` names.
+        section: as ``data``; empty for the whole.
+    """
+    return refusal(error, FinetuneConfig, section)

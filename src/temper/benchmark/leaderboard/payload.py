@@ -10,6 +10,7 @@ from typing import Any
 
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Point, Ranking, Value
 from temper.report.views import EpochRow
+from temper.text import cell
 
 IDENTITY = (
     "run", "backbone", "dataset", "objective", "schedule", "protocol", "seed", "tier", "type", "pretraining",
@@ -22,16 +23,17 @@ _CURVE_DIGITS = 4  # of accuracies that are only drawn
 def to_csv(board: Leaderboard) -> str:
     """Every run, one row each: its identity, then each metric with ``_low``, ``_high``, ``_n`` and ``_unknown``.
 
-    Numbers have all their digits; what was not measured is empty.
+    Numbers have all their digits; what was not measured is empty. Text that a spreadsheet would compute has a quote in
+    front.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(csv_columns(board))
+    writer.writerow(map(cell, csv_columns(board)))
     for run in board.runs:
         cells: list[object] = [getattr(run, name) for name in IDENTITY]
         for metric in board.metrics:
             cells += _parts(run.metrics.get(metric.key)) or [None] * len(PARTS)
-        writer.writerow(cells)
+        writer.writerow(map(cell, cells))
     return buffer.getvalue()
 
 

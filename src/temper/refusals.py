@@ -1,0 +1,74 @@
+"""What pydantic finds wrong, as one line that names the key, its value and the fix."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from temper.errors import ArgumentError
+
+# Parts of a location that name no key: which member of a union pydantic tried.
+_TRIED = re.compile(r"constrained-\w+|bool|int|float|str|path|Search|(literal|function-\w+|lax-or-strict)\[.*")
+
+_BOUNDS = {
+    "greater_than_equal": "give at least {ge}",
+    "greater_than": "give more than {gt}",
+    "less_than_equal": "give at most {le}",
+    "less_than": "give less than {lt}",
+    "finite_number": "give a finite number",
+}
+
+
+def refusal(error: ValidationError, schema: type[BaseModel] | None = None, section: str = "") -> ArgumentError:
+    """The first thing that pydantic found wrong.
+
+    A validator of a whole section says which key is to blame by raising ArgumentError with the key's name in there.
+
+    Args:
+        error: what pydantic raised.
+        schema: the model that was filled; the nearest of its keys is suggested where one is unknown.
+        section: key of the section that was filled, as ``data``; empty for the whole.
+    """
+    found = error.errors(include_url=False)
+    # Of the members of a union, a fixed word such as "auto" is seldom what was meant.
+    same = [each for each in found if each["loc"][:1] == found[0]["loc"][:1]]
+    first = next((each for each in same if each["type"] != "literal_error"), found[0])
+    place = [part for part in first["loc"] if not _TRIED.fullmatch(str(part))]
+    key, value, cause = _joined(section, *place), first["input"], first.get("ctx", {}).get("error")
+    if first["type"] == "extra_forbidden" and schema is not None:
+        return ArgumentError(key, value, f"unknown key; {_nearest_key(place, schema)}")
+    whole = isinstance(value, BaseModel | Mapping)
+    if isinstance(cause, ArgumentError):
+        return ArgumentError(_joined(key, cause.argument) if whole else key, cause.value, cause.fix)
+    plain = first["msg"].removeprefix("Value error, ")
+    message = _BOUNDS[first["type"]].format(**first.get("ctx", {})) if first["type"] in _BOUNDS else plain
+    if first["type"] == "literal_error":
+        message += _nearest_word(value, first["ctx"]["expected"])
+    return ArgumentError(key or "config", "..." if whole else value, message)
+
+
+def _joined(*parts: Any) -> str:
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def _nearest_key(place: list[Any], schema: type[BaseModel]) -> str:
+    *parents, unknown = place
+    for key in parents:
+        schema = next(_models(schema.model_fields[key].annotation)) if key in schema.model_fields else schema
+    known = list(schema.model_fields)
+    nearest = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
+    return f"did you mean {_joined(*parents, nearest[0])}?" if nearest else f"known: {', '.join(known)}"
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _nearest_word(value: object, expected: str) -> str:
+    nearest = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -1,0 +1,56 @@
+"""Writing: whole or not at all, through links, never over a folder, and the error names the file."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from temper.files import write_json, written
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file.json").write_text("old")
+    link = tmp_path / "link.json"
+    link.symlink_to("real/file.json")
+    write_json(link, 1)
+    assert link.is_symlink()
+    assert (tmp_path / "real/file.json").read_text() == "1\n"
+
+
+def test_a_link_to_nothing_yet_makes_what_it_points_to(tmp_path):
+    link = tmp_path / "link.json"
+    link.symlink_to("new/file.json")
+    write_json(link, 1)
+    assert link.is_symlink()
+    assert (tmp_path / "new/file.json").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to a folder", "link to itself", "device"])
+def test_what_is_no_file_is_refused_and_left(tmp_path, kind):
+    place = tmp_path / "out"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/kept").write_text("x")
+    if kind == "folder":
+        place = tmp_path / "folder"
+    elif kind == "device":
+        place = Path("/dev/null")
+    else:
+        place.symlink_to("folder" if kind == "link to a folder" else "out")
+    with pytest.raises(OSError, match=r"is a folder|is no regular file|symbolic links") as refused:
+        write_json(place, 1)
+    assert refused.value.filename == str(place)
+    assert (tmp_path / "folder/kept").read_text() == "x"
+    assert not place.is_file()
+    assert place.is_symlink() == ("link" in kind)
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.ENOSPC, errno.EIO])
+def test_an_error_without_a_name_gets_one(tmp_path, number):
+    (tmp_path / "out").write_text("old")
+    with pytest.raises(OSError) as failed, written(tmp_path / "out") as unfinished:
+        unfinished.write_text("half")
+        raise OSError(number, "no luck")
+    assert failed.value.filename == str(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "old"
