@@ -131,13 +131,13 @@ class Status:
 
     def run(self) -> int:
         """Look and print; the status is 0 where all runs are done."""
-        from temper.benchmark.progress import state
+        from temper.benchmark.progress import COUNTED, state
         from temper.benchmark.spec import cells, read_spec
         from temper.benchmark.store import Store
         from temper.console import show_state
 
         store = Store(_place(self.store, self.spec))
-        found = state(cells(read_spec(self.spec)), store)
+        found = state(cells(read_spec(self.spec)), store, COUNTED)
         show_state(found, store.place)
         return DONE if found.complete else FAILED
 
@@ -185,6 +185,8 @@ class Query:
     """The query."""
     store: str
     """Folder of the results, or s3://bucket/prefix."""
+    limit: int | None = None
+    """Print at most so many rows."""
     csv: bool = False
     """Print CSV."""
     json: bool = False
@@ -196,7 +198,7 @@ class Query:
         from temper.benchmark.store import Store
         from temper.console import show_frame, write_csv
 
-        found = query(Store(self.store), self.sql)
+        found = query(Store(self.store), self.sql, limit=self.limit)
         if self.json:
             rows = json.loads(found.to_json(orient="records"))
             sys.stdout.write(json.dumps({"columns": [*found.columns], "rows": rows}) + "\n")

@@ -124,6 +124,29 @@ class Place:
         else:
             self.write(name, content)
 
+    def open(self, name: str) -> Any:
+        """A file to read pieces of.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        with self.reached():
+            return self.fs.open(self.path(name), "rb")
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """The files in a folder, each with what tells one content of it from another; none where it is not there."""
+        try:
+            if self.folder:
+                with os.scandir(self.folder / folder) as entries:
+                    found = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+                return {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in found}
+            with self.reached():
+                self.fs.invalidate_cache()
+                listed = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {each["name"].rpartition("/")[2]: _stamp(each) for each in listed if each["type"] == "file"}
+
     def now(self, beside: str) -> float:
         """What the clock of the file system says, in seconds: that of this machine may differ by hours."""
         probe = str(Path(beside).with_name(f".now-{uuid.uuid4().hex}"))
@@ -150,6 +173,11 @@ class Place:
             reason = " ".join(masked(str(error)).split())[:300] or type(error).__name__
             fix = "check the bucket's name, the credentials (AWS_ACCESS_KEY_ID and others) and the network"
             raise UnreachableError(f"{self.location}: cannot be used ({reason}); {fix}") from None
+
+
+def _stamp(listed: dict[str, Any]) -> str:
+    said = (listed.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
+    return f"{listed['size']}-{next((each for each in said if each is not None), '')}"
 
 
 def _create(path: Path, content: bytes) -> None:

@@ -8,6 +8,8 @@ import pandas as pd
 from temper.benchmark.spec import Cell
 from temper.benchmark.store import DONE, FAILED, Store
 
+COUNTED = ("run", "status", "error")  # columns that say how far a grid is
+
 
 @dataclass(frozen=True)
 class State:
@@ -34,9 +36,9 @@ class State:
         return {cell.label: told[cell.run] for cell in self.failed}
 
 
-def state(cells: Sequence[Cell], store: Store) -> State:
-    """What a store holds of a grid."""
-    rows = store.rows()
+def state(cells: Sequence[Cell], store: Store, columns: Sequence[str] | None = None) -> State:
+    """What a store holds of a grid; of the rows these columns, by default all."""
+    rows = store.rows(columns)
     rows = rows[rows["run"].isin([cell.run for cell in cells])].reset_index(drop=True)
     of_run = dict(zip(rows["run"], rows["status"], strict=True))
     return State(

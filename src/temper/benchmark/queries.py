@@ -1,45 +1,102 @@
-"""SQL on a store, by DuckDB."""
+"""SQL on a store, by DuckDB: reading only, of what the query names, as much at once as it needs."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
+from temper.benchmark.parts import Parts, chunks
 from temper.benchmark.store import Store
 from temper.errors import ArgumentError
 
-# Views by name: files of the store, and the columns that their names hold.
-VIEWS = {
-    "results": ("runs/*.parquet", "*"),
-    "margins": (
-        "margins/*.parquet",
-        "regexp_extract(filename, '([0-9a-f]+)-[^/]*$', 1) AS run, * EXCLUDE (filename)",
-    ),
-    "corruptions": (
-        "corruptions/*.parquet",
-        "regexp_extract(filename, '([0-9a-f]+)[.]parquet$', 1) AS run, * EXCLUDE (filename)",
-    ),
-}
+VIEWS = {"results": "runs", "margins": "margins", "corruptions": "corruptions"}  # to the store's folders
 
 
-def query(store: Store, sql: str) -> pd.DataFrame:
+def query(store: Store, sql: str, *, limit: int | None = None) -> pd.DataFrame:
     """The answer to a SELECT on the views ``results`` (a row per run), ``margins`` (a row per run, sample, norm and
-    suite) and ``corruptions`` (a row per run, sample and corruption). Nothing in the store can be changed by it.
+    suite) and ``corruptions`` (a row per run, sample and corruption). Nothing in the store can be changed by it, and
+    no other file is read. Ctrl-C stops it.
+
+    Args:
+        store: that is asked.
+        sql: one SELECT.
+        limit: rows of the answer at most.
 
     Raises:
-        ArgumentError: the SQL cannot be run; DuckDB's reason is told.
+        ArgumentError: the SQL cannot be run, or is no SELECT; DuckDB's reason is told.
     """
-    with tempfile.TemporaryDirectory() as here, duckdb.connect() as connection:
-        for name, (pattern, columns) in VIEWS.items():
-            files = store.local(pattern, Path(here))
-            if any(Path(files).parent.glob(Path(files).name)):
-                source = f"read_parquet('{files.replace(chr(39), chr(39) * 2)}', union_by_name=true"
-                named = ", filename=true" if "filename" in columns else ""
-                connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {source}{named})")
+    if limit is not None and limit < 1:
+        raise ArgumentError("limit", limit, "give at least 1")
+    with tempfile.TemporaryDirectory() as here, duckdb.connect() as connection, _told(sql):
+        connection.execute("SET temp_directory=''")  # a query writes nothing, not even what memory cannot hold
+        _check_reads(connection, sql)
+        for view in VIEWS.keys() & {name.lower() for name in connection.get_table_names(sql)}:
+            _show(connection, store, view, Path(here))
         connection.execute("SET enable_external_access=false")  # a query reads the store, and no other file
+        connection.execute("SET lock_configuration=true")
+        return _answer(connection, sql, limit)
+
+
+def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    statements = connection.extract_statements(sql)
+    if not statements:
+        raise ArgumentError("SQL", sql, f"is empty; write a SELECT on {', '.join(VIEWS)}")
+    if len(statements) > 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise ArgumentError("SQL", sql, "only reads results: write one SELECT; nothing in a store is changed by SQL")
+
+
+def _show(connection: duckdb.DuckDBPyConnection, store: Store, view: str, here: Path) -> None:
+    """Make a view of what the store holds of a kind; its files are read when the query needs them."""
+    store.compact(VIEWS[view])
+    parts = store.parts[VIEWS[view]]
+    contents, sources = parts.look(), []
+    for part in contents.parts:
+        path = parts.place.path(part.name)
+        sources.append(pads.dataset(path, filesystem=None if parts.place.folder else parts.place.fs, format="parquet"))
+    sources += [pads.dataset(path, format="parquet") for path in _copied(parts, contents.loose, here)]
+    if not sources:
+        return
+    for number, source in enumerate(sources):
+        connection.register(f"{view}_{number}", source)
+    union = " UNION ALL BY NAME ".join(f"SELECT * FROM {view}_{number}" for number in range(len(sources)))
+    connection.execute(f"CREATE VIEW {view} AS {union}")
+
+
+def _copied(parts: Parts, loose: dict[str, str], here: Path) -> Iterator[Path]:
+    for number, chunk in enumerate(chunks(loose)):
+        table, whole = parts.joined(chunk)
+        if whole:
+            path = here / f"{parts.kind}-{number}.parquet"
+            pq.write_table(table, path)
+            yield path
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, sql: str, limit: int | None) -> pd.DataFrame:
+    """Run the query in a thread, so that this one hears Ctrl-C."""
+
+    def run() -> pd.DataFrame:
+        found = connection.sql(sql)
+        return (found if limit is None else found.limit(limit)).df()
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(run)
         try:
-            return connection.execute(sql).df()
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise ArgumentError("SQL", sql, f"{reason}; tables: {', '.join(VIEWS)}") from None
+            return answer.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
+
+
+@contextlib.contextmanager
+def _told(sql: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError("SQL", sql, f"{reason}; tables: {', '.join(VIEWS)}") from None

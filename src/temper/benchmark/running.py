@@ -54,7 +54,7 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
     with store.claimed(cell.run, owner) as mine:
         if not mine:
             return "elsewhere"
-        if store.has("runs", cell.run):  # another process may have just ended it
+        if store.has_run(cell.run):  # another process may have just ended it
             return "done"
         started = time.monotonic()
         try:

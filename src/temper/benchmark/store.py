@@ -2,27 +2,30 @@
 
 ``runs/RUN.parquet`` is a result row (one line: factors, metrics with their intervals, configuration, state) and is
 written last: a run is done when it is there. ``margins/RUN-SUITE.parquet`` and ``corruptions/RUN.parquet`` hold what
-was found on every sample, so that a new metric needs no new run. ``claims/`` says who is at work, ``searches/`` which
-hyper-parameters were found, ``work/`` holds checkpoints and weights.
+was found on every sample, so that a new metric needs no new run. ``parts/`` has copies of hundreds of these in one
+file; they only make reading quick, and may be removed at any time. ``claims/`` says who is at work, ``searches/``
+which hyper-parameters were found, ``work/`` holds checkpoints and weights.
 """
 
 import contextlib
-import io
 import json
-from collections.abc import Iterator, Mapping
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
+from temper.benchmark import parts
 from temper.claims import Claims
 from temper.errors import RunError
 from temper.places import Place
 
 FORMAT = 1
 HEADER = "store.json"
+KINDS = ("runs", "margins", "corruptions")
 DONE, FAILED = "done", "failed"
 
 
@@ -42,6 +45,7 @@ class Store:
         self._files = Place(place)
         self.place, self._fs, self._path = self._files.location, self._files.fs, self._files.path
         self._root, self.folder = self._files.root, self._files.folder
+        self.parts = {kind: parts.Parts(self._files, kind) for kind in KINDS}
         self._claims = Claims(self._files, "claims")
         self._check_header(create)
 
@@ -53,25 +57,43 @@ class Store:
         """Put a result row down; there is one per run, and the last one stands."""
         frame = pd.DataFrame([row])
         self._files.write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False))
+        if zlib.crc32(row["run"].encode()) % parts.SIZE == 0:  # now and then, whoever writes
+            for kind in KINDS:
+                self.compact(kind)
 
-    def rows(self) -> pd.DataFrame:
-        """All result rows, in order of their runs' names; empty where there are none."""
-        names = sorted(self._names("runs", ".parquet"))
-        with _pool(len(names)) as each:
-            frames = list(each(self._frame, [f"runs/{name}.parquet" for name in names]))
-        if not frames:
+    def rows(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All result rows, in order of their runs' names; empty where there are none. Of damaged ones it is warned.
+
+        Args:
+            columns: those that are wanted; ``run`` among them. By default all.
+        """
+        self.compact("runs")
+        runs = self.parts["runs"]
+        table = parts.join(list(runs.tables(runs.look(), columns)))
+        if not table.num_rows:
             return pd.DataFrame(columns=["run", "status"])
-        columns = list(dict.fromkeys(column for frame in frames for column in frame.columns))
-        records = [record for frame in frames for record in frame.to_dict("records")]
-        return pd.DataFrame.from_records(records, columns=columns)
+        return table.sort_by("run").to_pandas()
 
     def finished(self) -> set[str]:
-        """Names of the runs that have a row, failed ones too."""
-        return self._names("runs", ".parquet")
+        """Names of the runs that have a row, failed ones too; damaged rows count for nothing."""
+        return set(self.rows(["run"])["run"])
+
+    def has_run(self, run: str) -> bool:
+        """Whether a run has a row that can be read."""
+        return self.parts["runs"].whole(run)
+
+    def compact(self, kind: str) -> None:
+        """Copy the files of single runs into few ones, where they are many: see :mod:`temper.benchmark.parts`."""
+        if len(self.parts[kind].look().loose) < parts.SIZE:
+            return
+        # Where a store may only be read, or its disk is full, reading takes longer, and no more than that.
+        with contextlib.suppress(OSError), self.claimed(f"compact-{kind}", uuid.uuid4().hex) as mine:
+            if mine:
+                self.parts[kind].compact()
 
     def remove_run(self, run: str) -> None:
         """Forget a run's row, so that it is started again."""
-        self._fs.rm(self._path(f"runs/{run}.parquet"))
+        self._files.remove(f"runs/{run}.parquet")
 
     def write_evidence(self, kind: str, name: str, path: Path) -> None:
         """Keep a Parquet file of a run: ``kind`` is margins or corruptions."""
@@ -86,7 +108,8 @@ class Store:
         """
         target = self._path(f"{kind}/{name}.parquet")
         if not self._fs.exists(target):
-            raise RunError(f"{self.place}: holds no {kind}/{name}.parquet; the store is not whole, run it again")
+            again = f"remove runs/{name.partition('-')[0]}.parquet, and run it again"
+            raise RunError(f"{self.place}: holds no {kind}/{name}.parquet; {again}")
         if self.folder:
             yield Path(target)
             return
@@ -96,10 +119,6 @@ class Store:
             local = Path(folder) / f"{name}.parquet"
             self._fs.get_file(target, str(local))
             yield local
-
-    def has(self, kind: str, name: str) -> bool:
-        """Whether such a file is kept."""
-        return bool(self._fs.exists(self._path(f"{kind}/{name}.parquet")))
 
     def note(self, kind: str, name: str, content: Any) -> None:
         """Keep something JSON-able."""
@@ -155,16 +174,6 @@ class Store:
             if path.removeprefix(f"{target}/") not in local:
                 self._fs.rm_file(path)
 
-    def local(self, pattern: str, into: Path) -> str:
-        """A pattern of local files for a query: the store's own, or copies in ``into`` where it is elsewhere."""
-        if self.folder:
-            return str(self.folder / pattern)
-        for path in self._fs.glob(self._path(pattern)):
-            copy = into / path.removeprefix(f"{self._root}/")
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(path, str(copy))
-        return str(into / pattern)
-
     def _check_header(self, create: bool) -> None:
         try:
             header = json.loads(self._files.read(HEADER))
@@ -183,29 +192,6 @@ class Store:
                 f"Temper {metadata.version('temper')} reads {FORMAT}; use that version, or name another place"
             )
 
-    def _frame(self, name: str) -> pd.DataFrame:
-        try:
-            return pq.read_table(io.BytesIO(self._fs.cat_file(self._path(name)))).to_pandas()
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.place}/{name}: damaged ({error}); remove it, and run again") from None
-
-    def _names(self, kind: str, suffix: str) -> set[str]:
-        try:
-            self._fs.invalidate_cache()
-            paths = self._fs.ls(self._path(kind), detail=False)
-        except FileNotFoundError:
-            return set()
-        names = (str(path).rpartition("/")[2] for path in paths)
-        return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
-
 
 def _unfinished(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts) or path.name.endswith(".part")
-
-
-@contextlib.contextmanager
-def _pool(count: int) -> Iterator[Any]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(min(max(count, 1), 16)) as pool:
-        yield pool.map

@@ -1,0 +1,204 @@
+"""Compact copies of a store's files: hundreds of runs in one Parquet file, so that thousands are read quickly.
+
+The files of the single runs stay what counts. A part names those that it was made of, each with a stamp of its content,
+and holds only while all of them are there as they were; otherwise it is as if there were none. So a part may be
+written, lost, damaged or removed at any moment, twice or by several processes at once, and nothing is lost or doubled.
+"""
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from temper.errors import TemperWarning, UnreachableError
+from temper.places import Place
+
+SIZE = 256  # files in a part
+FOLDER = "parts"
+SOURCES = b"temper-sources"
+READERS = 16  # of an object store's files at once
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of many runs.
+
+    Attributes:
+        name: in the store.
+        sources: names of the files that it was made of, with their stamps.
+    """
+
+    name: str
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Where the runs of one kind are to be read: in parts, and for the others in files of their own."""
+
+    parts: list[Part]
+    loose: dict[str, str]
+    useless: list[str]
+
+
+class Parts:
+    """The files of one kind in a store, and the parts made of them.
+
+    Args:
+        place: of the store.
+        kind: the folder in it: runs, margins or corruptions.
+    """
+
+    def __init__(self, place: Place, kind: str) -> None:
+        self.place, self.kind = place, kind
+
+    def look(self) -> Contents:
+        """What holds at this moment; no run is in it twice."""
+        files = _parquet(self.place.stamps(self.kind))
+        found, loose, useless = [], dict(files), []
+        for name in sorted(_parquet(self.place.stamps(FOLDER))):
+            if not name.startswith(f"{self.kind}-"):
+                continue
+            part = Part(f"{FOLDER}/{name}.parquet", self._sources(f"{FOLDER}/{name}.parquet"))
+            if part.sources and all(loose.get(name) == stamp for name, stamp in part.sources.items()):
+                found.append(part)
+                for source in part.sources:
+                    del loose[source]
+            else:
+                useless.append(part.name)
+        return Contents(found, loose, useless)
+
+    def compact(self) -> None:
+        """Write parts of all files that can fill one, and remove those that hold no longer."""
+        contents = self.look()
+        for name in contents.useless:
+            self.place.remove(name)
+        for chunk in chunks(contents.loose):
+            if len(chunk) == SIZE:
+                self._write(chunk)
+
+    def tables(self, contents: Contents, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All that there is, a table at a time, without columns that are not there; of damaged files it is told."""
+        for part in contents.parts:
+            try:
+                yield self.open(part.name, columns)
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, UnreachableError):
+                    raise
+                yield self.joined(part.sources, columns)[0]
+        for chunk in chunks(contents.loose):
+            yield self.joined(chunk, columns)[0]
+
+    def joined(self, sources: dict[str, str], columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
+        """Files of single runs as one table with the column ``run``, and which of them are in it."""
+        if self.place.folder:
+            read = [self._read(name, columns) for name in sources]
+        else:
+            with ThreadPoolExecutor(READERS) as pool:
+                read = list(pool.map(lambda name: self._read(name, columns), sources))
+        whole = {name: table for name, table in zip(sources, read, strict=True) if table is not None}
+        return join(list(whole.values())), {name: sources[name] for name in whole}
+
+    def whole(self, name: str) -> bool:
+        """Whether a run's file is there and can be read; of a damaged one it is told."""
+        return self._read(name, ["run"]) is not None
+
+    def open(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file of the store."""
+        file = pq.ParquetFile(self._file(name))
+        return file.read(None if columns is None else [c for c in columns if c in file.schema_arrow.names])
+
+    def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table | None:
+        path = f"{self.kind}/{name}.parquet"
+        try:
+            table = self.open(path, columns)
+        except FileNotFoundError:  # removed just now
+            return None
+        except UnreachableError:
+            raise
+        except (OSError, ValueError, pa.ArrowException) as error:
+            self._warn(path, " ".join(str(error).split())[:100])
+            return None
+        if self.kind == "runs":
+            if table.num_rows == 1 and "run" in table.column_names:
+                return table
+            self._warn(path, "no result row")
+            return None
+        run = name.rpartition("-")[0] if self.kind == "margins" else name
+        return table.add_column(0, "run", pa.array([run] * table.num_rows, pa.string()))
+
+    def _warn(self, path: str, reason: str) -> None:
+        told = "counts as not done, and temper bench run does it again" if self.kind == "runs" else "is left out"
+        warnings.warn(f"{self.place.location}/{path}: damaged ({reason}); it {told}", TemperWarning, stacklevel=2)
+
+    def _write(self, chunk: dict[str, str]) -> None:
+        table, sources = self.joined(chunk)
+        if not sources:
+            return
+        noted = json.dumps(sources, sort_keys=True).encode()
+        content = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata({SOURCES: noted}), content, compression="zstd")
+        name = f"{FOLDER}/{self.kind}-{hashlib.sha256(noted).hexdigest()[:16]}.parquet"
+        self.place.write(name, content.getvalue())
+
+    def _sources(self, name: str) -> dict[str, str]:
+        """The files that a part names; none where it cannot be read."""
+        try:
+            noted = pq.ParquetFile(self._file(name)).schema_arrow.metadata[SOURCES]
+            sources: dict[str, str] = json.loads(noted)
+            return sources
+        except UnreachableError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+            return {}
+
+    def _file(self, name: str) -> Any:
+        return self.place.path(name) if self.place.folder else self.place.open(name)
+
+
+def chunks(files: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Files in the order of their names, as many at a time as a part holds."""
+    ordered = sorted(files.items())
+    for start in range(0, len(ordered), SIZE):
+        yield dict(ordered[start : start + SIZE])
+
+
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables one below the other; a column that is not of one type in all of them becomes text."""
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({"run": []})
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.concat_tables(_as_text(tables), promote_options="permissive")
+
+
+def _as_text(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The tables, with those columns as text whose types do not fit."""
+    types: dict[str, pa.DataType] = {}
+    text = set()
+    for field in (field for table in tables for field in table.schema):
+        before = types.setdefault(field.name, field.type)
+        try:
+            pair = [pa.schema([(field.name, before)]), pa.schema([field])]
+            types[field.name] = pa.unify_schemas(pair, promote_options="permissive").field(0).type
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            text.add(field.name)
+    return [
+        table.cast(pa.schema([pa.field(f.name, pa.string()) if f.name in text else f for f in table.schema]))
+        for table in tables
+    ]
+
+
+def _parquet(stamps: dict[str, str]) -> dict[str, str]:
+    return {
+        name.removesuffix(".parquet"): stamp
+        for name, stamp in stamps.items()
+        if name.endswith(".parquet") and not name.startswith(".")
+    }
