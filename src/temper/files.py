@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ def written(path: Path) -> Iterator[Path]:
         OSError: it cannot be written; names ``path``. Of a folder or a device, before anything is written.
     """
     place = target(path)
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}.part")
+    unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
