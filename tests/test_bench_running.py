@@ -236,6 +236,7 @@ def test_a_report_of_a_whole_grid_ranks_and_finds(tmp_path, reference):
     assert all((tmp_path / "site" / "runs" / f"{cell.run}.html").exists() for cell in grid())
 
 
+@pytest.mark.filterwarnings("always::temper.errors.TemperWarning")
 def test_a_damaged_store_is_told(tmp_path, capsys, reference):
     import shutil
 
