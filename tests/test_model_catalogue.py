@@ -352,7 +352,7 @@ def test_another_normalisation_is_refused(tmp_path):
         load("robust_convnext_tiny", weights=tmp_path / "file.pt", model_args=DEPTHS)
     one_line(error)
     # A wrapper is opened only where the catalogue says how the network inside normalises.
-    with pytest.raises(ModelError, match=r"does not fit the network .*unexpected: base_model.normalize"):
+    with pytest.raises(ModelError, match=r"does not fit the network .*unexpected: module.base_model.normalize"):
         load("timm:convnext_tiny", weights=tmp_path / "file.pt", model_args=DEPTHS, num_classes=5)
 
 

@@ -218,18 +218,45 @@ def vit(**arguments):
     return load("timm:vit_tiny_patch16_224", weights="none", image_size=32, model_args=TINY, **arguments)
 
 
-@pytest.mark.parametrize("layout", ["plain", "state_dict", "model", "module."])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "plain",
+        "state_dict",
+        "model",
+        "net",
+        "module.",
+        "module.module.",
+        "net.",
+        "model.module.",
+        "backbone._orig_mod.",
+    ],
+)
 def test_checkpoints_of_every_layout(tmp_path, layout):
     original = load("bundled", weights="none", seed=3)
     state = original.network.state_dict()
-    if layout == "module.":
-        state = {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}
+    if layout.endswith("."):
+        state = {"state_dict": {f"{layout}{name}": tensor for name, tensor in state.items()}, "epoch": 3}
     elif layout != "plain":
         state = {layout: state, "epoch": 3, "best": 0.5}
     torch.save(state, tmp_path / "net.pth")
     loaded = load("bundled", weights=tmp_path / "net.pth", seed=4)
     assert fingerprint(loaded) == fingerprint(original)
     assert (loaded.info["loaded"], loaded.info["head"]) == (1.0, "kept")
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "module.module."])
+def test_what_only_training_needs_is_left_aside(tmp_path, prefix):
+    original = load("bundled", weights="none", seed=3)
+    state = {f"{prefix}{name}": tensor for name, tensor in original.network.state_dict().items()}
+    beside = {"criterion.weight": torch.ones(10), "loss_fn.temperature": torch.ones(1), "n_averaged": torch.tensor(3)}
+    torch.save({"state_dict": state | beside}, tmp_path / "net.pth")
+    assert fingerprint(load("bundled", weights=tmp_path / "net.pth")) == fingerprint(original)
+    twice = state | {f"ema.{name}": tensor for name, tensor in state.items()}
+    torch.save(twice, tmp_path / "two.pth")
+    with pytest.raises(ModelError, match=r"keep those of one network alone|unexpected: ema") as error:
+        load("bundled", weights=tmp_path / "two.pth")
+    one_line(error)
 
 
 def test_nothing_is_unpickled(tmp_path):

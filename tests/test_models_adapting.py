@@ -227,3 +227,10 @@ def test_named_outputs_and_what_gives_none():
         temper.evaluate(kinds.OneByOne(), *images(), ["Linf:4/255"], suite="apgd")
     with pytest.raises(ModelError, match=r"is torch.float64; evidence needs full precision, .*model.float\(\)"):
         temper.evaluate(kinds.Outside().double(), *images(), ["Linf:4/255"], suite="apgd")
+
+
+def test_a_factory_that_takes_one_image_at_a_time_is_told_so():
+    with pytest.raises(ModelError, match="kinds:OneByOne: takes one image at a time"):
+        models.load("kinds:OneByOne", example=torch.rand(4, 3, 8, 8))
+    with pytest.raises(ModelError, match="kinds:OneByOne: takes one image at a time"):
+        models.load("kinds:OneByOne", image_size=8)

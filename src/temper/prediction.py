@@ -28,7 +28,7 @@ from temper.errors import ArgumentError, DataError
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.memory import fitting_batch
 from temper.models import Classifier
-from temper.models.sources import SHAPE_REFUSALS
+from temper.models.heads import SHAPE_REFUSALS
 from temper.precision import check_precision, full_precision
 from temper.progress import Bar, progress_bar
 from temper.samples import device_of, on_device

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
-from temper.models.heads import evaluating
+from temper.models.heads import SHAPE_REFUSALS, evaluating, takes
 from temper.models.outputs import Form, as_logits, form_of, main_output
 from temper.precision import check_precision
 
@@ -75,20 +75,11 @@ def _try(model: nn.Module, images: Tensor) -> tuple[Any, bool]:
     with evaluating(model), torch.enable_grad():
         try:
             output = model(x)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if not _takes(model, images[:1]):
+        except SHAPE_REFUSALS as error:
+            if not takes(model, images[:1]):
                 raise
             raise ModelError(
                 f"{type(model).__name__}: takes one image at a time ({str(error).partition(chr(10))[0]}); make or"
                 " export it for batches of any size"
             ) from error
     return output, x._version != version
-
-
-@torch.no_grad()
-def _takes(model: nn.Module, images: Tensor) -> bool:
-    try:
-        model(images.clone())
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True

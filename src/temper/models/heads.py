@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from temper.errors import ModelError
 from temper.models.outputs import main_output
 
+# What networks raise when an input's shape does not suit them.
+SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
+
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer: nn.Linear, or the 1x1 convolution that some networks use as one."""
@@ -67,6 +70,15 @@ def output_of(network: nn.Module, example: Tensor) -> Any:
     """Main output of the network in eval mode, without gradients; its mode is left as it was."""
     with evaluating(network), torch.no_grad():
         return main_output(network(example), training=False)
+
+
+def takes(network: nn.Module, images: Tensor) -> bool:
+    """Whether a network takes images of this shape, in eval mode."""
+    try:
+        output_of(network, images.clone())  # it may write into them
+    except SHAPE_REFUSALS:
+        return False
+    return True
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from temper.errors import ArgumentError, ModelError
 from temper.models import bundled
-from temper.models.heads import configured_head, evaluating, find_head, output_of, outputs_of
+from temper.models.heads import SHAPE_REFUSALS, configured_head, evaluating, find_head, output_of, outputs_of, takes
 from temper.models.onnx import read_onnx
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.weights import load_weights
@@ -29,9 +29,6 @@ _USUAL_SIZES = (32, 28, 64, 224, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384
 _OTHER = 32  # a network that does not take images larger by so much has a size of its own
 _USUAL_CHANNELS = (3, 1)
 log = logging.getLogger(__name__)
-
-# What networks raise when an input's shape does not suit them.
-SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -325,6 +322,10 @@ def _accepted(
             form = _read(spec, network, images)
         except SHAPE_REFUSALS as error:
             refusal = refusal or _first_line(error)
+            if takes(network, images[:1]):
+                raise ModelError(
+                    f"{spec}: takes one image at a time ({_first_line(error)}); make it for batches of any size"
+                ) from error
         else:
             return images, form
     tried = ", ".join("x".join(map(str, images.shape[1:])) for images in options[:4]) + " and so on" * (
@@ -354,11 +355,7 @@ def _same_size(images: Tensor, example: Tensor | None) -> bool:
 def _takes_larger(network: nn.Module, images: Tensor) -> bool:
     """Whether a network that takes these images takes larger ones too, so that it has no size of its own."""
     side = images.shape[-1] + _OTHER
-    try:
-        output_of(network, torch.zeros(2, images.shape[1], side, side))
-    except SHAPE_REFUSALS:
-        return False
-    return True
+    return takes(network, torch.zeros(2, images.shape[1], side, side))
 
 
 def _read(spec: str, network: nn.Module, images: Tensor) -> Form:

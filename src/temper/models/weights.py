@@ -15,8 +15,10 @@ from temper.errors import ModelError
 from temper.models.heads import outputs_of, replace_head
 
 # Where training scripts put the state dict inside a checkpoint, and what wrappers put before its names.
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+# What training scripts keep beside a network: no output depends on it.
+_BESIDE = re.compile(r"(?:criterion|loss|loss_fn|loss_func|loss_function|optimizer)\..*|n_averaged")
 # What repositories of robust networks put around one that normalises by itself: Sequential(normaliser, network) with
 # and without names (nmndeep/revisiting-at, thu-ml/ares), and an attacker that holds a second copy of everything
 # (MadryLab/robustness).
@@ -107,7 +109,7 @@ def fit_weights(
     expected_names = set(network.state_dict())
     if normalisation is not None:
         tensors = _unwrap(tensors, expected_names, normalisation, path)
-    tensors = _modern_swin(_fit_names(tensors, expected_names))
+    tensors = _modern_swin(_fit_names(tensors, expected_names, path))
     if head:
         wanted = num_classes if num_classes is not None else _classes_in(tensors, head[0], path)
         if wanted != outputs_of(network.get_submodule(head[0])):
@@ -124,12 +126,35 @@ def fit_weights(
     return {"loaded": loaded, "head": "kept" if keep_head else "fresh"}
 
 
-def _fit_names(tensors: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
-    """Strip what wrappers put before every name, while no name fits."""
-    for prefix in _PREFIXES:
-        if expected.isdisjoint(tensors) and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+def _fit_names(tensors: dict[str, Tensor], expected: set[str], path: str | Path) -> dict[str, Tensor]:
+    """Strip what wrappers put before every name, while no name fits, and drop what only training needs.
+
+    Raises:
+        ModelError: some of the tensors would fit the network, but there are others beside them.
+    """
+    as_they_are = tensors
+    while expected.isdisjoint(tensors):
+        tensors = {name: tensor for name, tensor in tensors.items() if not _BESIDE.fullmatch(name)}
+        parts = {name.partition(".")[0] for name in tensors}
+        if len(parts) > 1 and not any(map(_NORMALISER.fullmatch, tensors)):  # a normaliser is no other network
+            _check_one_network(tensors, parts, expected, path)
+        if len(parts) != 1 or not all("." in name for name in tensors):
+            return as_they_are
+        tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in tensors.items() if name in expected or not _BESIDE.fullmatch(name)}
+
+
+def _check_one_network(tensors: dict[str, Tensor], parts: set[str], expected: set[str], path: str | Path) -> None:
+    def fits(name: str) -> bool:
+        words = name.split(".")
+        return any(".".join(words[start:]) in expected for start in range(1, len(words)))
+
+    fitting = sorted({name.partition(".")[0] for name in tensors if fits(name)})
+    if fitting:
+        raise ModelError(
+            f"weights file {path}: the network's tensors are in it under {_first(fitting)}, but {_first(sorted(parts))}"
+            " stand side by side; keep those of one network alone"
+        )
 
 
 def _unwrap(
