@@ -1,5 +1,7 @@
 """What the commands print for a person."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -8,23 +10,23 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from temper.benchmark.advice import Advice
-from temper.benchmark.progress import State
-from temper.brittleness.view import attacks_in_words, detector_in_words, words
-from temper.exporting import Exported
-from temper.folders import REPORT
-from temper.prediction import Failure, Outcome, Prediction
-from temper.report import Value
 from temper.text import cell, masked, one_line, path_cell, printable
-from temper.threat import format_eps
-from temper.training.run import Run
+
+# What reads or measures a model takes seconds to import; a query or the state of a benchmark needs none of it.
+if TYPE_CHECKING:
+    from temper.benchmark.advice import Advice
+    from temper.benchmark.progress import State
+    from temper.exporting import Exported
+    from temper.prediction import Failure, Outcome, Prediction
+    from temper.report import Value
+    from temper.training.run import Run
 
 SHOWN = 20  # lines of a list that may be long
 
@@ -70,6 +72,9 @@ def show_value(value: Value) -> str:
 
 def show_run(run: Run) -> None:
     """Print a finished run's results and where to look."""
+    from temper.folders import REPORT
+    from temper.report import Value
+
     results = {name: Value(**numbers) for name, numbers in run.record["results"].items()}
     show_table("Measured on the test data", {run.folder.name: results})
     say(f"run: {run.folder}", f"report: {run.folder / REPORT}")
@@ -77,6 +82,8 @@ def show_run(run: Run) -> None:
 
 def show_corruptions(summary: Mapping[str, Any]) -> None:
     """Print what ``temper corruptions --json`` would: a row per corruption, a column per severity."""
+    from temper.report import Value
+
     measured = summary["corruptions"]
     severities = sorted({severity for each in measured.values() for severity in each["severities"]}, key=int)
     title = f"Accuracy on {summary['data']['name']} under corruptions, by severity"
@@ -102,6 +109,10 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
 
 def show_margins(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper margins --json`` would: a row per score, then the detector and attacks on it."""
+    from temper.brittleness.view import attacks_in_words, detector_in_words, words
+    from temper.folders import REPORT
+    from temper.threat import format_eps
+
     counts, threat = summary["margins"], summary["threat"]
     radius = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
     table = Table(title=f"Scores against input margins in {threat['norm']}", title_justify="left")
@@ -137,6 +148,10 @@ def _one_line(value: Value) -> str:
 
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper evaluate --json`` would."""
+    from temper.folders import REPORT
+    from temper.report import Value
+    from temper.threat import format_eps
+
     results = {"clean accuracy": Value(**summary["clean_accuracy"])}
     for threat in summary["threats"]:
         where = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
@@ -162,6 +177,8 @@ BRITTLE = {True: "yes", False: "no", None: ""}
 
 def show_predictions(outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO) -> tuple[int, int]:
     """Print a table of decisions to ``out``, failures to stderr; returns how many images, and how many failed."""
+    from temper.prediction import Failure, Prediction
+
     table = Table("image", "class", caption_justify="left")
     table.columns[0].overflow = "fold"
     for column in ("confidence", "margin", "brittle"):
@@ -184,6 +201,8 @@ def write_predictions_json(
     outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO
 ) -> tuple[int, int]:
     """Write one JSON object of all decisions; returns how many images, and how many failed."""
+    from temper.prediction import Failure, Prediction
+
     failed = [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)]
     images = [_columns(outcome) for outcome in outcomes if isinstance(outcome, Prediction)]
     out.write(json.dumps({"detector": detector, "images": images, "failed": failed}) + "\n")
@@ -192,6 +211,8 @@ def write_predictions_json(
 
 def write_predictions(outcomes: Iterable[Outcome], out: TextIO) -> tuple[int, int]:
     """Write decisions as CSV while they come, failures to stderr; returns how many images, and how many failed."""
+    from temper.prediction import Failure, Prediction
+
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="surrogateescape")  # file names are bytes, and come out as they went in
     rows = csv.DictWriter(out, list(_columns(Prediction("", "", 0, 0.0, 0.0, None))), lineterminator="\n")
