@@ -8,6 +8,7 @@ import yaml
 from bench_grid import TINY, tiny
 from temper.benchmark.spec import cells, read_spec
 from temper.errors import ArgumentError
+from temper.training.config import FinetuneConfig
 
 
 def grid(**changes):
@@ -143,3 +144,20 @@ def test_ten_thousand_runs_are_planned_in_under_two_seconds():
     seconds = time.process_time() - started
     assert len(found) == 10_000 and found["run"].is_unique
     assert seconds < 2
+
+
+def test_runs_that_differ_in_their_seed_are_checked_once_and_named_as_alone(monkeypatch):
+    validate, calls = FinetuneConfig.model_validate, []
+    monkeypatch.setattr(FinetuneConfig, "model_validate", lambda settings: calls.append(1) or validate(settings))
+    own = {"where": {"seed": [3, 4]}, "finetune": {"batch_size": 16}}
+    together = grid(seeds=list(range(6)), exceptions=[own])
+    assert len(calls) == 2 * 2  # schedules, and the exception or not
+    assert {cell.factors["seed"] for cell in together if cell.config.batch_size == 16} == {3, 4}
+    alone = [each for seed in range(6) for each in grid(seeds=[seed], exceptions=[own] if seed in (3, 4) else [])]
+    assert {cell.run: cell.config for cell in together} == {cell.run: cell.config for cell in alone}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, "x"])
+def test_a_seed_that_cannot_be_is_refused(seed):
+    with pytest.raises(ArgumentError, match="seeds"):
+        grid(seeds=[0, seed])

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,11 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from temper.attacks.suites import get_suite
 from temper.benchmark.presets import PRESETS
-from temper.benchmark.published import read_published_hyperparameters
 from temper.errors import ArgumentError
 from temper.refusals import refusal
 from temper.threat import Threat, parse_threats
-from temper.training.config import FinetuneConfig, config_error, read_yaml, resolve
+from temper.training.config import FinetuneConfig, Seed, config_error, read_yaml, resolve
 
 FACTORS = ("backbone", "dataset", "objective", "schedule", "protocol", "seed")
 NEAREST = "margin"  # the suite that searches the margins that tau is taken of
@@ -149,7 +148,7 @@ class Spec(_Part):
     """Names of schedules; or a name, and the settings of the schedule."""
     protocols: dict[str, dict[str, Any]]
     """A name, and the settings it stands for: protocol, epochs and others."""
-    seeds: list[int]
+    seeds: list[Seed]
     finetune: dict[str, Any] = {}
     """Settings of all runs, as in temper finetune."""
     measure: Measure = Measure()
@@ -273,7 +272,8 @@ def cells(spec: Spec) -> list[Cell]:
     if of_table is not _NO_TABLE:
         _check_rows(spec, of_table)
     used: set[int] = set()
-    found = [_cell(spec, factors, of_table, used) for factors in _product(spec)]
+    known: dict[tuple[Any, ...], Cell] = {}
+    found = [_cell(spec, factors, of_table, used, known) for factors in _product(spec)]
     for index, exception in enumerate(spec.exceptions):
         own = index >= len(PRESETS[spec.preset].get("exceptions", ()))
         if own and index not in used:
@@ -306,14 +306,33 @@ def _product(spec: Spec) -> Iterator[dict[str, Any]]:
 
 
 def _cell(
-    spec: Spec, factors: dict[str, Any], of_table: Mapping[tuple[Any, ...], Mapping[str, Any]], used: set[int]
+    spec: Spec,
+    factors: dict[str, Any],
+    of_table: Mapping[tuple[Any, ...], Mapping[str, Any]],
+    used: set[int],
+    known: dict[tuple[Any, ...], Cell],
 ) -> Cell | None:
-    """The run of these factors; None where it is left out. ``used`` collects the exceptions that applied."""
-    label = _label(factors)
+    """The run of these factors; None where it is left out. ``used`` collects the exceptions that applied, ``known``
+    the runs that others differ from in their seed only: checking one of them checks them all."""
     applying = [(index, each) for index, each in enumerate(spec.exceptions) if each.matches(factors)]
     used.update(index for index, _ in applying)
     if any(each.skip for _, each in applying):
         return None
+    key = (*(factors[name] for name in FACTORS if name != "seed"), *(index for index, _ in applying))
+    if key not in known:
+        known[key] = _checked(spec, factors, of_table, applying)
+    cell = known[key]
+    return replace(cell, factors=factors, config=cell.config.model_copy(update={"seed": factors["seed"]}))
+
+
+def _checked(
+    spec: Spec,
+    factors: dict[str, Any],
+    of_table: Mapping[tuple[Any, ...], Mapping[str, Any]],
+    applying: Sequence[tuple[int, Exceptional]],
+) -> Cell:
+    """The run of these factors, whose settings fit together."""
+    label = _label(factors)
     backbone, facts = _backbone(str(factors["backbone"]), spec.backbones[factors["backbone"]])
     dataset = {"train": factors["dataset"]} | spec.datasets[factors["dataset"]]
     schedule = {"name": factors["schedule"]} | spec.schedules[factors["schedule"]]
@@ -389,6 +408,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise ArgumentError("hyperparameters", str(path), f"cannot be read as CSV ({error})") from None
     if "loss" in frame:
+        from temper.benchmark.published import read_published_hyperparameters
+
         return read_published_hyperparameters(path)
     missing = [key for key in _TABLE_KEY if key not in frame]
     if missing:
