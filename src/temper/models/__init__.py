@@ -1,11 +1,33 @@
-"""Image classifiers with their preprocessing inside: loaded, saved, their heads found and replaced."""
+"""Image classifiers with their preprocessing inside: loaded, saved, their heads found and replaced.
 
-from temper.models.adapting import adapted
-from temper.models.classifier import Classifier, fingerprint, weights_fingerprint
-from temper.models.heads import find_head, replace_head
-from temper.models.loading import check, load, refresh_head
-from temper.models.saving import check_restores, save
-from temper.models.weights import load_tensors
+The names below are loaded when they are first used: who only looks into the catalogue needs no model library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from temper.models.adapting import adapted
+    from temper.models.classifier import Classifier, fingerprint, weights_fingerprint
+    from temper.models.heads import find_head, replace_head
+    from temper.models.loading import check, load, refresh_head
+    from temper.models.saving import check_restores, save
+    from temper.models.weights import load_tensors
+
+_HOMES = {
+    "Classifier": "classifier",
+    "adapted": "adapting",
+    "check": "loading",
+    "check_restores": "saving",
+    "find_head": "heads",
+    "fingerprint": "classifier",
+    "load": "loading",
+    "load_tensors": "weights",
+    "refresh_head": "loading",
+    "replace_head": "heads",
+    "save": "saving",
+    "weights_fingerprint": "classifier",
+}
 
 __all__ = [
     "Classifier",
@@ -21,3 +43,9 @@ __all__ = [
     "save",
     "weights_fingerprint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"temper.models.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'temper.models' has no attribute {name!r}")
