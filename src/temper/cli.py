@@ -11,25 +11,20 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
 
 from temper.calls import BatchSize, Count, Helpers, Pixels, Precision, Seed, parse
 from temper.errors import ArgumentError, NonFiniteLossError, TemperError, TemperWarning
+from temper.files import WRONG_PLACE
 from temper.interrupt import Stopped
-from temper.text import one_line
+from temper.text import masked, one_line
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 DONE, FAILED, WRONG_CALL, STOPPED = 0, 1, 2, 3
-
-# What the system says of a path that cannot be used as the call asks; anything else is a failure on the way.
-WRONG_PLACE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-    errno.ENAMETOOLONG,
-}  # fmt: skip
 
 USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
 
@@ -460,19 +455,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("stopped; what was saved is kept, and the same command continues", STOPPED)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported just for its name
-            raise
+            log.exception("temper: error: %s; the lines below say where", type(error).__name__)
+            return FAILED
         return _say("error: the GPU's memory is full; lower --micro-batch (finetune) or --batch-size (others)", FAILED)
     except OSError as error:
         with contextlib.suppress(OSError):
             _flush()
         return _say(f"error: {_os_error(error)}", WRONG_CALL if error.errno in WRONG_PLACE else FAILED)
+    except Exception as error:  # a mistake of Temper's, or of a user's model
+        log.exception("temper: error: %s; the lines below say where", type(error).__name__)
+        return FAILED
 
 
 class _OneLine(logging.Formatter):
-    """A record as a line of its message: what is logged may hold names from outside."""
+    """A record as a line of its message: what is logged may hold names from outside. A traceback follows it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(record.getMessage())
+        line = one_line(record.getMessage())
+        return f"{line}\n{masked(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 def _run(words: list[str]) -> int:

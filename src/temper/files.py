@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from temper.text import masked
+
+# What the system says of a path that cannot be used as the call asks; anything else is a failure on the way.
+WRONG_PLACE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
@@ -50,6 +58,6 @@ def target(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as readable JSON."""
+    """Write ``content`` as readable JSON, without credentials of addresses."""
     with written(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+        unfinished.write_text(masked(json.dumps(content, indent=1)) + "\n")

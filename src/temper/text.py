@@ -1,6 +1,7 @@
 """Text from outside (names, paths, values, addresses), made fit to be shown: nothing that a terminal or a spreadsheet
 obeys, and no credentials."""
 
+import html
 import re
 
 LONGEST = 200  # characters of a value in a message; more would bury what is wrong with it
@@ -9,6 +10,8 @@ LONGEST = 200  # characters of a value in a message; more would bury what is wro
 # hidden. Of a query, what is called a token, secret, signature or key.
 _USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/@:'\"]*:[^\s'\"]*|[^\s/@'\"]*)@")
 _SIGNED = re.compile(r"([?&][^\s=&]*(?:token|secret|password|signature|key)[^\s=&]*=)[^\s&'\"]+", re.IGNORECASE)
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # but a line end, which a cell may hold
 
 # What spreadsheets take for a formula, or skip on the way to one (OWASP, "CSV injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -47,8 +50,13 @@ def cell(value: object) -> object:
     control characters are written as escapes; numbers, and text that is one, stay as they are."""
     if not isinstance(value, str):
         return value
-    text = printable(value, keep="\n")
+    text = _CONTROL.sub(lambda found: printable(found[0]), masked(value))
     return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+
+
+def escape(text: str) -> str:
+    """A text for a page: nothing in it is HTML, and credentials are hidden."""
+    return html.escape(masked(text))
 
 
 def path_cell(path: str) -> str:

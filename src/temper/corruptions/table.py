@@ -126,6 +126,8 @@ class CorruptionTable:
         """
         try:
             content = pq.read_table(path)
+        except FileNotFoundError:
+            raise EvidenceError(f"{path}: is not there") from None
         except (OSError, pa.ArrowException) as error:
             raise EvidenceError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
         try:

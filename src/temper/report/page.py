@@ -1,10 +1,8 @@
 """The report as one HTML file that needs nothing else: no network, no scripts, figures and images inside."""
 
 import base64
-import errno
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +12,7 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
-from temper.files import written
+from temper.files import WRONG_PLACE, written
 from temper.report.brittleness_figures import (
     equidistance_boxplot,
     flag_rate_against_alpha,
@@ -33,6 +31,7 @@ from temper.report.figures import (
 )
 from temper.report.style import CSS
 from temper.report.views import BrittlenessView, RunView, SampleView, Value, format_distance
+from temper.text import escape
 
 _SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
 
@@ -85,7 +84,7 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
         with written(path) as unfinished:
             unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
-        if error.errno == errno.ENOSPC:  # a full disk is no fault of the path
+        if error.errno not in WRONG_PLACE:  # a full disk is no fault of the path
             raise
         fix = f"the report cannot be written here ({error.strerror}); name a file in a folder you can write to"
         raise ArgumentError("path", str(path), fix) from error

@@ -14,6 +14,7 @@ from temper.errors import ArgumentError
 from temper.files import written
 from temper.precision import computes_bf16
 from temper.refusals import refusal
+from temper.text import masked
 from temper.threat import Norm, parse_eps
 from temper.training import objectives
 from temper.training.schedules import PATIENCE, TOLERANCE
@@ -279,7 +280,7 @@ def read_config(source: "FinetuneConfig | Mapping[str, Any] | str | Path") -> Fi
 def write_config(config: FinetuneConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that :func:`read_config` reads back to an equal one."""
     with written(path) as unfinished:
-        unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        unfinished.write_text(masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)))
 
 
 def resolve(config: FinetuneConfig) -> FinetuneConfig:

@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from temper.errors import ArgumentError, RunError
 from temper.files import write_json
+from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 
 CONFIG, RECORD = "config.yaml", "run.json"
@@ -120,12 +122,20 @@ def versions() -> dict[str, str]:
 
 
 def _check_same(run: Run, config: FinetuneConfig) -> None:
-    before, now = resolve(run.config).model_dump(), config.model_dump()
-    for settings in (before, now):
-        del settings["data"]["workers"]
+    before, now = _flat(resolve(run.config).model_dump()), _flat(config.model_dump())
     for key, value in now.items():
-        if key not in FREE_TO_CHANGE and before[key] != value:
+        free = key == "data.workers" or key.partition(".")[0] in FREE_TO_CHANGE
+        if not free and before[key] != value:
             raise RunError(
-                f"{run.folder}: was started with {key} = {before[key]!r}, not {value!r}; resume with the same "
-                "configuration, or choose another out folder"
+                f"{run.folder}: was started with {key} = {shown(before[key])}, not {shown(value)}; resume with the same"
+                " configuration, or choose another out folder"
             )
+
+
+def _flat(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Settings by their keys, as ``data.train``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        whole = isinstance(value, Mapping) and key != "args"  # a model's arguments are one setting
+        flat |= _flat(value, f"{section}{key}.") if whole else {f"{section}{key}": value}
+    return flat

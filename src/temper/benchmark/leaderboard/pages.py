@@ -4,13 +4,13 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from html import escape
 from importlib import resources
 from string import Template
 
 from temper.benchmark.leaderboard.payload import board_payload, in_script, run_payload
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Metric, Value
 from temper.report.style import CSS
+from temper.text import escape
 
 _SHOWN = 8  # missing cells that are visible at once; the others are one click away
 

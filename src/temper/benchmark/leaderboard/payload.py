@@ -10,7 +10,7 @@ from typing import Any
 
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Point, Ranking, Value
 from temper.report.views import EpochRow
-from temper.text import cell
+from temper.text import cell, masked
 
 IDENTITY = (
     "run", "backbone", "dataset", "objective", "schedule", "protocol", "seed", "tier", "type", "pretraining",
@@ -78,7 +78,7 @@ def run_payload(run: LeaderboardRun) -> dict[str, Any]:
 
 def in_script(content: object) -> str:
     """JSON that may stand in an HTML script element, whatever its strings say."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = masked(json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
