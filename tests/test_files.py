@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from temper.files import write_json, written
+from temper.files import target, write_json, written
 
 
 def test_a_link_is_written_through(tmp_path):
@@ -54,3 +54,13 @@ def test_an_error_without_a_name_gets_one(tmp_path, number):
     assert failed.value.filename == str(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out").read_text() == "old"
+
+
+def test_what_cannot_be_made_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="file is a file, and no folder"):
+        target(tmp_path / "file/below/out.json")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # who runs the tests may write everywhere
+    with pytest.raises(PermissionError, match="may not be written to"):
+        target(tmp_path / "new/out.json")
+    assert not (tmp_path / "new").exists()

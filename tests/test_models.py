@@ -12,6 +12,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -298,6 +300,19 @@ def weights_file(tmp_path, change) -> str:
         {name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors"
     )
     return str(tmp_path / "w.safetensors")
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"\x80\x02", b"PK\x03\x04", b"GIF89a"]),
+)
+@example(b"", b"i")
+def test_bytes_that_are_no_checkpoint_are_said_to_be_none(tmp_path_factory, content, start):
+    path = tmp_path_factory.getbasetemp() / "weights.pt"
+    path.write_bytes(start + content)
+    with pytest.raises(ModelError, match=r"weights\.pt") as error:
+        load_tensors(path)
+    assert "checkpoint" in one_line(error) or "not a state dict" in one_line(error)
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,9 @@ class Run:
 
         grid = cells(read_spec(self.spec))
         check(grid)
+        engine = self._engine()
         store = Store(_place(self.store, self.spec), create=True)
-        found = run_grid(grid, store, self._engine(), retry_failed=self.retry_failed)
+        found = run_grid(grid, store, engine, retry_failed=self.retry_failed)
         show_state(found, store.place)
         return DONE if found.complete else FAILED
 
@@ -136,8 +137,9 @@ class Status:
         from temper.benchmark.store import Store
         from temper.console import show_state
 
+        grid = cells(read_spec(self.spec))
         store = Store(_place(self.store, self.spec))
-        found = state(cells(read_spec(self.spec)), store, COUNTED)
+        found = state(grid, store, COUNTED)
         show_state(found, store.place)
         return DONE if found.complete else FAILED
 

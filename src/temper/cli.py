@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -21,6 +21,9 @@ from temper.errors import ArgumentError, NonFiniteLossError, TemperError, Temper
 from temper.files import WRONG_PLACE
 from temper.interrupt import Stopped
 from temper.text import masked, one_line
+
+if TYPE_CHECKING:
+    from temper.training.config import FinetuneConfig
 
 log = logging.getLogger(__name__)
 
@@ -380,14 +383,9 @@ class Report:
         return DONE
 
 
-def _finetune(arguments: list[str]) -> int:
-    """Options come from the YAML file first and the command line second, through one schema."""
-    from temper.console import show_run
-    from temper.training.config import FinetuneConfig, read_config
-    from temper.training.finetune import finetune
-
-    path = _option(arguments, "--config")
-    base = read_config(Path(path)) if path else FinetuneConfig()
+def finetune_call(base: "FinetuneConfig | None" = None) -> type[Any]:
+    """What ``temper finetune`` takes: every setting of a configuration, by default those of ``base``."""
+    from temper.training.config import FinetuneConfig
 
     @dataclasses.dataclass(frozen=True)
     class Finetune:
@@ -403,9 +401,21 @@ def _finetune(arguments: list[str]) -> int:
         """Continue the run in OUT where it stopped."""
         force: bool = False
         """Replace a run that is in OUT."""
-        run: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: base)
+        run: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=lambda: base or FinetuneConfig()
+        )
 
-    call = parse(Finetune, arguments, "temper finetune")
+    return Finetune
+
+
+def _finetune(arguments: list[str]) -> int:
+    """Options come from the YAML file first and the command line second, through one schema."""
+    from temper.console import show_run
+    from temper.training.config import read_config
+    from temper.training.finetune import finetune
+
+    path = _option(arguments, "--config")
+    call = parse(finetune_call(read_config(Path(path)) if path else None), arguments, "temper finetune")
     show_run(finetune(call.run, resume=call.resume, force=call.force))
     return DONE
 

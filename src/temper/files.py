@@ -47,13 +47,18 @@ def target(path: Path) -> Path:
     """The file that writing to ``path`` makes or replaces: ``path``, or what it links to.
 
     Raises:
-        IsADirectoryError: a folder is there. OSError: something else that is no file, or a link to itself.
+        OSError: a folder is there, something else that is no file, or a link to itself; or nothing can be made there.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     if place.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
     if place.is_symlink() or (place.exists() and not place.is_file()):
-        raise OSError(errno.EPERM, "is no regular file; name another", str(path))
+        raise OSError(errno.EPERM, "is no regular file", str(path))
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{above.name} is a file, and no folder", str(path))
+    if not os.access(above, os.W_OK):
+        raise PermissionError(errno.EACCES, "may not be written to", str(path))
     return place
 
 

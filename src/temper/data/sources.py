@@ -123,7 +123,7 @@ def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "publ
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
     near = [str(path.parent / entry) for entry in difflib.get_close_matches(path.name, _entries(path.parent), n=1)]
-    near += catalogue.nearest(name)
+    near += [*difflib.get_close_matches(spec, ["digits"]), *catalogue.nearest(name)]
     hint = f", did you mean {' or '.join(near)}?" if near else ""
     raise ArgumentError("data", spec, f"no such file or folder{hint}: give {_FORMS}")
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
-from temper.calls import Seed
+from temper.calls import LARGEST, Count, Helpers, Pixels, Processes, Seed
 from temper.errors import ArgumentError
 from temper.files import written
 from temper.precision import computes_bf16
@@ -63,7 +63,7 @@ class ModelConfig(Section):
     """Normalisation mean in [0, 1] pixel units, one number or one per channel; the model's own by default."""
     std: Statistic | None = None
     """Normalisation standard deviation, as mean."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels that images are resized to; the model's own by default."""
 
 
@@ -76,7 +76,7 @@ class DataConfig(Section):
     """Validation data; by default the source's own validation part, or a stratified share of the training data."""
     test: str | None = None
     """Test data; by default the source's own test part, or a stratified share of the training data."""
-    classes: int | None = Field(None, ge=2)
+    classes: int | None = Field(None, ge=2, le=LARGEST)
     """Keep only the first so many classes."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training data held out for validation where there is none."""
@@ -84,14 +84,14 @@ class DataConfig(Section):
     """Share of the training data held out for testing where there is none."""
     split_seed: Seed | None = None
     """Seed of what is held out and of the limits; the run's own by default. Runs that are compared share one."""
-    train_limit: int | None = Field(None, ge=1)
+    train_limit: Count | None = None
     """Use at most so many training samples, stratified by class."""
-    test_limit: int | None = Field(None, ge=1)
+    test_limit: Count | None = None
     """Use at most so many test samples, stratified by class."""
     augmentation: Literal["paper", "paper-twice", "crop", "none"] = "paper"
     """"paper" (flip, colour jitter 0.25, rotation 2 degrees), "paper-twice" (arXiv:2508.14079's mistake, to compare),
     "crop" (random crop and flip), or "none"."""
-    workers: int = Field(0, ge=0)
+    workers: Helpers = 0
     """Processes that load images beside the training process."""
 
 
@@ -100,7 +100,7 @@ class AttackConfig(Section):
 
     name: Literal["apgd", "pgd"] = "apgd"
     """"apgd" (no step size to tune; the paper's) or "pgd"."""
-    steps: int = Field(7, ge=1)
+    steps: Count = 7
     """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more)."""
     step_size: float | None = Field(None, gt=0)
     """PGD's step as a share of the epsilon in force; 2.5 / steps by default."""
@@ -117,7 +117,7 @@ class ScheduleConfig(Section):
     """T1 of hinge (0.25) and abrupt (0.25): at most 1 a share of the training, above 1 epochs."""
     end: float | None = Field(None, ge=0)
     """T2 of hinge (0.75) and linear (0.75), as start."""
-    patience: int | None = Field(None, ge=1)
+    patience: Count | None = None
     """auto: epochs without progress after which validation accuracy has converged (5)."""
     tolerance: float | None = Field(None, ge=0)
     """auto: rise in validation accuracy that counts as progress (0.02)."""
@@ -160,7 +160,7 @@ class ProtocolConfig(Section):
     """All weights; the last linear layer on a frozen backbone; first that, then all; or low-rank updates."""
     linear_share: float = Field(0.25, gt=0, lt=1)
     """linear-then-full: share of the epochs that train the last layer alone."""
-    lora_rank: int = Field(8, ge=1)
+    lora_rank: int = Field(8, ge=1, le=65_536)
     """lora: rank of the updates."""
 
 
@@ -194,9 +194,9 @@ class EvaluationConfig(Section):
 
     suite: str = "apgd"
     """Attack suite."""
-    points: int = Field(8, ge=1)
+    points: int = Field(8, ge=1, le=1000)
     """Radii of the accuracy curve, in equal steps up to eps."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: Count | None = None
     """Samples attacked at once; by default that goes by their size."""
 
 
@@ -217,17 +217,17 @@ class FinetuneConfig(Section):
     protocol: ProtocolConfig = ProtocolConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    epochs: int = Field(20, ge=1)
+    epochs: Count = 20
     """Passes over the training data."""
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=LARGEST)
     """Samples per update of the weights, over all devices."""
-    micro_batch: int | None = Field(None, ge=1)
+    micro_batch: Count | None = None
     """Samples per device at once; gradients are accumulated up to batch_size. All of them by default."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """"auto" is bf16 autocast where the hardware computes it, float32 elsewhere."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute."""
-    devices: int = Field(1, ge=1)
+    devices: Processes = 1
     """Devices, or processes on the CPU."""
     seed: Seed = 0
     """Seed of everything random."""

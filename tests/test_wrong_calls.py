@@ -1,0 +1,46 @@
+"""Every wrong call is one clear line on stderr and status 2."""
+
+from pathlib import Path
+
+import pytest
+
+from temper import cli
+from wrong_calls import RIGHT, WrongCall, commands, furnish, wrong_calls
+
+BOX = set("╭╮╰╯│─┏┓┗┛┃━")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wrong")
+    furnish(folder)
+    return folder
+
+
+def files(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("call", wrong_calls(), ids=str)
+def test_a_wrong_call_is_one_line(
+    call: WrongCall, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    before = files(place)
+    status = cli.main(list(call.words))
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, ""), err
+    assert err.endswith("\n") and err.count("\n") == 1, err
+    assert err.startswith("temper: error: ")
+    assert not BOX & set(err)
+    assert "S3CRET" not in err and "S3/CRET" not in err
+    for words in call.says:
+        assert words in err
+    assert files(place) == before
+
+
+def test_every_command_and_option_has_wrong_calls() -> None:
+    calls = wrong_calls()
+    assert set(RIGHT) == set(commands())
+    assert len(calls) > 500
+    assert {" ".join(call.words[:2]) if call.words[0] == "bench" else call.words[0] for call in calls} >= set(RIGHT)
