@@ -187,7 +187,7 @@ class Query:
     """The query."""
     store: str
     """Folder of the results, or s3://bucket/prefix."""
-    limit: int | None = None
+    limit: Count | None = None
     """Print at most so many rows."""
     csv: bool = False
     """Print CSV."""
