@@ -92,16 +92,17 @@ def fill(place: Path, grid: list[Cell], samples: int) -> None:
 
 
 def measured(words: list[str]) -> tuple[float, float]:
-    """Processor seconds (user and system) and peak MB of a command in a process of its own."""
+    """Processor seconds (user and system) and peak MB of a command in a process of its own, on Linux."""
     code = (
-        "import resource, sys; from temper import cli; status = cli.main(sys.argv[1:]);"
+        "import re, resource, sys; from temper import cli; status = cli.main(sys.argv[1:]);"
         "use = resource.getrusage(resource.RUSAGE_SELF);"
-        "sys.stderr.write(f'\\n{use.ru_utime + use.ru_stime} {use.ru_maxrss}'); sys.exit(status)"
+        "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1];"
+        "sys.stderr.write(f'\\n{use.ru_utime + use.ru_stime} {peak}'); sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
     seconds, peak = done.stderr.splitlines()[-1].split()
-    return float(seconds), float(peak) / (1024 if sys.platform != "darwin" else 2**20)
+    return float(seconds), float(peak) / 1024
 
 
 def main() -> None:
