@@ -431,7 +431,7 @@ def test_a_factory_may_take_num_classes(workplace):
         ("broken:needy", r"takes \(num_classes, width\)"),
         ("broken:image", r"gives \[2, 3, 32, 32\] for a batch of 2; it must give logits"),
         ("broken:classes", r"gives torch.int64 \[2\] for a batch of 2"),
-        ("broken:pair", "gives tuple for a batch of 2"),
+        ("broken:pair", "broken:pair: gives tuple of 2 outputs for a batch of 2"),
         ("broken:odd", "does not take images of 3x32x32, 3x28x28.*give image_size"),
     ],
 )

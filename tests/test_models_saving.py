@@ -148,3 +148,8 @@ def test_parts_of_one_image_are_refused_where_batch_norm_needs_two(data, monkeyp
     ):
         finetune(config(data, "normed", micro_batch=1))
     finetune(config(data, "normed", micro_batch=3, epochs=1))
+
+
+def test_what_only_train_mode_refuses_is_told_before_training(data):
+    with pytest.raises(ModelError, match="kinds:SmallAside: takes images of 3x8x8 in eval mode, but not in train mode"):
+        finetune(config(data, "SmallAside"))

@@ -320,6 +320,8 @@ def _accepted(
     for images in options:
         try:
             form = _read(spec, network, images)
+        except ModelError:  # what it gives is no classifier's, at any size
+            raise
         except SHAPE_REFUSALS as error:
             refusal = refusal or _first_line(error)
             if takes(network, images[:1]):
@@ -364,6 +366,8 @@ def _read(spec: str, network: nn.Module, images: Tensor) -> Form:
         # A product, for the network may write into what it is given.
         output = main_output(network(images.clone().requires_grad_() * 1), training=False)
     found: Any = type(output).__name__
+    if isinstance(output, tuple | list):
+        found = f"{found} of {len(output)} outputs"
     if isinstance(output, Tensor):
         found = list(output.shape) if output.is_floating_point() else f"{output.dtype} {list(output.shape)}"
         form = form_of(output) if len(output) == len(images) and output.dim() else None

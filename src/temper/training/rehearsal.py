@@ -9,7 +9,7 @@ from torch import Tensor
 from temper import models
 from temper.errors import ModelError
 from temper.models import Classifier
-from temper.models.heads import modes_of
+from temper.models.heads import SHAPE_REFUSALS, modes_of
 
 PARTS = 0.05  # by how much weights are moved, as training would
 
@@ -37,13 +37,17 @@ def rehearse(classifier: Classifier, images: Tensor, smallest: int) -> None:
         try:
             with torch.no_grad():
                 classifier(images[:smallest])
-        except ValueError as error:
-            if not str(error).startswith("Expected more than 1 value per channel"):
-                raise
+        except SHAPE_REFUSALS as error:
+            if str(error).startswith("Expected more than 1 value per channel"):
+                raise ModelError(
+                    f"{spec}: has a batch norm that needs at least 2 images at once, and the smallest part of a batch"
+                    f" has {smallest}; raise micro_batch or batch_size"
+                ) from None
+            size, reason = "x".join(map(str, images.shape[1:])), str(error).partition("\n")[0]
             raise ModelError(
-                f"{spec}: has a batch norm that needs at least 2 images at once, and the smallest part of a batch has"
-                f" {smallest}; raise micro_batch or batch_size"
-            ) from None
+                f"{spec}: takes images of {size} in eval mode, but not in train mode ({reason}); give another"
+                " model.image_size"
+            ) from error
         classifier.eval()
         models.check_restores(classifier, images)
 
