@@ -414,18 +414,10 @@ def _rows(clean: Clean, found: Findings, norm: Norm, seed: int) -> pd.DataFrame:
 
 def _recall(found: Findings, known: EvidenceTable, norm: Norm) -> None:
     """Go on from the rows that a table has of this suite in this norm."""
-    frame = known.frame
-    own = frame[(frame["norm"] == norm) & (frame["suite"] == found.suite.name)].set_index("sample")
-    if own.empty:
-        return
-    own = own.reindex(found.ids)
-    found.upper[:] = own["upper"].fillna(np.inf)
-    found.attack[:] = own["attack"].fillna("")
-    found.forward[:], found.backward[:] = own["forward"].fillna(0), own["backward"].fillna(0)
-    survived = own["survived"].fillna(0).to_numpy()
-    for failed in found.failed.values():
-        done = np.where(found.forward > 0, np.inf, -1.0) if found.suite.nearest else survived
-        failed[:] = np.where(done > 0, done, failed)
+    name = found.suite.name
+    radii = known.provenance.radii.get(name, {}).get(norm)
+    if radii:
+        found.recall(known.frame[(known.frame["norm"] == norm) & (known.frame["suite"] == name)], radii)
 
 
 def _warn_of_signs(

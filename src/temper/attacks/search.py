@@ -6,8 +6,10 @@ broken at every larger radius. So a curve over many radii costs little more than
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -82,6 +84,29 @@ class Findings:
         self.forward[place] += outcome.forward
         self.backward[place] += outcome.backward
 
+    def recall(self, rows: pd.DataFrame, radii: Sequence[float]) -> None:
+        """Go on from rows of an evidence table, of this suite and norm, that was asked for these radii.
+
+        A row says what all stages together came to. So it is taken for every stage's word where they had settled it;
+        which of them had had their turn when a search was stopped it does not say, and such a sample is searched from
+        the beginning, with the same outcomes and passes.
+        """
+        own = rows.set_index("sample").reindex(self.ids)
+        told, survived = Findings(self.suite, self.ids), own["survived"].fillna(0).to_numpy(np.float64)
+        told.upper, told.attack = own["upper"].fillna(np.inf).to_numpy(np.float64), own["attack"].fillna("").to_numpy()
+        told.forward, told.backward = (own[name].fillna(0).to_numpy(np.int64) for name in ("forward", "backward"))
+        if self.suite.nearest:  # what ended with a flip has survived all below it
+            survived = np.where(np.isfinite(told.upper) & (survived >= told.upper), np.inf, 0.0)
+        for stage in self.suite.stages:
+            told.failed[stage.name] = np.where(survived > 0, survived, -1.0)
+        settled = np.isnan(told.next_radius(radii, np.ones(len(self.ids), dtype=np.bool_)))
+        for mine, theirs in zip(self._columns(), told._columns(), strict=True):
+            mine[settled] = theirs[settled]
+
+    def _columns(self) -> list[NDArray[Any]]:
+        """All that is known, an array [N] each."""
+        return [self.upper, self.attack, self.forward, self.backward, *self.failed.values()]
+
     def survived(self) -> NDArray[np.float64]:
         """Largest radius at which every attack of the suite searched and found nothing: float64 [N], 0 if none.
 
@@ -142,7 +167,13 @@ def search(
             findings.add(outcome)
             yield outcome
 
+    # What is done with a sample next follows from what is known about it alone, so that a search that was stopped goes
+    # on as if it had not been.
     while not engine.interrupted():
+        if suite.closer:
+            unsettled = ~np.isnan(findings.next_radius(radii, chosen)) & np.isfinite(findings.upper)
+            fresh = findings.failed[suite.closer.name] < 0
+            yield from run(suite.closer, unsettled & fresh, np.full(len(chosen), np.inf))
         radius = findings.next_radius(radii, chosen)
         open_ = ~np.isnan(radius)
         if not open_.any():
@@ -150,7 +181,3 @@ def search(
         for stage in suite.stages:
             standing = open_ & (suite.nearest | (findings.upper > radius * (1 + ROUNDING)))
             yield from run(stage, standing & (findings.failed[stage.name] < radius), radius)
-        if suite.closer:
-            unsettled = ~np.isnan(findings.next_radius(radii, chosen)) & np.isfinite(findings.upper)
-            fresh = findings.failed[suite.closer.name] < 0
-            yield from run(suite.closer, unsettled & fresh, np.full_like(radius, np.inf))
