@@ -76,7 +76,7 @@ def main() -> None:
     cells = grid(options.runs)
     engines: dict[str, Engine | None] = {
         "none": None,
-        "local": LocalEngine(options.workers, threads=1),
+        "local": LocalEngine(options.workers),
         "ray": RayEngine(threads=1, workers=options.workers),
     }
     with options.out.open("w", newline="") as file:

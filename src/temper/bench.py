@@ -83,9 +83,11 @@ class Run:
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: a Ray cluster (extra ray)."""
     workers: Processes | None = None
-    """local: runs at once (1). ray: at most so many at once; by default as many as the cluster holds."""
+    """Runs at once; by default as many as the cores, or the Ray cluster, hold, and one where there is a GPU. It does not
+    change the results."""
     threads: Processes | None = None
-    """Threads of torch in each run; by default the cores of this machine are shared out, and ray takes 1."""
+    """CPU threads of each run, in place of the SPEC's (finetune: threads; 1). Rounding depends on them: a run that was
+    begun keeps its number, and its row tells it."""
     gpus_per_run: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """ray: share of a GPU that a run gets, as 0.5."""
     address: str | None = None
@@ -102,23 +104,25 @@ class Run:
         from temper.console import show_state
 
         grid = cells(read_spec(self.spec))
+        if self.threads:
+            grid = [cell.with_threads(self.threads) for cell in grid]
         check(grid)
-        engine = self._engine()
+        engine = self._engine(max(cell.config.threads or 1 for cell in grid))
         store = Store(_place(self.store, self.spec), create=True)
         found = run_grid(grid, store, engine, retry_failed=self.retry_failed)
         show_state(found, store.place)
         return DONE if found.complete else FAILED
 
-    def _engine(self) -> "Engine":
+    def _engine(self, threads: int) -> "Engine":
         if self.engine == "ray":
             from temper.benchmark.ray_engine import RayEngine
 
-            return RayEngine(self.address, self.threads or 1, self.gpus_per_run, self.workers)
+            return RayEngine(self.address, threads, self.gpus_per_run, self.workers)
         if self.gpus_per_run or self.address:
             raise ArgumentError("engine", "local", "gpus-per-run and address are for --engine ray")
-        from temper.benchmark.engines import LocalEngine
+        from temper.benchmark.engines import LocalEngine, room
 
-        return LocalEngine(self.workers or 1, self.threads)
+        return LocalEngine(self.workers or room(threads))
 
 
 @dataclass(frozen=True)

@@ -56,16 +56,14 @@ Ended = tuple[Cell, Outcome | Died]
 
 
 class LocalEngine:
-    """Worker processes of this machine, each with an equal share of its cores.
+    """Worker processes of this machine.
 
     Args:
         workers: processes; each runs one cell at a time.
-        threads: of torch in each; by default the cores are shared out.
     """
 
-    def __init__(self, workers: int = 1, threads: int | None = None) -> None:
+    def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        self.threads = threads or max((os.cpu_count() or 1) // workers, 1)
 
     def run(self, cells: Sequence[Cell], task: Task) -> Iterator[Ended]:
         """Carry cells out; yields each as it ends. A worker that dies is replaced, and its cell begun again.
@@ -87,7 +85,7 @@ class LocalEngine:
                     if stop.requested:
                         waiting.clear()
                     while waiting and len(workers) < self.workers:
-                        workers.append(_Worker(task, self.threads))
+                        workers.append(_Worker(task))
                     for worker in workers:
                         if worker.cell is None and waiting:
                             worker.give(waiting.popleft())
@@ -113,13 +111,20 @@ class LocalEngine:
                 raise Stopped("stopped; finished runs are kept, and the same command continues the others")
 
 
+def room(threads: int) -> int:
+    """How many runs of so many threads this machine computes at once: one where they share a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else max((os.cpu_count() or 1) // threads, 1)
+
+
 class _Worker:
     """A process that carries cells out, one after the other."""
 
-    def __init__(self, task: Task, threads: int) -> None:
+    def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, task), daemon=True)
         self.process.start()
         theirs.close()
         self.cell: Cell | None = None
@@ -170,12 +175,9 @@ def attempt(task: Task, cell: Cell) -> Any:
         return Stopped(f"{cell.label}: stopped")
 
 
-def _work(pipe: Connection, task: Task, threads: int) -> None:
+def _work(pipe: Connection, task: Task) -> None:
     """A worker's life."""
-    import torch
-
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
     sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
     while True:
         try:

@@ -37,7 +37,7 @@ class RayEngine:
     Args:
         address: of the cluster, ``host:port``; by default the one that RAY_ADDRESS names, or a new one on this machine.
             Where Ray is initialised already, that cluster is used, and left running.
-        threads: CPUs that a run gets, and threads of torch in it.
+        threads: CPUs that a run gets; those that compute it are its own configuration's.
         gpus_per_run: share of a GPU, as 0.5, or a whole number of them.
         workers: at most so many runs at once; by default as many as the cluster has room for.
 
@@ -127,7 +127,7 @@ class _Flight:
         placed = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
         self._function = placed(_attempt)
         # As bytes, for a worker knows only afterwards where to look for the task's modules.
-        self._shared = (ray.put(ray.cloudpickle.dumps(task)), threads, str(Path.cwd()), list(sys.path))
+        self._shared = (ray.put(ray.cloudpickle.dumps(task)), str(Path.cwd()), list(sys.path))
         self.cells: dict[Any, Cell] = {}
 
     def __enter__(self) -> "_Flight":
@@ -172,12 +172,10 @@ class _Flight:
             return RunError(f"the Ray cluster failed: {type(error).__name__}: {_line(error)}")
 
 
-def _attempt(cell: Cell, pickled: bytes, threads: int, folder: str, path: Sequence[str]) -> Any:
+def _attempt(cell: Cell, pickled: bytes, folder: str, path: Sequence[str]) -> Any:
     """A cell, in a worker of Ray."""
     import ray.cloudpickle
-    import torch
 
-    torch.set_num_threads(threads)
     with contextlib.suppress(OSError):
         os.chdir(folder)
     sys.path.extend(each for each in path if each not in sys.path)

@@ -28,6 +28,7 @@ from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
 from temper.margins.intervals import Estimate
 from temper.models import Classifier
+from temper.threads import computing_with
 from temper.threat import Threat
 from temper.training.finetune import train_only
 from temper.training.run import Run
@@ -98,11 +99,13 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
 
             config = searched(cell, store, folder)
         run = train_only(config.model_copy(update={"out": folder / "training"}))
+        threads = run.config.threads
         classifier = evaluation.load_classifier(run.folder)
         splits = load_splits(config.data, config.seed)
         test = splits.test if cell.measure.limit is None else splits.test.limit(cell.measure.limit, 0)
-        tables = _measured(cell, store, folder, classifier, test)
-        row = metrics(cell, tables, _corruptions(cell, store, folder, classifier, test))
+        with computing_with(threads):
+            tables = _measured(cell, store, folder, classifier, test)
+            row = metrics(cell, tables, _corruptions(cell, store, folder, classifier, test))
         spent = cost(cell, Sizes(len(splits.train), len(test)))
         passes = [table.passes() for table in tables.values()]
         return row | {
@@ -115,6 +118,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
             "loaded": float(classifier.info.get("loaded", np.nan)),
             "weights": models.weights_fingerprint(classifier.network),
             "data": test.fingerprint(),
+            "threads": threads,
             "versions": json.dumps(run.record["versions"]),
         }
 

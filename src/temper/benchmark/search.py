@@ -33,6 +33,7 @@ from temper.files import written
 from temper.interrupt import Stop, Stopped
 from temper.models import Classifier
 from temper.progress import progress_bar
+from temper.threads import computing_with
 from temper.training.config import DataConfig, FinetuneConfig, OptimiserConfig, ScheduleConfig, resolve
 from temper.training.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.loop import Task, train
@@ -276,7 +277,7 @@ def _run(
         if epoch < config.epochs and trial.should_prune():
             raise TrialPruned
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), computing_with(config.threads):
         classifier = load_backbone(config, splits)
         schedule = make_schedule(config.schedule, config.seed)
         task = Task(config, schedule, scratch, splits.train, splits.validation, after_epoch)

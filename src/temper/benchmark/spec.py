@@ -40,7 +40,7 @@ _DECIDED = {
     "evaluation": (),
 }
 # What does not change the trained weights, and so not a run's name either.
-_NOT_TRAINED = ("out", "evaluation", "checkpoint_seconds", "loggers", "accelerator")
+_NOT_TRAINED = ("out", "evaluation", "checkpoint_seconds", "loggers", "accelerator", "threads")
 
 
 class _Part(BaseModel):
@@ -228,6 +228,10 @@ class Cell:
     def label(self) -> str:
         """How a person knows the run."""
         return _label(self.factors)
+
+    def with_threads(self, threads: int) -> "Cell":
+        """The same run, computed on so many threads."""
+        return replace(self, config=self.config.model_copy(update={"threads": threads}))
 
     def describe(self) -> dict[str, Any]:
         """Factors and facts as columns of a result row."""
@@ -439,8 +443,11 @@ def _label(factors: Mapping[str, Any]) -> str:
 
 
 def _resolved(config: FinetuneConfig) -> FinetuneConfig:
-    """With every default filled in but the precision, which is the machine's affair unless it is given."""
-    return resolve(config).model_copy(update={"precision": config.precision})
+    """With every default filled in but the precision, which is the machine's affair unless it is given.
+
+    One thread computes a run unless more are asked for: the same results on any number of workers.
+    """
+    return resolve(config).model_copy(update={"precision": config.precision, "threads": config.threads or 1})
 
 
 def _matches(value: Any, wanted: Any) -> bool:

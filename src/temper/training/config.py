@@ -229,6 +229,9 @@ class FinetuneConfig(Section):
     """Where to compute."""
     devices: Processes = 1
     """Devices, or processes on the CPU."""
+    threads: int | None = Field(None, ge=1, le=1024)
+    """CPU threads of each process; by default the machine's, shared out. A run keeps the number it was started with:
+    on another one sums are rounded otherwise."""
     seed: Seed = 0
     """Seed of everything random."""
     checkpoint_seconds: float = Field(60, ge=0)
@@ -304,6 +307,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
             "objective": objective,
             "schedule": schedule.model_copy(update=missing),
             "precision": precision,
+            "threads": config.threads or max(torch.get_num_threads() // config.devices, 1),
         }
     )
 

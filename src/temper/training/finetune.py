@@ -21,6 +21,7 @@ from temper.interrupt import Stop, Stopped
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.models.building import is_factory
+from temper.threads import computing_with
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
@@ -50,8 +51,8 @@ def finetune(
         config: a :class:`FinetuneConfig`, a mapping with its keys, or the path of a YAML file.
         schedule: takes the place of the configured one: an :class:`EpsilonSchedule`, or a callable from
             (epoch, epochs) to a share in [0, 1]. In one process only; several need ``schedule.function``.
-        resume: continue the run in ``config.out`` where it stopped; on the CPU the weights end bit-identical to
-            those of an uninterrupted run.
+        resume: continue the run in ``config.out`` where it stopped, on as many threads; on the CPU the weights end
+            bit-identical to those of an uninterrupted run.
         force: replace a run that is in ``config.out``.
 
     Returns:
@@ -62,21 +63,33 @@ def finetune(
         RunError: the folder holds a run and neither ``resume`` nor ``force`` is given.
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
-    config = resolve(read_config(config))
-    run, splits = _trained(config, schedule, resume=resume, force=force)
-    if not run.finished:
-        _evaluate(config, run, splits)
+    config = _resolved(read_config(config), resume=resume)
+    with computing_with(config.threads):
+        run, splits = _trained(config, schedule, resume=resume, force=force)
+        if not run.finished:
+            _evaluate(config, run, splits)
     return run
 
 
 def train_only(config: FinetuneConfig) -> Run:
     """Fine-tune as configured, from where ``config.out`` stands, and save the model; nothing is measured.
 
+    What was begun goes on with the threads it was begun with, whatever ``config`` says.
+
     Raises:
         See :func:`finetune`.
     """
     begun = (config.out / CONFIG).exists()
-    return _trained(resolve(config), None, resume=begun, force=False)[0]
+    config = _resolved(config.model_copy(update={"threads": None}) if begun else config, resume=begun)
+    with computing_with(config.threads):
+        return _trained(config, None, resume=begun, force=False)[0]
+
+
+def _resolved(config: FinetuneConfig, *, resume: bool) -> FinetuneConfig:
+    """The configuration with every default filled in; a run that goes on keeps its number of threads."""
+    if resume and config.threads is None and (config.out / CONFIG).exists():
+        config = config.model_copy(update={"threads": Run(config.out).config.threads})
+    return resolve(config)
 
 
 def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool, force: bool) -> tuple[Run, Splits]:
@@ -215,7 +228,8 @@ def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stop
     splits = load_splits(config.data, config.seed)
     try:
         schedule = make_schedule(config.schedule, config.seed)
-        _train_here(fabric, config, folder, splits, load_backbone(config, splits), schedule)
+        with computing_with(config.threads):
+            _train_here(fabric, config, folder, splits, load_backbone(config, splits), schedule)
     except (Stopped, NonFiniteLossError) as news:
         return news
     return None
