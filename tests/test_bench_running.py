@@ -95,7 +95,7 @@ def _only_done(store):
 
 
 def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
-    store, engine = Store(tmp_path, create=True), LocalEngine(1, threads=1)
+    store, engine = Store(tmp_path, create=True), LocalEngine(1)
     killed = []
 
     class Killing:
@@ -132,7 +132,7 @@ def suicide(cell):
 
 def test_many_workers_share_the_grid_and_each_run_is_done_once():
     many = grid(seeds=list(range(30)))
-    ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2, threads=1).run(many, at_once))
+    ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2).run(many, at_once))
     assert len(ended) == 60 and set(ended.values()) == {1}
     assert not any(isinstance(outcome, Died) for _, outcome in ended)
 
@@ -159,7 +159,7 @@ def test_a_worker_ends_soon_after_its_driver_is_killed(tmp_path):
 
 
 def bench_run(spec, store):
-    return ["bench", "run", str(spec), "--store", str(store), "--threads", "1"]
+    return ["bench", "run", str(spec), "--store", str(store), "--workers", "1"]
 
 
 def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):

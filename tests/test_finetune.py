@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from temper import models
 from temper.errors import ArgumentError, DataError, NonFiniteLossError, RunError
 from temper.interrupt import Stopped
+from temper.threads import computing_with
 from temper.training import loop
 from temper.training.checkpoints import Checkpoint, Progress, last_checkpoint, save_checkpoint
 from temper.training.config import read_config, resolve
@@ -198,6 +199,30 @@ def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path) -> None:
     assert_same_weights(resumed, whole)
     assert [row["step"] for row in steps(resumed)] == list(range(1, 10))
     assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_goes_on_with_the_threads_that_it_was_started_with(threads: int, tmp_path: Path) -> None:
+    schedule = {"name": "custom", "function": "tiny:interrupting"}
+    with computing_with(threads), pytest.raises(Stopped):
+        finetune(config(tmp_path / "run", schedule=schedule))
+    with pytest.MonkeyPatch.context() as patch:
+        import tiny
+
+        seen: list[int] = []
+
+        def told(epoch: float, epochs: int) -> float:
+            seen.append(torch.get_num_threads())
+            return float(tiny.constant(epoch, epochs))
+
+        patch.setattr(tiny, "interrupting", told)
+        before = torch.get_num_threads()
+        with computing_with(3 - threads):
+            resumed = finetune(config(tmp_path / "run", schedule=schedule), resume=True)
+    assert set(seen) == {threads} == {resumed.config.threads}
+    assert torch.get_num_threads() == before
+    with pytest.raises(RunError, match=f"threads = {threads}, not {threads + 1}"):
+        finetune(config(tmp_path / "run", schedule=schedule, threads=threads + 1), resume=True)
 
 
 def _run_in_process(settings: dict[str, Any]) -> None:

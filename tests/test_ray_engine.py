@@ -153,7 +153,7 @@ def frozen_midway(task: Noted, node: str, grid: list[Cell]) -> tuple[str, int, l
 def test_a_node_lost_midway_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     grid = [cell(seed) for seed in range(4)]
     local, store = Store(tmp_path / "local", create=True), Store(tmp_path / "ray", create=True)
-    run_grid(grid, local, LocalEngine(2, threads=1))
+    run_grid(grid, local, LocalEngine(2))
     (tmp_path / "notes").mkdir()
     task = Noted(store, tmp_path / "notes")
     doomed = cluster.add_node(num_cpus=1, **SMALL)

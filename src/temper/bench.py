@@ -83,8 +83,8 @@ class Run:
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: a Ray cluster (extra ray)."""
     workers: Processes | None = None
-    """Runs at once; by default as many as the cores, or the Ray cluster, hold, and one where there is a GPU. It does not
-    change the results."""
+    """Runs at once; by default as many as the cores, or the Ray cluster, hold, and one where there is a GPU. It does
+    not change the results."""
     threads: Processes | None = None
     """CPU threads of each run, in place of the SPEC's (finetune: threads; 1). Rounding depends on them: a run that was
     begun keeps its number, and its row tells it."""
