@@ -122,7 +122,9 @@ def test_wrong_predictions_are_never_robust_nor_unknown():
     assert evidence.clean_accuracy().value == 0
     got = evidence.robust_accuracy("Linf", 0.01)
     assert (got.value, got.unknown) == (0, 0)
-    assert evidence.expected_robustness("Linf", 0.01).high == 0
+    integral = evidence.expected_robustness("Linf", 0.01)
+    assert (integral.value, integral.unknown) == (0, 0)
+    assert integral.high == pytest.approx(got.high, rel=0.005) and got.high < 0.85  # the doubt of two samples is left
 
 
 def test_a_flip_at_eps_is_broken_and_a_flip_below_what_was_survived_counts():
@@ -189,35 +191,15 @@ def test_wilson_matches_published_values():
         (1, 29): (0.0061, 0.1718),
     }
     for (count, n), (low, high) in published.items():
-        got = intervals.share(np.arange(n) < count, np.zeros(n, bool))
-        assert (got.low, got.high) == pytest.approx((low, high), abs=5e-5)
+        assert intervals.wilson(count / n, n) == pytest.approx((low, high), abs=5e-5)
     whole = clean_accuracy(exact([0.1] * 7))
     assert whole.value == whole.high == 1
-    assert 0.6 < whole.low < 1
-
-
-def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr(intervals, "RESAMPLES", 200)
-    rng, hits = np.random.default_rng(1), 0
-    for trial in range(150):
-        values = rng.beta(2, 5, 60)
-        got = intervals.mean(values, values, seed=trial)
-        assert got.low <= got.value <= got.high
-        hits += got.low <= 2 / 7 <= got.high
-    assert 0.90 <= hits / 150 <= 0.99
-
-
-def test_the_bootstrap_is_repeatable_and_leaves_numpys_generator_alone():
-    values = np.random.default_rng(0).random(30)
-    np.random.seed(3)  # noqa: NPY002
-    before = np.random.get_state()[1].tolist()  # noqa: NPY002
-    assert intervals.mean(values, values) == intervals.mean(values, values)
-    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+    assert 0.55 < whole.low < 1
 
 
 def test_an_estimate_reads_well():
     estimate = robust_accuracy(table(rows([np.inf, 0.01], [0.0, 0.0])), "Linf", 0.03)
-    assert str(estimate) == "0.0% [0.0%, 90.5%] (n = 2, 50.0% unknown)"
+    assert str(estimate) == "0.0% [0.0%, 98.7%] (n = 2, 50.0% unknown)"
     assert list(estimate.to_json()) == ["value", "low", "high", "n", "unknown"]
 
 

@@ -36,8 +36,8 @@ class MeanCorruptionError:
     """The mean over corruptions of (sum of the model's errors over severities / sum of the baseline's).
 
     Attributes:
-        value: 1 is as wrong as the baseline, less is better; its 95 % interval is a bootstrap over the model's
-            samples and takes the baseline as exact. May exceed 1.
+        value: 1 is as wrong as the baseline, less is better; its 95 % interval is over the samples, each with all
+            its corruptions and severities, and takes the baseline as exact. May exceed 1.
         by_corruption: the same for each.
         baseline: the baseline's name.
     """
@@ -89,14 +89,16 @@ def mce(table: CorruptionTable, baseline: Baseline, cells: Sequence[Cell]) -> Me
     _check_same_data(table, baseline)
     names = list(dict.fromkeys(name for name, _ in cells))
     wrong = table.wrong(cells)
-    samples = np.zeros(len(wrong))
+    samples, bound = np.zeros(len(wrong)), 0.0
     by_corruption = {}
     for name in names:
         severities = [severity for other, severity in cells if other == name]
-        error = wrong[name].to_numpy().sum(axis=1) / _sum_of_errors(baseline, name, severities)
+        total = _sum_of_errors(baseline, name, severities)
+        error = wrong[name].to_numpy().sum(axis=1) / total
         by_corruption[name] = float(error.mean())
         samples += error / len(names)
-    return MeanCorruptionError(intervals.mean(samples, samples), by_corruption, baseline.name)
+        bound += len(severities) / total / len(names)  # of a sample that is wrong everywhere
+    return MeanCorruptionError(intervals.mean(samples, samples, bound), by_corruption, baseline.name)
 
 
 def _sum_of_errors(baseline: Baseline, name: str, severities: Sequence[int]) -> float:

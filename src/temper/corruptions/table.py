@@ -53,7 +53,7 @@ class CorruptionTable:
         return [(str(name), int(severity)) for name, severity in pairs.itertuples(index=False)]
 
     def accuracy(self, corruption: str, severity: int) -> Estimate:
-        """Accuracy on the samples at one corruption and severity, with Wilson's 95 % interval.
+        """Accuracy on the samples at one corruption and severity, with the exact 95 % interval (Clopper and Pearson).
 
         Raises:
             EvidenceError: it was not measured.
@@ -68,8 +68,8 @@ class CorruptionTable:
     def mean_accuracy(self, cells: Iterable[Cell]) -> Estimate:
         """The mean of the samples' accuracies over ``cells``; n is the number of samples, not of predictions.
 
-        The interval is a bootstrap over samples, because a sample's outcomes under several corruptions go together;
-        where each sample has just one it is Wilson's.
+        The interval is over samples, because a sample's outcomes under several corruptions go together: that of
+        :func:`temper.margins.intervals.mean`.
 
         Raises:
             EvidenceError: a cell was not measured, or some samples were left out of one.
@@ -79,7 +79,7 @@ class CorruptionTable:
         counts = samples.count()
         if counts.nunique() > 1:
             raise EvidenceError(f"sample {counts.idxmin()} was measured at fewer corruptions than others")
-        if counts.iloc[0] == 1:
+        if counts.iloc[0] == 1:  # the same interval, without its approximation
             once = correct.to_numpy(np.bool_)
             return intervals.share(once)
         shares = np.asarray(samples.mean(), dtype=np.float64)

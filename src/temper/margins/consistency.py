@@ -15,12 +15,13 @@ from scipy.stats import kendalltau
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins.brittleness import Brittleness, brittleness
-from temper.margins.intervals import LEVEL, RESAMPLES, Estimate
+from temper.margins.intervals import LEVEL, Estimate
 from temper.margins.table import EvidenceTable
 
 TPR = 0.95  # at which false alarms are counted
 FEWEST = 3  # samples that have a rank correlation
 PAIRWISE = 1000  # up to so many samples all their pairs are held in memory, which is faster than to sort resamples
+RESAMPLES = 2000
 DRAWS = 10_000_000  # samples drawn in a bootstrap, all resamples together
 
 

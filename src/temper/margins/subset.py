@@ -18,10 +18,8 @@ from scipy.special import expit
 from scipy.stats import hypergeom, norm
 
 from temper.errors import ArgumentError, EvidenceError
-from temper.margins.intervals import LEVEL, Estimate
+from temper.margins.intervals import TAIL, Estimate, exact, wilson
 
-TAIL = (1 - LEVEL) / 2
-Z = float(norm.ppf(1 - TAIL))
 PAPER_ALPHAS = (0.80, 0.825, 0.85, 0.875, 0.90, 0.925, 0.95, 0.99)
 NAIVE_ALPHA = 0.95
 
@@ -399,7 +397,7 @@ def _stratified(count: NDArray[np.int64], n: NDArray[np.int64], size: NDArray[np
     if variance == 0:
         return share, share, share
     level = float(weight @ smoothed)
-    return share, *_wilson(share, level * (1 - level) / variance)
+    return share, *wilson(share, level * (1 - level) / variance)
 
 
 def _variances(count: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -441,21 +439,14 @@ def _both(
     low, high, unknown = min(low, value), max(high, highest), highest - value
     # The errors of the subset and of the test set are uncorrelated, so the variances add, recovered from the ends of
     # the two intervals (Zou and Donner 2008, Statistics in Medicine 27).
-    wide_low = value - math.hypot(value - low, value - _wilson(value, samples)[0])
-    wide_high = highest + math.hypot(high - highest, _wilson(highest, samples)[1] - highest)
+    wide_low = value - math.hypot(value - low, value - exact(value * samples, samples)[0])
+    wide_high = highest + math.hypot(high - highest, exact(min(highest, 1) * samples, samples)[1] - highest)
     return SubsetEstimate(
         test_set=Estimate(value, low, high, samples, unknown),
         distribution=Estimate(value, max(wide_low, 0.0), min(wide_high, 1.0), samples, unknown),
         attacked=attacked,
         correct=correct,
     )
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval (Wilson 1927) for an ``n`` that need not be whole."""
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    reach = Z * math.sqrt(max(share * (1 - share), 0.0) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return max(min(centre - reach, share), 0.0), min(max(centre + reach, share), 1.0)
 
 
 def _check_margins(logit_margin: NDArray[np.float64], correct: NDArray[np.bool_]) -> None:
