@@ -8,6 +8,7 @@ import pandas as pd
 
 from temper.benchmark.analysis import (
     borda,
+    holm,
     one_way,
     paired_comparison,
     proxy,
@@ -20,7 +21,7 @@ from temper.benchmark.analysis.scores import CONFIGURATION
 Finding = tuple[str, str]
 FACTS = ("type", "pretraining", "tier")
 BASELINE = "fixed"
-FEWEST = 4  # configurations that a correlation's interval takes
+FEWEST = 4  # pairs of a test, backbones of a correlation's interval
 
 
 def findings(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[str]) -> list[Finding]:
@@ -63,24 +64,49 @@ def _best(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[s
         )
 
 
-def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
-    pair_by = ["backbone", "dataset", "objective", "protocol", "seed"]
+def schedule_tests(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Every schedule against the fixed epsilon, protocol by protocol: paired t-tests over backbones and data sets.
+
+    Seeds and losses of one backbone on one data set are averaged first: they repeat one another.
+
+    Returns:
+        One row per schedule, protocol and metric: ``schedule``, ``protocol``, ``metric``, what
+        :func:`temper.benchmark.analysis.paired_comparison` gives, and ``holm``, the p-value corrected for the number of
+        rows. Empty where no comparison has 4 pairs.
+    """
+    pair_by, repeats = ["backbone", "dataset"], ["objective", "seed"]
+    tables = []
     for other in (name for name in rows["schedule"].unique() if name != BASELINE):
-        both = rows[rows["schedule"].isin([BASELINE, other])]
-        if BASELINE not in set(both["schedule"]):
-            return
+        both = rows[rows["schedule"].isin([BASELINE, other])].dropna(subset=[*metrics])
         for protocol, own in both.groupby("protocol", sort=False):
-            own = own.dropna(subset=[*metrics])
-            own = own[own.groupby(pair_by)["schedule"].transform("nunique") == 2]
-            if len(own) < 4:
+            own = own[own.groupby([*pair_by, *repeats])["schedule"].transform("nunique") == 2]
+            if len(own[pair_by].drop_duplicates()) < FEWEST:
                 continue
-            tests = paired_comparison(own, metrics, treatment=other, baseline=BASELINE, pair_by=pair_by)
-            told = "; ".join(
-                f"{name} {_difference(str(name), row['mean_difference'])} (higher in {row['wins']:.0f}, lower in "
-                f"{row['losses']:.0f} of {row['n']:.0f} pairs, p = {row['p']:.2g})"
-                for name, row in tests.iterrows()
+            tests = paired_comparison(
+                own, metrics, treatment=other, baseline=BASELINE, pair_by=pair_by, average_over=repeats
             )
-            yield f"{other} against {BASELINE} epsilon, protocol {protocol}", f"Mean difference: {told}."
+            tables.append(tests.reset_index().assign(schedule=other, protocol=protocol))
+    if not tables:
+        return pd.DataFrame()
+    found = pd.concat(tables, ignore_index=True)
+    return found.assign(holm=holm(found["p"].to_numpy(np.float64)))
+
+
+def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
+    tests = schedule_tests(rows, metrics)
+    if tests.empty:
+        return
+    for (other, protocol), own in tests.groupby(["schedule", "protocol"], sort=False):
+        told = "; ".join(
+            f"{row['metric']} {_difference(str(row['metric']), row['mean_difference'])} (higher in {row['wins']:.0f}, "
+            f"lower in {row['losses']:.0f} of {row['n']:.0f} pairs, p = {row['p']:.2g}, corrected {row['holm']:.2g})"
+            for _, row in own.iterrows()
+        )
+        yield (
+            f"{other} against {BASELINE} epsilon, protocol {protocol}",
+            f"Mean difference: {told}. A pair is a backbone on a data set, averaged over losses and seeds. "
+            + _made(tests["p"].notna().sum(), "comparisons of schedules"),
+        )
 
 
 def _rankings_by_schedule(
@@ -118,49 +144,80 @@ def _objectives(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]
     others = [name for name in rows["objective"].unique() if name != "at"]
     if "at" not in set(rows["objective"]):
         return
+    tests = []
     for other in others:
-        told = []
-        both = scored(rows[rows["objective"].isin(["at", other])], metrics).assign(group="")
+        both = _by_backbone(scored(rows[rows["objective"].isin(["at", other])], metrics), "objective").assign(group="")
         for protocol, own in both.groupby("protocol", sort=False):
             odds = win_odds(own, treatment=other, baseline="at", by="group").loc["all"]
-            told.append(
-                f"{protocol}: {odds['wins']:.0f} to {odds['losses']:.0f} by the sum of perturbations "
-                f"(sign test p = {odds['p']:.2g})"
-            )
-        yield f"{other} against at, wins over backbones and schedules", "; ".join(told) + "."
+            tests.append((other, str(protocol), odds))
+    corrected = holm(np.array([odds["p"] for *_, odds in tests], dtype=np.float64))
+    for other in others:
+        told = [
+            f"{protocol}: {odds['wins']:.0f} to {odds['losses']:.0f} by the sum of perturbations "
+            f"(sign test p = {odds['p']:.2g}, corrected {p:.2g})"
+            for (name, protocol, odds), p in zip(tests, corrected, strict=True)
+            if name == other
+        ]
+        yield (
+            f"{other} against at, wins over backbones",
+            "; ".join(told) + ". Averaged over schedules and seeds. " + _made(len(tests), "comparisons of losses"),
+        )
 
 
 def _facts(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
     table = scored(rows, metrics)
+    tests = []
     for fact in FACTS:
         if fact not in table or table[fact].isna().any() or table[fact].nunique() < 2:
             continue
-        told = []
-        for protocol, own in table.groupby("protocol", sort=False):
-            if own[fact].value_counts().min() < 2:
+        for protocol, own in _by_backbone(table, fact).groupby("protocol", sort=False):
+            groups = own.groupby(fact)["borda"]
+            if groups.size().min() < 2 or groups.agg(np.ptp).min() == 0:  # no variance to test against
                 continue
-            test = one_way(own, fact, equal_variances=False)
-            means = ", ".join(f"{name} {value:.0f}" for name, value in test.groups["mean"].items())
-            told.append(f"{protocol}: {means} (Welch p = {test.p:.2g})")
-        if told:
-            yield f"Mean Borda by {fact}", "; ".join(told) + ". Configurations of one backbone are not independent."
+            tests.append((fact, str(protocol), one_way(own, fact, equal_variances=False)))
+    corrected = holm(np.array([test.p for *_, test in tests], dtype=np.float64))
+    for fact in dict.fromkeys(fact for fact, *_ in tests):
+        told = [
+            f"{protocol}: {', '.join(f'{name} {value:.0f}' for name, value in test.groups['mean'].items())} "
+            f"(Welch p = {test.p:.2g}, corrected {p:.2g}; {test.groups['n'].sum()} backbones)"
+            for (name_of_fact, protocol, test), p in zip(tests, corrected, strict=True)
+            if name_of_fact == fact
+        ]
+        yield (
+            f"Mean Borda by {fact}",
+            "; ".join(told)
+            + ". A backbone's configurations are averaged. "
+            + _made(len(tests), "comparisons of facts"),
+        )
 
 
 def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
     protocols = list(rows["protocol"].unique())
     cheap = [name for name in protocols if str(name).startswith("linear")]
     full = [name for name in protocols if str(name).startswith("full")]
-    table = scored(rows, metrics)
-    if table.groupby(["protocol", "objective"]).size().min() < FEWEST:
+    table = _by_backbone(scored(rows, metrics))
+    if table.groupby("protocol").size().min() < FEWEST:
         return
     for one in cheap:
         for other in full:
             told = proxy(table, one, other).loc["all"]
             yield (
                 f"Does {one} predict {other}?",
-                f"Over {told['n']:.0f} configurations the sums of perturbations correlate with Spearman "
-                f"{told['spearman']:.2f} (95 % interval {told['spearman_low']:.2f} to {told['spearman_high']:.2f}).",
+                f"Over {told['n']:.0f} backbones, averaged over losses and schedules, the sums of perturbations "
+                f"correlate with Spearman {told['spearman']:.2f} (95 % interval {told['spearman_low']:.2f} to "
+                f"{told['spearman_high']:.2f}).",
             )
+
+
+def _by_backbone(table: pd.DataFrame, *kept: str) -> pd.DataFrame:
+    """Scores of each backbone (and value of the ``kept`` columns) averaged over its other configurations, which repeat
+    one another: a test that counted each of them would be too sure of itself."""
+    means = table.groupby(["protocol", "backbone", *kept], sort=False, as_index=False)[["borda", "sum"]].mean()
+    return means.assign(**{name: "all" for name in CONFIGURATION if name not in means})
+
+
+def _made(count: int, what: str) -> str:
+    return f"Corrected by Holm for the {count} {what} made here."
 
 
 def _difference(name: str, value: float) -> str:

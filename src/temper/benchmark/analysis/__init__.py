@@ -10,7 +10,7 @@ from temper.benchmark.analysis.factors import (
     two_way_cells,
     win_odds,
 )
-from temper.benchmark.analysis.paired import group_means, paired_comparison, spread_over_seeds
+from temper.benchmark.analysis.paired import group_means, holm, paired_comparison, spread_over_seeds
 from temper.benchmark.analysis.ranks import rank_correlation_interval, rank_intervals
 from temper.benchmark.analysis.scores import borda, medals, perturbation_product, perturbation_sum
 
@@ -20,6 +20,7 @@ __all__ = [
     "FactorTest",
     "borda",
     "group_means",
+    "holm",
     "medals",
     "one_way",
     "paired_comparison",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from temper.benchmark.analysis.cells import check_columns, name_of
@@ -22,10 +23,13 @@ def paired_comparison(
     baseline: str,
     pair_by: Sequence[str],
     factor: str = "schedule",
+    average_over: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Two-sided paired t-test of treatment - baseline, metric by metric.
 
-    A pair is the one row of each schedule that agrees in ``pair_by``; rows of other schedules are not used.
+    A pair is the one row of each schedule that agrees in ``pair_by``; rows of other schedules are not used. The test
+    takes pairs as independent. Rows that repeat a pair (seeds, losses) are not: what the treatment does to one network
+    on one data set is in all of them, so they belong into ``average_over``.
 
     Args:
         rows: one row per run.
@@ -34,6 +38,8 @@ def paired_comparison(
         baseline: value of ``factor`` whose metrics are subtracted, for instance "fixed".
         pair_by: the columns that, together, name a configuration.
         factor: the column that holds ``treatment`` and ``baseline``.
+        average_over: the columns that tell the rows of one pair apart, such as the seed: their differences are
+            averaged, and count once.
 
     Returns:
         Frame indexed by metric: ``mean_difference``, ``t``, ``p``, ``n`` (pairs), ``df`` (n - 1), ``wins``
@@ -45,18 +51,20 @@ def paired_comparison(
         EvidenceError: when a configuration lacks one of the two, has one twice, or a metric is missing; with
             fewer than two pairs.
     """
-    check_columns(rows, [factor, *pair_by], metrics)
-    minuend = _by_configuration(rows, factor, treatment, pair_by, "treatment")
-    subtrahend = _by_configuration(rows, factor, baseline, pair_by, "baseline")
+    keys = [*pair_by, *average_over]
+    check_columns(rows, [factor, *keys], metrics)
+    minuend = _by_configuration(rows, factor, treatment, keys, "treatment")
+    subtrahend = _by_configuration(rows, factor, baseline, keys, "baseline")
     unpaired = minuend.index.symmetric_difference(subtrahend.index)
     if len(unpaired):
         raise EvidenceError(
             f"{len(unpaired)} configurations have only one of {treatment!r} and {baseline!r}, "
-            f"the first is {name_of(unpaired[0], pair_by)}: run it, or leave it out of the rows"
+            f"the first is {name_of(unpaired[0], keys)}: run it, or leave it out of the rows"
         )
-    if len(minuend) < 2:
-        raise EvidenceError(f"a paired test needs at least 2 pairs, got {len(minuend)}")
-    differences = (minuend[[*metrics]] - subtrahend.loc[minuend.index, [*metrics]]).to_numpy(float)
+    by_row = minuend[[*metrics]] - subtrahend.loc[minuend.index, [*metrics]]
+    differences = by_row.groupby(level=[*pair_by], sort=False, dropna=False).mean().to_numpy(float)
+    if len(differences) < 2:
+        raise EvidenceError(f"a paired test needs at least 2 pairs, got {len(differences)}")
     tests = [_t_test(column) for column in differences.T]
     return pd.DataFrame(
         {
@@ -70,6 +78,23 @@ def paired_comparison(
         },
         index=pd.Index(metrics, name="metric"),
     )
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p-values corrected for how many there are (Holm 1979, Scandinavian Journal of Statistics 6).
+
+    Rejecting where the result is at most .05 rejects any true hypothesis with at most that probability, whether or not
+    the tests depend on each other.
+
+    Args:
+        p: float64 [K]; NaN is no comparison and stays.
+    """
+    corrected = np.full(len(p), np.nan)
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
 
 
 def group_means(rows: pd.DataFrame, metrics: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
