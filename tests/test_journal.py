@@ -100,3 +100,26 @@ def test_findings_do_not_depend_on_the_order_of_outcomes():
         assert found.upper.tolist() == [float("inf"), 0.25]
         assert found.survived().tolist() == [0, 0.2]
         assert found.forward.tolist() == [0, 18]
+
+
+@pytest.mark.parametrize("damage", [b"\x00" * 20, b"\xff\xfe,3", b"Linf,3,apgd", b"L9,3,apgd-ce,0.1,inf,11,10", b""])
+def test_a_damaged_line_is_passed_over_and_told(tmp_path, caplog, damage):
+    journal = Journal(tmp_path, HEADER)
+    for norm, outcome in OUTCOMES:
+        journal.append(norm, outcome)
+    (path,) = tmp_path.glob("*.csv")
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = damage
+    path.write_bytes(b"\n".join(lines))
+    assert list(Journal(tmp_path, HEADER).news()) == [OUTCOMES[0], OUTCOMES[2]]
+    assert "1 damaged lines are passed over" in caplog.text
+
+
+def test_outcomes_under_a_damaged_header_are_not_believed(tmp_path, caplog):
+    Journal(tmp_path, HEADER).append(*OUTCOMES[0])
+    (path,) = tmp_path.glob("*.csv")
+    path.write_bytes(b"\x00" * 30 + path.read_bytes()[30:])
+    reader = Journal(tmp_path, HEADER)
+    assert list(reader.news()) == []
+    assert list(reader.news()) == []
+    assert "its first line is damaged" in caplog.text

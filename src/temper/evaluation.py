@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from temper import fitness, models
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.engine import Engine, Work, filled
+from temper.attacks.losses import flipped, predicted
 from temper.attacks.search import Findings, search
 from temper.attacks.suites import CLOSER, Suite, get_suite
 from temper.errors import ArgumentError, EvidenceError
@@ -212,6 +213,7 @@ def measure(
         finally:
             if book:
                 book.close()
+    fitness.warn_if_not_finite(evaluation.not_finite)
     if complete:
         _warn_of_signs(table(), findings, threats, chosen)
     return Evaluation(table(), complete, time.monotonic() - started, subset)
@@ -276,6 +278,11 @@ class _Search:
                 broken = found.upper[places] <= eps * (1 + ROUNDING)
                 plan.observe(asked, ~broken, np.zeros_like(broken))
         return True, plan.estimate()
+
+    @property
+    def not_finite(self) -> int:
+        """Samples of this call on which logits or gradients were not finite."""
+        return len(self._engine.not_finite) if self._engine else 0
 
     @property
     def _suite(self) -> Suite:
@@ -386,7 +393,8 @@ def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) ->
             if not parts:
                 fitness.warn_if_unfit(model, x, y, logits, suite)
         classes = logits.shape[1]
-        top, ranked = logits.double().topk(min(RIVALS + 1, classes), 1)
+        # Stable, so that of classes with one logit the first comes first, as in every prediction.
+        top, ranked = (each[:, : RIVALS + 1] for each in logits.double().sort(dim=1, descending=True, stable=True))
         third = top[:, 2] if classes > 2 else torch.full_like(top[:, 0], torch.nan)
         columns = (ids, y, ranked[:, 0], top[:, 0] - top[:, 1], top[:, 0], top[:, 1], third, ranked[:, 1:])
         parts.append([column.cpu().numpy() for column in columns])
@@ -498,8 +506,11 @@ def examples(
             if done.nearest is None:
                 continue
             with torch.no_grad(), crafting(model):
-                becomes = int(model(done.nearest[None]).argmax())
-            label = int(y[done.place])
+                asked = done.nearest[None].contiguous()  # alone, as whoever looks at the picture would ask
+                logits = model(asked)
+            if not flipped(logits, y[done.place, None]).item():
+                continue
+            label, becomes = int(y[done.place]), int(predicted(logits))
             image, nearest = x[done.place].cpu(), done.nearest.cpu()
             picked.append(Example(image, nearest, label, label, becomes, done.distance, norm))
     return sorted(picked, key=lambda example: example.distance)

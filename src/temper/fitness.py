@@ -54,9 +54,11 @@ def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, suite:
         _warn(
             "the model's outputs are probabilities: attacks lose their gradient there; return logits, without softmax"
         )
-    change = float((model(x) - logits).abs().max())
+    change = float((model(x) - model(x)).abs().max())
     if change > 1e-3 * float(logits.abs().max()):
         _warn(f"the model is random: its logits change by {change:.2g} from pass to pass; switch its randomness off")
+    else:
+        _warn_if_batch_counts(model, x[:8], logits[:8])
     if not reaches_pixels(model, x[:1]):
         cause = "no gradient reaches the pixels: detach(), no_grad, NumPy, JPEG or integers inside the model cut it off"
         if all(stage.attack.asks != "logits" for stage in suite.stages):
@@ -69,6 +71,25 @@ def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, suite:
         _warn(
             f"the loss has no gradient on {int(flat.sum())} of the first {len(x)} samples: attacks that climb it find "
             "nothing there; look for rounding, detach, saturation or a softmax inside the model"
+        )
+
+
+def warn_if_not_finite(count: int) -> None:
+    """Warn of samples with logits or gradients, near them, that are NaN or infinite."""
+    if count:
+        _warn(
+            f"logits or gradients are not finite (NaN or infinite) near {count} samples: a root, a division or a "
+            "logarithm at 0 inside the model; the search goes around such spots and may miss flips"
+        )
+
+
+def _warn_if_batch_counts(model: nn.Module, x: Tensor, logits: Tensor) -> None:
+    """Warn where an image's logits depend on the other images of its batch, here on their negatives."""
+    change = float((model(torch.cat([x, 1 - x]))[: len(x)] - logits).abs().max())
+    if change > 1e-3 * float(logits.abs().max()):
+        _warn(
+            f"the model's outputs depend on the other images of the batch: its logits change by {change:.2g}; look for "
+            "batch norms without running statistics"
         )
 
 

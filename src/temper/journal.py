@@ -7,6 +7,7 @@ gone is simply taken over.
 """
 
 import json
+import logging
 import os
 import socket
 import time
@@ -16,9 +17,11 @@ from typing import Any, TextIO
 
 from temper.attacks.search import Outcome
 from temper.claims import Claims
-from temper.errors import EvidenceError
+from temper.errors import ArgumentError, EvidenceError
 from temper.places import Place
 from temper.threat import Norm, check_norm
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -62,13 +65,30 @@ class Journal:
                 file.seek(start)
                 content = file.read()
             whole = content[: content.rfind(b"\n") + 1]  # a process may have been killed inside a line
-            lines = whole.decode().splitlines()
+            lines = whole.decode(errors="replace").split("\n")[:-1]
             self._read[path] = start + len(whole)
-            if lines and start == 0 and lines.pop(0) != self._header:
-                raise EvidenceError(
-                    f"{path}: the journal of another model, data set, suite or seed; remove it, or name another folder"
-                )
-            yield from map(_outcome, lines)
+            if lines and start == 0:
+                header = lines.pop(0)
+                if header != self._header:
+                    self._refuse(path, header)
+                    self._read[path] = -1
+                    continue
+            outcomes = [_outcome(line) for line in lines]
+            damaged = sum(outcome is None for outcome in outcomes)
+            if damaged:
+                log.warning("%s: %d damaged lines are passed over; what they held is searched again", path, damaged)
+            yield from (outcome for outcome in outcomes if outcome is not None)
+
+    def _refuse(self, path: Path, header: str) -> None:
+        """Raise EvidenceError where a file begins with the header of something else; warn where it has none."""
+        try:
+            json.loads(header)
+        except ValueError:
+            log.warning("%s: its first line is damaged; the file is passed over and its samples searched again", path)
+            return
+        raise EvidenceError(
+            f"{path}: the journal of another model, data set, suite or seed; remove it, or name another folder"
+        )
 
     def claim(self, shard: str) -> bool:
         """Take a shard, unless a process that lives works on it."""
@@ -91,7 +111,11 @@ class Journal:
             self._file = None
 
 
-def _outcome(line: str) -> tuple[Norm, Outcome]:
-    norm, sample, stage, radius, distance, forward, backward = line.split(",")
-    outcome = Outcome(int(sample), stage, float(radius), float(distance), int(forward), int(backward))
-    return check_norm(norm), outcome
+def _outcome(line: str) -> tuple[Norm, Outcome] | None:
+    """The outcome of a line; None where the line is damaged."""
+    try:
+        norm, sample, stage, radius, distance, forward, backward = line.split(",")
+        outcome = Outcome(int(sample), stage, float(radius), float(distance), int(forward), int(backward))
+        return check_norm(norm), outcome
+    except (ValueError, ArgumentError):
+        return None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from temper import evaluation, models
 from temper.attacks.crafting import crafting
 from temper.attacks.engine import filled
+from temper.attacks.losses import predicted
 from temper.data import Dataset, Pixels
 from temper.data.dataset import ArrayImages
 from temper.data.decode import decode
@@ -343,7 +344,8 @@ class Predictor:
             return [Failure(path, f"the model takes no image of {size} ({reason})") for path in paths]
         names = names_of(self.classifier)
         finite = torch.isfinite(logits).all(1).tolist()
-        confidence, chosen = logits.double().softmax(1).max(1)
+        chosen = predicted(logits)
+        confidence = logits.double().softmax(1).gather(1, chosen[:, None]).squeeze(1)
         flags: list[bool | None] = brittle[0].tolist() if brittle else [None] * len(paths)
         numbers = zip(paths, finite, chosen.tolist(), confidence.tolist(), margin.tolist(), flags, strict=True)
         return [

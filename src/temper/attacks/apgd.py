@@ -166,11 +166,14 @@ class APGD(Attack):
         for name in ("query", "previous", "best"):
             state[name] = torch.where(rows(now, x), start, state[name])
         size = float(x.shape[1:].numel())
+        support = (start != x).flatten(1).sum(1).to(state["support"].dtype)
+        sparsity = 1 - (support / size / 1.5).clamp(1 / size, 1)  # the start's own, as in the authors' code
         state["radius"] = radius
         state["length"] = torch.where(now, _longest(radius, "L1"), state["length"])
-        fresh = {"best_loss": -torch.inf, "last_loss": -torch.inf, "rises": 0.0}
-        for name, value in (fresh | {"sparsity": 1 - L1_START, "support": size}).items():
+        for name, value in {"best_loss": -torch.inf, "last_loss": -torch.inf, "rises": 0.0}.items():
             state[name] = torch.where(now, value, state[name])
+        for name, own in {"sparsity": sparsity, "support": support}.items():
+            state[name] = torch.where(now, own, state[name])
 
     def _phases(self, norm: Norm) -> tuple[list[int], list[float]]:
         """First step of every phase, and the multiple of eps that it searches."""

@@ -7,17 +7,20 @@ to the next one (:mod:`temper.attacks.engine`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from temper import randomness
 from temper.attacks.losses import Loss, flipped
 from temper.threat import Norm, rows
 
 Model = Callable[[Tensor], Tensor]
 State = dict[str, Tensor]
+
+NUDGE = 1e-3  # noise where a gradient is NaN, as a share of its largest finite entry
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,29 @@ def ask(attack: Attack, model: Model, state: State, *, gradient: bool = True) ->
     return Answer(logits, losses, slope)
 
 
+def usable(answer: Answer, step: Tensor) -> Answer:
+    """The answer with a number for every entry of its gradient that is not finite.
+
+    Infinity keeps its direction, at the size of the sample's largest finite entry. NaN, as of a square root at 0, says
+    nothing; a little noise there takes the next question off such a spot.
+
+    Args:
+        answer: the model's.
+        step: int64 [N], how many questions were answered; names the noise.
+    """
+    gradient = answer.gradient
+    if gradient is None or torch.isfinite(gradient).all():
+        return answer
+    known = torch.where(torch.isfinite(gradient), gradient, 0)
+    largest = known.flatten(1).abs().amax(1)
+    some = largest > 0
+    noise = 2 * randomness.uniform(step, tuple(gradient.shape[1:])).to(gradient.dtype) - 1
+    noise = noise * rows(torch.where(some, NUDGE * largest, 1), gradient)
+    infinite = gradient.sign() * rows(torch.where(some, largest, 1), gradient)
+    known = torch.where(torch.isinf(gradient), infinite, torch.where(torch.isnan(gradient), noise, known))
+    return replace(answer, gradient=known)
+
+
 def input_gradient(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass: (logits [N, K], loss [N], gradient [N, ...] of the summed loss).
 
@@ -214,7 +240,7 @@ def perturb(
             kept, found = torch.where(rows(new, x), state["query"], kept), found | new
             if found.all():
                 return kept
-        attack.update(state, answer, norm, judge)
+        attack.update(state, usable(answer, state["step"]), norm, judge)
     return torch.where(rows(found, x), kept, state["best"])
 
 

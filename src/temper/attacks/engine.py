@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from temper import randomness
-from temper.attacks.attack import Answer, Problem, State, ask
+from temper.attacks.attack import Answer, Problem, State, ask, usable
 from temper.attacks.crafting import Fold, Pair, crafting, folded, lay_out
 from temper.attacks.losses import flipped, logit_difference
 from temper.attacks.suites import Stage
@@ -95,6 +95,7 @@ class Engine:
         self.model, self.batch_size, self.half, self.interrupted = model, batch_size, half, interrupted
         self._pairs = pairs
         self._folds: list[Fold] | None = None
+        self.not_finite: set[int] = set()  # ids of samples with logits or gradients without numbers at full precision
 
     @contextmanager
     def searching(self, low: torch.dtype | None, device: torch.device) -> Iterator[nn.Module]:
@@ -207,7 +208,9 @@ class _Flow:
                 answer = ask(self.attack, model, self.state)
                 hit = None if self.attack.nearest else self._suspects(answer)
                 strange = live & _strange(answer) if self.low else np.zeros_like(live)
-                self.attack.update(self.state, answer, self.norm, judge)
+                if not self.low:
+                    self._note(live & _not_finite(answer))
+                self.attack.update(self.state, usable(answer, self.state["step"]), self.norm, judge)
                 if hit is None:
                     hit, images = self._near_suspects(), self.state["best"]
                 per_question = {"logits": 0, "gradient": 1, "jacobian": answer.logits.shape[1]}[self.attack.asks]
@@ -231,6 +234,12 @@ class _Flow:
                 yield from self._leave(place)
         dropped = np.flatnonzero(live & (self.run >= self.needed[self.who]))
         self._enter(np.union1d(stopped, dropped).astype(np.int64))
+
+    def _note(self, rows_: NDArray[np.bool_]) -> None:
+        """Remember the samples in these rows as those without numbers."""
+        if rows_.any():
+            places = torch.as_tensor(np.unique(self.who[rows_]), device=self.work.x.device)
+            self.engine.not_finite.update(self.work.ids[places].tolist())
 
     def halve(self, error: BaseException) -> None:
         """After running out of memory: go on with half the rows; the samples in flight start their attack anew."""
@@ -426,6 +435,14 @@ def _strange(answer: Answer) -> NDArray[np.bool_]:
     if answer.gradient is not None:
         peak = answer.gradient.flatten(1).abs().amax(1)
         strange |= ~torch.isfinite(peak) | (peak == 0)
+    return strange.cpu().numpy()
+
+
+def _not_finite(answer: Answer) -> NDArray[np.bool_]:
+    """Rows in which a logit or an entry of the gradient is NaN or infinite."""
+    strange = ~torch.isfinite(answer.logits).all(1)
+    if answer.gradient is not None:
+        strange |= ~torch.isfinite(answer.gradient).flatten(1).all(1)
     return strange.cpu().numpy()
 
 

@@ -67,9 +67,15 @@ def kl_divergence(clean_logits: Tensor) -> Loss:
     return loss
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """The class of the largest logit, the first of those that share it: int64 [N]."""
+    return logits.argmax(1)
+
+
 def flipped(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the prediction differs from the label: bool [N]. NaN logits predict nothing and never count."""
-    return (logits.argmax(1) != labels) & torch.isfinite(logits).all(1)
+    """Whether another class's logit is larger than the label's: bool [N]. One that only draws level changes nothing,
+    or a constant model would flip. NaN logits predict nothing and never count."""
+    return (logits.amax(1) > _of(logits, labels)) & torch.isfinite(logits).all(1)
 
 
 def _of(logits: Tensor, classes: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from temper import data, randomness, samples
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
+from temper.attacks.losses import predicted
 from temper.benchmark.spec import Cell, Search
 from temper.benchmark.store import Store
 from temper.data import Dataset
@@ -330,7 +331,7 @@ def _pairs(classifier: Classifier, example: Tensor) -> list[Pair]:
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the prediction is the label, bool [N]; logits that are not finite predict nothing."""
     logits = model(x)
-    return (logits.argmax(1) == y) & torch.isfinite(logits).all(1)
+    return (predicted(logits) == y) & torch.isfinite(logits).all(1)
 
 
 def _best(trials: "list[FrozenTrial]") -> "FrozenTrial":

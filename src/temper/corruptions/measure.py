@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from temper import models
 from temper.attacks.crafting import crafting
+from temper.attacks.losses import predicted
 from temper.corruptions.apply import CorruptedImages, check_corruption, corrupted, guide_preset
 from temper.corruptions.parameters import GUIDE, GUIDE_SEVERITY, IMAGENET_C, SEVERITIES, Rule
 from temper.corruptions.table import CLEAN, Cell, CorruptionTable, empty_table
@@ -230,7 +231,7 @@ def _predictions(
                 return None
             logits = model(images.to(device).float() / 255)
             _check_logits(logits, len(images), part)
-            found.append(logits.argmax(1).cpu().numpy())
+            found.append(predicted(logits).cpu().numpy())
             bar.advance(note, by=len(images))
     return np.concatenate(found).astype(np.int64)
 

@@ -20,7 +20,7 @@ from temper import randomness
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
-from temper.attacks.losses import Loss
+from temper.attacks.losses import Loss, predicted
 from temper.attacks.pgd import PGD
 from temper.data import Dataset, Pixels
 from temper.errors import NonFiniteLossError, RunError
@@ -252,7 +252,7 @@ def accumulate(
             result = objective(model, xs, ys, attack)
             # DDP averages over processes; what is wanted is the mean over the samples of all of them.
             fabric.backward(result.loss * (samples * fabric.world_size / total))
-        correct = (result.logits.detach().argmax(1) == ys).sum().item()
+        correct = (predicted(result.logits.detach()) == ys).sum().item()
         sums += torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
     return _summed(fabric, sums)
 
@@ -371,7 +371,7 @@ def _accuracy(session: Session) -> float:
     correct = torch.zeros((), device=fabric.device)
     with crafting(session.classifier, session.pairs) as model, fabric.autocast():
         for images, labels, _ in DataLoader(pixels, sampler=mine, batch_size=256, num_workers=workers):
-            correct += (model(to_pixels(images, fabric.device)).argmax(1) == labels.to(fabric.device)).sum()
+            correct += (predicted(model(to_pixels(images, fabric.device))) == labels.to(fabric.device)).sum()
     return _summed(fabric, correct).item() / len(dataset)
 
 
