@@ -14,10 +14,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from temper.attacks.crafting import crafting
 from temper.data import Dataset, Pixels
+from temper.data.dataset import channels_first
 from temper.errors import ArgumentError
 from temper.models import Classifier
 
 Batch = tuple[Tensor, Tensor, Tensor]
+
+#: How far outside [0, 1] float pixels may lie: a few float32 roundings, far below the 1/255 of a grey level.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,26 @@ class Samples:
 def from_arrays(images: NDArray[np.uint8] | Tensor, labels: NDArray[np.int64] | Tensor | Sequence[int]) -> Samples:
     """Arrays as samples to measure, with ids 0, 1, ...
 
+    Args:
+        images: uint8 NHWC array, or float NCHW tensor in [0, 1]. Of a shape that could be either, such as
+            [N, 3, 8, 3], arrays are read with channels last and tensors with channels first. Values that lie outside
+            by rounding alone (:data:`ROUNDING`) are brought back.
+        labels: integers [N].
+
     Raises:
         ArgumentError: not uint8 NHWC or float NCHW in [0, 1], or not one label per image.
     """
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4:
+        if channels_first(images.shape):
+            raise ArgumentError("images", images.shape, "array channels come last; transpose(0, 2, 3, 1) mends it")
         pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     elif isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4:
-        pixels = images.detach().float().cpu().contiguous()
-        if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):
-            span = f"{float(pixels.min()):.3g} to {float(pixels.max()):.3g}"
-            raise ArgumentError("images", span, "must lie in [0, 1]; normalisation belongs inside the model")
+        _, first, height, last = images.shape
+        if min(first, height) > 4 and last in (3, 4):  # a single channel lies the same way in memory either way
+            raise ArgumentError(
+                "images", tuple(images.shape), "tensor channels come first; permute(0, 3, 1, 2) mends it"
+            )
+        pixels = _in_range(images.detach().float().cpu().contiguous())
     else:
         what = f"{type(images).__name__} {getattr(images, 'dtype', '')} {tuple(getattr(images, 'shape', ()))}"
         raise ArgumentError("images", what, "give a uint8 NHWC array or a float NCHW tensor in [0, 1]")
@@ -90,6 +104,18 @@ def from_arrays(images: NDArray[np.uint8] | Tensor, labels: NDArray[np.int64] | 
     ids = np.arange(len(pixels))
     items = TensorDataset(pixels, torch.from_numpy(targets), torch.from_numpy(ids))
     return Samples(items, ids, digest.hexdigest())
+
+
+def _in_range(pixels: Tensor) -> Tensor:
+    """Float pixels without what rounding added outside [0, 1]; refuses what lies further out, and NaN."""
+    if not pixels.numel():
+        return pixels
+    least, most = float(pixels.min()), float(pixels.max())
+    if not (least >= -ROUNDING and most <= 1 + ROUNDING):
+        raise ArgumentError(
+            "images", f"{least:.9g} to {most:.9g}", "must lie in [0, 1]; normalisation belongs inside the model"
+        )
+    return pixels if least >= 0 and most <= 1 else pixels.clamp(0, 1)
 
 
 def from_dataset(dataset: Dataset, classifier: Classifier, workers: int = 0) -> Samples:

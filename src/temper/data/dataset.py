@@ -38,9 +38,17 @@ class Images(Protocol):
         ...
 
 
+def channels_first(shape: Sequence[int]) -> bool:
+    """Whether images of this shape have their channels in axis 1: 1, 3 or 4 there, and in the last no such number."""
+    return len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, shape[1])
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size in memory: ``array`` is uint8 [N, height, width, channels], 1 or 3 channels."""
+    """Images of one size in memory: ``array`` is uint8 [N, height, width, channels], 1 or 3 channels.
+
+    A shape that could have its channels first or last, such as [N, 3, 8, 3], is read with channels last.
+    """
 
     array: NDArray[np.uint8]
 
@@ -48,7 +56,7 @@ class ArrayImages:
         shape, dtype = np.shape(self.array), np.asarray(self.array).dtype
         if dtype != np.uint8:
             raise DataError(f"images have dtype {dtype}: give uint8, 0 to 255")
-        if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        if channels_first(shape):
             raise DataError(f"images have shape {shape}: channels come last, transpose(0, 2, 3, 1) mends it")
         if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape[1:3]:
             raise DataError(f"images have shape {shape}: give [N, height, width, channels], 1 or 3 channels")
