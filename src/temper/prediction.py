@@ -23,8 +23,9 @@ from temper.attacks.engine import filled
 from temper.attacks.losses import predicted
 from temper.data import Dataset, Pixels
 from temper.data.dataset import ArrayImages
-from temper.data.decode import decode
-from temper.data.tree import IMAGE_SUFFIXES
+from temper.data.decode import IMAGE_SUFFIXES, decode
+from temper.data.tree import images_among
+from temper.data.walk import walk
 from temper.errors import ArgumentError, DataError
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.memory import fitting_batch
@@ -172,29 +173,15 @@ def _lines(stdin: IO[bytes] | None) -> list[str]:
 
 
 def _below(path: str) -> list[str] | None:
-    """Images in a folder and those inside it, each folder once however it is linked to; None for what is no folder.
+    """Images in a folder and those inside it, each once however it is linked to; None for what is no folder.
 
     A folder that cannot be listed is named itself: a failure among the images.
     """
     if not _is_folder(path):
         return None
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-
-    def refused(error: OSError) -> None:
-        found.append(str(error.filename))
-
-    for current, inner, names in os.walk(path, followlinks=True, onerror=refused):
-        here = Path(current)
-        status = here.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            inner.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        images = (name for name in sorted(names) if not name.startswith("."))
-        found += [str(here / name) for name in images if name.lower().endswith(IMAGE_SUFFIXES)]
-    return found
+    refused: list[str] = []
+    found = walk(Path(path), lambda error: refused.append(str(error.filename)))
+    return refused + [str(Path(path) / name) for name in images_among(Path(path), found)]
 
 
 def _is_folder(path: str) -> bool:

@@ -7,9 +7,33 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from temper.errors import DataError
+
+#: What is read as an image, and the file name endings of each kind in folders: the kinds that hold pixels. Pillow knows
+#: more, but those run other programs (PostScript), or are documents, films and icons.
+KINDS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
+    "PCX": (".pcx",),
+    "PNG": (".png", ".apng"),
+    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
+    "QOI": (".qoi",),
+    "SGI": (".sgi",),
+    "TGA": (".tga",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+_OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # not in every build of Pillow
+
+#: The kinds that the installed Pillow can decode, and the endings of their files.
+READ = tuple(kind for kind in KINDS if kind not in _OPTIONAL or features.check(_OPTIONAL[kind]))
+IMAGE_SUFFIXES = tuple(sorted(ending for kind in READ for ending in KINDS[kind]))
 
 #: Everything that Pillow and zipfile are known to raise on a damaged file.
 UNREADABLE = (
@@ -40,7 +64,7 @@ def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
 
     """
     try:
-        with Image.open(stream) as image:
+        with Image.open(stream, formats=READ) as image:
             image.load()
             return to_pixels(image, where)
     except DataError:
@@ -55,7 +79,7 @@ def check_header(stream: IO[bytes], where: str) -> None:
         if stream.read(16).startswith(_SIGNATURES):
             return
         stream.seek(0)
-        with Image.open(stream):
+        with Image.open(stream, formats=READ):
             pass
     except UNREADABLE as error:
         raise _unreadable(where, error) from error

@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from temper.data.dataset import Dataset
+from temper.data.decode import IMAGE_SUFFIXES
 from temper.data.files import FileImages, Files, FolderFiles, ZipFiles, open_archive
 from temper.data.parts import SplitName, check_split, find_parts
+from temper.data.walk import Walk, walk
 from temper.errors import DataError
 
 _LOG = logging.getLogger(__name__)
-
-#: File name endings that are read as images.
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_NAMED = 5  # of the files left aside
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,24 @@ def read_tree(path: Path) -> Tree:
         DataError: not a zip archive, or one whose members point outside it.
 
     """
-    folders, files = _walk_folder(path) if path.is_dir() else _walk_zip(path)
-    images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
-    if len(images) < len(files):
-        _LOG.info("%s: %d files that are no images are left aside", path, len(files) - len(images))
-    tree = Tree("", frozenset(folders), tuple(images))
+    found = walk(path, _refuse) if path.is_dir() else _walk_zip(path)
+    tree = Tree("", found.folders, tuple(images_among(path, found)))
     while len(tree.children()) == 1 and not part_folders(tree) and tree.has_folders(tree.children()[0]):
         tree = tree.below(tree.children()[0])
     return tree
+
+
+def images_among(root: Path, found: Walk) -> list[str]:
+    """The files that are images by their names; the log names what else there is, and links left aside."""
+    images: list[str] = []
+    others: list[str] = []
+    for name in found.files:
+        (images if name.lower().endswith(IMAGE_SUFFIXES) else others).append(name)
+    for what, names in (("no images by their names", others), ("links to what is there already", found.repeated)):
+        if names:
+            some = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+            _LOG.info("%s: %d files or folders left aside, %s: %s", root, len(names), what, some)
+    return images
 
 
 def part_folders(tree: Tree) -> dict[SplitName, str]:
@@ -107,23 +117,11 @@ def part_folders(tree: Tree) -> dict[SplitName, str]:
     return parts if divided else {}
 
 
-def _walk_folder(root: Path) -> tuple[set[str], list[str]]:
-    """Folders and files below ``root``, hidden ones left out; links are followed."""
-    folders: set[str] = set()
-    files: list[str] = []
-    for current, inner, names in os.walk(root, followlinks=True, onerror=_refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        here = Path(current).relative_to(root)
-        folders.update((here / name).as_posix() for name in inner)
-        files.extend((here / name).as_posix() for name in names if not name.startswith("."))
-    return folders, files
-
-
 def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be listed ({error.strerror}): mend its permissions") from error
 
 
-def _walk_zip(archive: Path) -> tuple[set[str], list[str]]:
+def _walk_zip(archive: Path) -> Walk:
     """Folders and files in the archive, hidden ones and those that macOS adds left out."""
     folders: set[str] = set()
     files: list[str] = []
@@ -140,7 +138,7 @@ def _walk_zip(archive: Path) -> tuple[set[str], list[str]]:
             folders.add(member.as_posix())
         else:
             files.append(name)
-    return folders, files
+    return Walk(frozenset(folders), tuple(files), ())
 
 
 def _parents(member: PurePosixPath) -> Iterable[str]:
