@@ -445,3 +445,95 @@ def test_different_classes_in_the_test_data_are_refused(tmp_path: Path) -> None:
 def test_resolved_configuration_round_trips(reference: Run) -> None:
     assert reference.config == resolve(read_config(config(reference.folder)))
     assert reference.config.attack.random_start is True
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_auto_attacks_in_a_short_training(tmp_path: Path, objective: str) -> None:
+    run = finetune(config(tmp_path / "run", schedule={"name": "auto"}, objective={"name": objective}))
+    assert [row["eps"] for row in run.history()] == pytest.approx([0, 8 / 255, 16 / 255])
+
+
+@pytest.mark.parametrize("kept", ["weights.safetensors", "model.json", "checkpoints", "metrics.jsonl"])
+@pytest.mark.parametrize("record", [True, False])
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"force": True}])
+def test_a_part_of_a_run_is_not_a_new_run(tmp_path: Path, kept: str, record: bool, flags: dict[str, bool]) -> None:
+    (tmp_path / kept).write_text("old")
+    if record:
+        (tmp_path / "run.json").write_text('{"finished": true}')
+    with pytest.raises(RunError, match=f"holds {kept} of a run but no config.yaml"):
+        finetune(config(tmp_path), **flags)
+    assert (tmp_path / kept).read_text() == "old"
+
+
+def test_nothing_to_resume_and_both_flags(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "none"):
+        with pytest.raises(RunError, match="nothing to resume"):
+            finetune(config(folder), resume=True)
+    with pytest.raises(ArgumentError, match="force"):
+        finetune(config(tmp_path / "none"), resume=True, force=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_force_deletes_only_when_the_place_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = finetune(config(tmp_path / "run", epochs=1))
+    before = (old.folder / "weights.safetensors").read_bytes()
+
+    def fail(*arguments: object) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("temper.training.run.write_config", fail)
+        with pytest.raises(OSError, match="no space"):
+            finetune(config(tmp_path / "run", epochs=1, seed=1), force=True)
+    (aside,) = tmp_path.glob(".run.replaced-*")
+    assert (aside / "weights.safetensors").read_bytes() == before
+
+
+def _stopped(folder: Path) -> tuple[dict[str, Any], Path]:
+    """A run that stopped inside its training, and how to go on with it."""
+    settings = config(folder, schedule={"name": "custom", "function": "tiny:interrupting"})
+    with pytest.raises(Stopped):
+        finetune(settings)
+    return settings, folder
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "nul"])
+def test_damaged_metrics_stop_nothing(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, folder = _stopped(tmp_path / "run")
+    path = folder / "metrics.jsonl"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        half = content[: len(content) // 2]
+        path.write_bytes({"empty": b"", "short": half, "nul": half + bytes(len(content) - len(half))}[damage])
+    import tiny
+
+    monkeypatch.setattr(tiny, "interrupting", tiny.constant)
+    run = finetune(settings, resume=True)
+    assert run.finished
+    assert b"\0" not in path.read_bytes()
+    assert "before the checkpoint; training goes on" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.pt", "progress.json"])
+@pytest.mark.parametrize("content", [None, b"", b"half"])
+def test_a_damaged_checkpoint_falls_back(
+    tmp_path: Path, name: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, folder = _stopped(tmp_path / "run")
+    newest = last_checkpoint(folder / "checkpoints")
+    assert newest is not None
+    (newest / name).unlink()
+    if content is not None:
+        (newest / name).write_bytes(content)
+    import tiny
+
+    monkeypatch.setattr(tiny, "interrupting", tiny.constant)
+    run = finetune(settings, resume=True)
+    whole = finetune(config(tmp_path / "whole", schedule={"name": "custom", "function": "tiny:constant"}))
+    assert_same_weights(run, whole)
+    assert f"{newest}: is damaged" in caplog.text

@@ -146,8 +146,18 @@ def test_auto_waits_and_then_rises_to_the_end():
 
 def test_auto_reads_its_options():
     history = [0.5, 0.55, 0.6]
-    assert EpsilonSchedule.auto(patience=2, tolerance=0.2).fraction(4, 5, history) == pytest.approx(0.5)
-    assert EpsilonSchedule.auto(patience=2, tolerance=0.01).fraction(4, 5, history) == 0
+    assert EpsilonSchedule.auto(patience=2, tolerance=0.2).fraction(4, 50, history) == pytest.approx(1 / 47)
+    assert EpsilonSchedule.auto(patience=2, tolerance=0.01).fraction(4, 50, history) == 0
+
+
+@examples
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(1, 9), st.floats(0, 0.2))
+def test_auto_attacks_whatever_validation_says(history, patience, tolerance):
+    schedule, epochs = EpsilonSchedule.auto(patience, tolerance), len(history)
+    shares = [schedule.fraction(epoch, epochs, history[: epoch - 1]) for epoch in range(1, epochs + 1)]
+    assert shares[-1] == 1
+    assert all(share > 0 for share in shares[epochs // 2 :])
+    assert shares == sorted(shares)
 
 
 # --- custom ---------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def measure(per: str, seed: int, out: Path) -> dict[str, object]:
             "schedule": {"name": "hinge", "per": per},
             "seed": seed,
         },
-        resume=True,
+        resume=(out / f"{per}-seed{seed}" / "config.yaml").exists(),
     )
     table = EvidenceTable.load(run.folder / TABLE)
     grid = [EPS * k / 8 for k in range(1, 9)]

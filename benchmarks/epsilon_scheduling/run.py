@@ -140,7 +140,7 @@ def main() -> None:
     for name, seed in wanted:
         config = configuration(name, seed, options.data.resolve(), options.out)
         if not options.tabulate:
-            finetune(config, resume=True)
+            finetune(config, resume=(Path(config["out"]) / "config.yaml").exists())
     rows, epochs = [], []
     for name, seed in jobs():
         run = Run(options.out / f"{name}-seed{seed}")

@@ -2,15 +2,25 @@
 
 import io
 import json
+import logging
 import os
+import pickle
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from temper.errors import RunError
+
+log = logging.getLogger(__name__)
+
+# What reading a file that was cut short or overwritten can raise, in JSON, safetensors and torch's own format.
+DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass
@@ -43,23 +53,24 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/epoch-E-step-N`` and then remove older ones, so that one whole checkpoint exists at any moment."""
+    """Write ``folder/epoch-E-step-N`` and then remove all but it and the one before, to fall back on."""
     progress = checkpoint.progress
     final = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:08d}"
-    if final.exists():
-        return final
     for left_by_a_crash in folder.glob(".epoch-*.part"):
         shutil.rmtree(left_by_a_crash)
     unfinished = folder / f".{final.name}.part"
     unfinished.mkdir(parents=True)
     try:
         _write(checkpoint, unfinished)
+        if final.exists():  # perhaps damaged: training fell back behind it and came here again
+            shutil.rmtree(final)
         unfinished.rename(final)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    for old in _saved(folder):
-        if old != final:
-            shutil.rmtree(old)
+    saved = _saved(folder)
+    place = saved.index(final)
+    for other in saved[: max(place - 1, 0)] + saved[place + 1 :]:  # later ones were fallen back behind
+        shutil.rmtree(other)
     return final
 
 
@@ -91,6 +102,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         average=load_file(average) if average.exists() else None,
         optimiser=torch.load(path / "optimiser.pt", weights_only=True, map_location="cpu"),
     )
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint below ``folder`` that can be read, or None where there is none at all.
+
+    A damaged one is named in a warning, and the one before is taken.
+
+    Raises:
+        RunError: there are checkpoints, and none can be read.
+    """
+    saved = _saved(folder)
+    for path in reversed(saved):
+        try:
+            return load_checkpoint(path)
+        except DAMAGE as error:
+            log.warning(f"{path}: is damaged ({type(error).__name__}) and left aside; training goes back before it")
+    if saved:
+        raise RunError(f"{folder}: no checkpoint of this run can be read; begin again with --force")
+    return None
 
 
 def _saved(folder: Path) -> list[Path]:

@@ -59,8 +59,10 @@ def finetune(
         The finished run.
 
     Raises:
-        ArgumentError: the configuration cannot work. DataError, ModelError: data or model cannot be read.
-        RunError: the folder holds a run and neither ``resume`` nor ``force`` is given.
+        ArgumentError: the configuration cannot work, or ``resume`` and ``force`` are both given.
+        DataError, ModelError: data or model cannot be read.
+        RunError: the folder holds a run and neither ``resume`` nor ``force`` is given, or a part of one; or there is
+            nothing to resume.
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
     config = _resolved(read_config(config), resume=resume)

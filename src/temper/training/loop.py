@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,6 +25,7 @@ from temper.attacks.losses import Loss, predicted
 from temper.attacks.pgd import PGD
 from temper.data import Dataset, Pixels
 from temper.errors import NonFiniteLossError, RunError
+from temper.files import written
 from temper.interrupt import Stop, Stopped
 from temper.models import Classifier
 from temper.progress import Bar, progress_bar
@@ -33,7 +35,7 @@ from temper.training.checkpoints import (
     Checkpoint,
     Progress,
     last_checkpoint,
-    load_checkpoint,
+    load_newest,
     save_checkpoint,
 )
 from temper.training.config import FinetuneConfig
@@ -97,8 +99,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
         Stopped: a signal asked to stop; a checkpoint was saved first.
     """
     config = task.config
-    newest = last_checkpoint(task.checkpoints)
-    saved = load_checkpoint(newest) if newest else None
+    saved = load_newest(task.checkpoints)
     progress = saved.progress if saved else Progress()
     torch.manual_seed(randomness.number(config.seed, "lora"))
     lora = protocols.add_lora(classifier, config.protocol.lora_rank) if config.protocol.name == "lora" else None
@@ -117,7 +118,9 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
             if progress.epoch < phase.last:
                 train_phase(session, phase, saved)
                 saved = None
-    finished = load_checkpoint(_existing(task.checkpoints))
+    finished = load_newest(task.checkpoints)
+    if finished is None:
+        raise RunError(f"{task.checkpoints}: the checkpoints of this run are gone; start again with --force")
     classifier.load_state_dict(finished.model if finished.average is None else finished.average)
     if lora is not None:
         protocols.merge_lora(lora, classifier)
@@ -255,13 +258,6 @@ def accumulate(
         correct = (predicted(result.logits.detach()) == ys).sum().item()
         sums += torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
     return _summed(fabric, sums)
-
-
-def _existing(checkpoints: Path) -> Path:
-    newest = last_checkpoint(checkpoints)
-    if newest is None:
-        raise RunError(f"{checkpoints}: the checkpoints of this run are gone; start again with --force")
-    return newest
 
 
 class Crafter:
@@ -403,6 +399,31 @@ def _anyone(fabric: Fabric, mine: bool) -> bool:
     return _summed(fabric, torch.tensor(float(mine))).item() > 0
 
 
+def _keep_rows(path: Path, counted: int) -> None:
+    """Cut the metrics file to the whole rows among the first ``counted`` bytes: what came after is written again.
+
+    Rows that are lost or damaged stay lost, which a warning says; training does not depend on them.
+    """
+    content = path.read_bytes()[:counted] if path.exists() else b""
+    rows = [row for row in content.splitlines(keepends=True) if row.endswith(b"\n") and _is_row(row)]
+    kept = b"".join(rows)
+    if len(kept) < counted:
+        log.warning(f"{path}: lacks {counted - len(kept)} of {counted} bytes before the checkpoint; training goes on")
+    with path.open("ab") as file:
+        if kept == content:
+            file.truncate(len(kept))
+            return
+    with written(path) as unfinished:
+        unfinished.write_bytes(kept)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:  # of bytes that are no UTF-8, too
+        return False
+
+
 class Metrics:
     """The run's metrics file, and the experiment trackers if there are any."""
 
@@ -410,9 +431,8 @@ class Metrics:
         self._fabric = fabric
         self._file = None
         if fabric.is_global_zero:
+            _keep_rows(path, keep_bytes)
             self._file = path.open("ab")
-            # What was written after the checkpoint is written again.
-            self._file.truncate(keep_bytes)
 
     def step(self, progress: Progress, epoch: int, eps: float, lr: float, sums: Tensor) -> None:
         """Note an update of the weights."""
@@ -451,11 +471,12 @@ class Metrics:
         self._fabric.log_dict({f"epoch/{name}": value for name, value in row.items()}, step=progress.step)
 
     def flush(self) -> int:
-        """Hand everything to the operating system; returns the length of the file."""
+        """Write everything to the disk, before a checkpoint counts it; returns the length of the file."""
         if self._file is None:
             return 0
         self._file.flush()
-        return self._file.tell()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._file is not None:

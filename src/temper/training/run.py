@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -75,7 +76,8 @@ def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
 
     Raises:
         RunError: there is a run already and neither ``resume`` nor ``force`` is given, or the run to resume was
-            started with another configuration, or the folder holds files that are not a run's.
+            started with another configuration, or the folder holds files that are not a run's, or a part of a run's.
+        ArgumentError: ``resume`` and ``force`` are both given, or the folder cannot be made.
     """
     folder = config.out
     run = Run(folder)
@@ -84,7 +86,23 @@ def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
         if not force:
             _check_same(run, config)
             return run
-        shutil.rmtree(folder)
+        return _replaced(config)
+    return _begun(config)
+
+
+def _replaced(config: FinetuneConfig) -> Run:
+    """Begin anew where a run is, which is deleted only when its place is taken."""
+    folder = config.out.resolve()
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.replaced-", dir=folder.parent))
+    folder.rename(aside)
+    run = _begun(config)
+    shutil.rmtree(aside)
+    return run
+
+
+def _begun(config: FinetuneConfig) -> Run:
+    folder = config.out
+    run = Run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,6 +119,8 @@ def check_folder(folder: Path, *, resume: bool, force: bool) -> None:
     Raises:
         RunError: see :func:`open_run`.
     """
+    if resume and force:
+        raise ArgumentError("force", force, "replaces the run that resume continues; give one of the two")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; choose another out folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -108,6 +128,13 @@ def check_folder(folder: Path, *, resume: bool, force: bool) -> None:
     if strangers or (CONFIG in names and RECORD not in names):
         stranger = strangers[0] if strangers else CONFIG
         raise RunError(f"{folder}: is not a run's folder (it holds {stranger}); choose another out folder")
+    rest = sorted(name for name in names - {RECORD} if not name.endswith(".part"))
+    if rest and CONFIG not in names:  # weights would be taken for those of the new configuration
+        raise RunError(
+            f"{folder}: holds {rest[0]} of a run but no {CONFIG}; put that back, or choose another out folder"
+        )
+    if resume and RECORD not in names:
+        raise RunError(f"{folder}: there is nothing to resume; leave --resume away to begin")
     if _holds_run(folder) and not (resume or force):
         raise RunError(f"{folder}: holds a run already; --resume continues it, --force replaces it")
 

@@ -85,10 +85,12 @@ class EpsilonSchedule:
 
     @classmethod
     def auto(cls, patience: int = PATIENCE, tolerance: float = TOLERANCE) -> "EpsilonSchedule":
-        """0 until validation accuracy has converged, then linear to the end of the training (Table 4).
+        """0 until validation accuracy has converged, or half of the training is over; then linear to its end (Table 4).
 
         T1 is the first epoch after which the best accuracy has not risen by more than ``tolerance`` (absolute) for
-        ``patience`` epochs. The paper gives 5 and 2 % and does not say whether it is absolute.
+        ``patience`` epochs. The paper gives 5 and 2 % and does not say whether it is absolute,
+        nor what holds where that comes late or never: T1 is at most ``epochs // 2``, so that the second half is
+        attacked in training of any length, and its last epoch with the whole eps_g.
 
         Raises:
             ArgumentError: patience below 1 or tolerance negative.
@@ -99,8 +101,8 @@ class EpsilonSchedule:
             raise ArgumentError("schedule.tolerance", tolerance, "must be at least 0")
 
         def rule(epoch: float, epochs: int, validation: Sequence[float]) -> float:
-            start = converged(validation, patience, tolerance)
-            return 0.0 if start is None else ramp(epoch, start, epochs)
+            start, latest = converged(validation, patience, tolerance), epochs // 2
+            return ramp(epoch, latest if start is None else min(start, latest), epochs)
 
         return cls("auto", rule)
 
