@@ -229,7 +229,7 @@ def _run_in_process(settings: dict[str, Any]) -> None:
     import sys
 
     sys.path.insert(0, str(Path(__file__).parent))
-    finetune(settings, resume=True)
+    finetune(settings, resume=(settings["out"] / "run.json").exists())
 
 
 def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
