@@ -33,7 +33,8 @@ class Passes(nn.Module):
         """Logits."""
         self.forward_rows += len(x)
         self.backward_rows += len(x) * x.requires_grad
-        logits: Tensor = self.model(x)
+        # Gradients come back in the plain layout, the only one that the package takes.
+        logits: Tensor = self.model(x.flatten(1).view(x.shape))
         return logits
 
 
