@@ -104,7 +104,7 @@ def test_a_binary_classifier_goes_everywhere(tmp_path, name):
     models.refresh_head(classifier, 0)
     assert (classifier.num_classes, classifier.head.weight.shape) == (2, (1, 192))
 
-    summary, complete = margins_into(tmp_path / "margins", str(run), data, "Linf:24/255")
+    summary, complete = margins_into(tmp_path / "margins", str(run), data, "Linf:24/255", limit=30)
     assert complete
     assert {"logit_margin", "feature_margin"} <= summary["consistency"].keys()
     # A linear model's margin is its logit over the length of its weights, so features rank it without a mistake.
