@@ -178,7 +178,28 @@ def test_sums_over_pairs_and_sorted_resamples_are_the_same_tau(monkeypatch):
 
 def test_opposite_rankings_have_tau_minus_one():
     found = kendall(np.arange(5.0), -np.arange(5.0))
-    np.testing.assert_allclose([found.value, found.low, found.high], -1)
+    np.testing.assert_allclose([found.value, found.low], -1)
+    assert 0 < found.high < 1  # five samples have two pairs without a common one, and both could be so by chance
+
+
+@pytest.mark.parametrize("n", [3, 12, 50])
+def test_a_perfect_ranking_leaves_doubt(n):
+    ranked = np.arange(float(n))
+    tau, opposite = kendall(ranked, ranked), kendall(ranked, -ranked)
+    assert tau.value == pytest.approx(1) == tau.high and -1 <= tau.low < 1 - 1 / n
+    assert (opposite.low, opposite.high) == pytest.approx((-tau.high, -tau.low))
+
+
+@pytest.mark.parametrize(("n", "tau"), [(12, 0.5), (50, 0.0), (50, 0.9), (50, 0.99)])
+def test_tau_is_covered_as_often_as_said(n, tau, monkeypatch):
+    monkeypatch.setattr(consistency, "RESAMPLES", 200)
+    rng, hits, rho = np.random.default_rng(n), 0, np.sin(np.pi / 2 * tau)
+    for trial in range(200):
+        first, noise = rng.normal(size=(2, n))
+        found = kendall(first, rho * first + np.sqrt(1 - rho**2) * noise, seed=trial)
+        assert -1 <= found.low <= found.value <= found.high <= 1
+        hits += found.low <= tau <= found.high
+    assert hits / 200 >= 0.93
 
 
 @pytest.mark.parametrize(
@@ -455,3 +476,14 @@ def test_a_sweep_raises_what_is_wrong_at_every_radius():
         eps_sweep(table([0.01, 0.02, 0.03], [1.0, np.nan, 2]), "Linf", [EPS])
     with pytest.raises(EvidenceError, match="NaN"):
         eps_sweep(good, "Linf", [EPS], scores=np.full(3, np.nan))
+
+
+def test_perfect_detection_leaves_doubt():
+    """Five brittle decisions that all score below the robust ones say little of the next."""
+    brittle = np.arange(40) < 5
+    ids, margin = np.arange(40), np.where(np.arange(40) < 5, 0.0, np.inf)
+    found = Brittleness(ids, ids, ids, ids.astype(float), margin, brittle, ~brittle, "margin")
+    got = consistency.detection(found)
+    for each in (got.auroc, got.aupr, got.aupr_trapezoid):
+        assert each.value == pytest.approx(1) == each.high and 0.3 < each.low < 0.6
+    assert got.fpr_at_95_tpr_in_sample.value == 0 and 0.3 < got.fpr_at_95_tpr_in_sample.high < 0.6

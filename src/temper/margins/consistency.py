@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins.brittleness import Brittleness, brittleness
-from temper.margins.intervals import LEVEL, Estimate
+from temper.margins.intervals import Estimate, bootstrapped
 from temper.margins.table import EvidenceTable
 
 TPR = 0.95  # at which false alarms are counted
@@ -52,10 +52,10 @@ class MarginConsistency:
 
 
 def kendall(margins: NDArray[np.float64], scores: NDArray[np.float64], *, seed: int = 0) -> Estimate:
-    """Kendall's tau-b of two rankings, with a percentile bootstrap interval over the samples.
+    """Kendall's tau-b of two rankings, with a bootstrap interval over the samples on Fisher's scale.
 
     Resamples in which one side is constant have no tau and are passed over. Where every pair is ranked alike the
-    interval has no width, however few the samples.
+    interval is the exact one of n / 2 pairs without a common sample.
 
     Args:
         margins: float64 [N]; scores: float64 [N], of the same samples.
@@ -71,7 +71,10 @@ def kendall(margins: NDArray[np.float64], scores: NDArray[np.float64], *, seed: 
     if reason:
         raise EvidenceError(f"there is no rank correlation: {reason}")
     value = float(kendalltau(margins, scores).statistic)
-    return _estimate(value, _resampled_taus(margins, scores, seed), n=len(margins))
+    # (1 + tau) / 2 is, but for ties, the share of pairs that are ranked alike.
+    n, draws = len(margins), _resampled_taus(margins, scores, seed)
+    low, high = bootstrapped((1 + value) / 2, (1 + draws) / 2, independent=n // 2, step=1 / (n * (n - 1)))
+    return Estimate(value, min(2 * low - 1, value), max(2 * high - 1, value), n)
 
 
 def margin_consistency(
@@ -209,8 +212,10 @@ class SweepPoint:
 
 
 def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, seed: int = 0) -> DetectionQuality:
-    """How well low scores detect brittle decisions, with percentile bootstrap intervals over the decisions.
+    """How well low scores detect brittle decisions, with bootstrap intervals over the decisions.
 
+    The intervals are on the logit scale (:func:`temper.margins.intervals.bootstrapped`). That of the FPR in sample is
+    too short where few decisions are brittle: it takes no account of having chosen the threshold on them.
     Resamples without any brittle or any robust decision are passed over.
 
     Args:
@@ -227,9 +232,14 @@ def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, 
     n, unknown = len(found.sample), float(found.unknown.mean())
     everyone = np.arange(len(ranked.brittle))
     resampled = np.array([_figures(*ranked.flagged(drawn)) for drawn in _draws(len(everyone), seed)])
+
+    def estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
+        kinds = sorted((int(found.brittle.sum()), int(found.robust.sum())))
+        low, high = bootstrapped(value, draws, independent=kinds[0], step=1 / ((kinds[0] + 1) * kinds[1]))
+        return Estimate(value, low, high, n, unknown)
+
     auroc, aupr, trapezoid, in_sample = (
-        _estimate(value, draws, n, unknown)
-        for value, draws in zip(_figures(*ranked.flagged(everyone)), resampled.T, strict=True)
+        estimate(value, draws) for value, draws in zip(_figures(*ranked.flagged(everyone)), resampled.T, strict=True)
     )
     held_out = None
     if min(found.brittle.sum(), found.robust.sum()) >= 2:
@@ -240,7 +250,7 @@ def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, 
             _held_out_rate(ranked, rng.choice(one, len(one)), rng.choice(two, len(two)))
             for _ in range(_resamples(len(everyone)))
         ]
-        held_out = _estimate(_held_out_rate(ranked, one, two), np.array(rates), n, unknown)
+        held_out = estimate(_held_out_rate(ranked, one, two), np.array(rates))
     return DetectionQuality(
         auroc=auroc,
         aupr=aupr,
@@ -446,11 +456,3 @@ def _draws(n: int, seed: int) -> Iterator[NDArray[np.intp]]:
     """Places of n samples drawn from n, again and again."""
     rng = np.random.default_rng(seed)
     return (rng.integers(0, n, n) for _ in range(_resamples(n)))
-
-
-def _estimate(value: float, draws: NDArray[np.float64], n: int, unknown: float = 0.0) -> Estimate:
-    """A percentile interval; the draws of resamples that lack what it takes are nan."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    # The draws of a skewed statistic of few samples can all lie on one side of it.
-    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value), n=n, unknown=unknown)

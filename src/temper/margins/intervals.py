@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import beta, norm
+from scipy.special import expit, logit
+from scipy.stats import beta, norm, t
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
@@ -102,6 +103,29 @@ def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], bound: float
         n=n,
         unknown=float((highest - lowest).mean()),
     )
+
+
+def bootstrapped(value: float, draws: NDArray[np.float64], independent: int, step: float) -> tuple[float, float]:
+    """Interval of a statistic in [0, 1] that is no mean, such as an AUROC, from resamples.
+
+    Student's t with the spread of the resamples on the logit scale, which is Fisher's z for correlations: a bootstrap's
+    percentiles are too short near 0 and 1. At 0 or 1 itself, where resamples have no spread, the interval is the
+    exact one of as many independent outcomes as the statistic compares.
+
+    Args:
+        value: the statistic.
+        draws: float64 [R], of resamples; nan where a resample lacks what it takes.
+        independent: outcomes that it compares independently: pairs, or members of the smaller of two groups.
+        step: how near to 0 or 1 it can be without being there.
+    """
+    scale = logit(np.clip(draws[~np.isnan(draws)], step, 1 - step))
+    reach = t.ppf(1 - TAIL, max(independent - 1, 1)) * scale.std(ddof=1)
+    low, high = expit(logit(np.clip(value, step, 1 - step)) + np.array([-reach, reach]))
+    if value > 1 - step / 2:  # 1, up to rounding
+        low = min(low, exact(independent, independent)[0])
+    if value < step / 2:
+        high = max(high, exact(0, independent)[1])
+    return min(float(low), value), max(float(high), value)
 
 
 def _upper_end(values: NDArray[np.float64]) -> float:
