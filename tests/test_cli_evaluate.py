@@ -239,12 +239,27 @@ def test_a_model_of_other_classes(place, capsys):
     from temper import models
 
     classifier = models.load("bundled", num_classes=2)
-    models.save(classifier, "run", extra={"class_names": ["class1", "class0"]})
     folder_of_images(Path("two"), 2)
-    message = "data = 'two': class 0 is 'class0', model run was trained on 'class1' there"
+    models.save(classifier, "run", extra={"class_names": ["class0", "class2"]})
+    message = "data = 'two': model run was trained on other classes: two: has class 'class1', which is none of class0,"
     assert message in refusal(capsys, *usual(data="two", model="run"))
     models.save(classifier, "run", extra={"class_names": ["class0", "class1"]})
     assert call(*usual(data="two", model="run")) == 0
+
+
+@pytest.mark.parametrize("there", [["ant", "bee", "cow"], ["ant", "cow"], ["bee", "cow"]])
+def test_classes_are_told_by_their_names(place, there):
+    from temper import models
+
+    trained = ["cow", "bee", "ant"]  # in no order that a folder would give, and some have no image in the data
+    models.save(models.load("bundled", num_classes=3), "run", extra={"class_names": trained})
+    for name in there:
+        Path("some", name).mkdir(parents=True)
+        for k in range(2):
+            Image.new("RGB", (32, 32), (9 * trained.index(name), k, 0)).save(Path("some", name, f"{k}.png"))
+    _, dataset = folders.load("run", "some", None, 0)
+    assert dataset.class_names == tuple(trained)
+    assert [int(dataset.images[k][0, 0, 0]) for k in range(len(dataset))] == (9 * dataset.labels).tolist()
 
 
 def test_data_that_cannot_be_read(place, capsys):

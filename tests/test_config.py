@@ -219,3 +219,28 @@ def test_pydantics_own_errors_become_ours():
 
 def test_paths_stay_paths():
     assert read_config({"out": "a/b"}).out == Path("a/b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epochs: yes",
+        "seed: off",
+        "attack: {steps: on}",
+        "eps: yes",
+        "data: {test_fraction: yes}",
+        "data: {classes: yes}",
+    ],
+)
+def test_yes_and_no_are_no_numbers(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ArgumentError, match=r"= (True|False): ") as caught:
+        read_config(tmp_path / "config.yaml")
+    assert str(caught.value).startswith(text.split(":")[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["attack: {random_start: yes}", "model: {args: {scriptable: yes}}"])
+def test_yes_and_no_are_taken_where_they_are_the_answer(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    read_config(tmp_path / "config.yaml")

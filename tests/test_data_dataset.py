@@ -181,3 +181,10 @@ def test_split_refuses(arguments, message):
         split(small(), seed=0, **arguments)
     with pytest.raises(ArgumentError, match="seed = -1"):
         split(small(), fraction=0.5, seed=-1)
+
+
+def test_named_as_refuses_names_that_do_not_tell():
+    with pytest.raises(DataError, match="has class 'class2', which is none of class0, class1: rename or remove it"):
+        small().named_as(["class0", "class1"])
+    with pytest.raises(DataError, match="two classes share a name"):
+        small().named_as(["class0", "class1", "class2", "class2"])

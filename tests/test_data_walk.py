@@ -14,8 +14,10 @@ from PIL import Image
 from temper.data import load
 from temper.data.decode import IMAGE_SUFFIXES, KINDS, READ
 from temper.data.walk import walk
-from temper.errors import DataError
+from temper.errors import ArgumentError, DataError
 from temper.prediction import find_images, read_image
+from temper.training.config import DataConfig
+from temper.training.splits import load_splits
 
 
 def refuse(error):
@@ -143,3 +145,27 @@ def test_a_folder_that_cannot_be_listed_is_a_failure_of_predict_and_an_error_of_
     assert find_images([str(photos)], None) == [str(photos / "b"), *(str(photos / name) for name in FILES[:3])]
     with pytest.raises(DataError, match=r"photos/b: cannot be listed \(Permission denied\)"):
         load(str(photos))
+
+
+@pytest.mark.parametrize(("classes", "there"), [(None, "ac"), (None, "bc"), (2, "bc"), (2, "abc")])
+def test_a_test_folder_without_a_class_is_mapped_by_names(tmp_path, classes, there):
+    for part, names in (("train", "abc"), ("test", there)):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            for k in range(10):
+                Image.new("RGB", (4, 4), (ord(name), k, 0)).save(tmp_path / part / name / f"{k}.png")
+    config = DataConfig(train=str(tmp_path / "train"), test=str(tmp_path / "test"), classes=classes)
+    splits = load_splits(config, seed=0)
+    assert splits.test.class_names == splits.train.class_names == tuple("abc")[: classes or 3]
+    for part in (splits.train, splits.test):
+        assert [int(part.images[k][0, 0, 0]) - ord("a") for k in range(len(part))] == part.labels.tolist()
+
+
+def test_a_test_folder_with_a_class_of_its_own_is_refused(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/z"):
+        (tmp_path / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{k}.png")
+    config = DataConfig(train=str(tmp_path / "train"), test=str(tmp_path / "test"))
+    with pytest.raises(ArgumentError, match=r"its classes differ .* has class 'z', which is none of a, b"):
+        load_splits(config, seed=0)

@@ -12,7 +12,7 @@ import torch
 from temper import data, evaluation, samples
 from temper.brittleness.view import ENDS, brittleness_view
 from temper.data import Dataset
-from temper.errors import ArgumentError, EvidenceError, RunError
+from temper.errors import ArgumentError, DataError, EvidenceError, RunError
 from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
 from temper.files import write_json, written
 from temper.margins import EvidenceTable
@@ -113,7 +113,7 @@ def load(
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
     classifier = evaluation.load_classifier(model, image_size, samples.few_images(dataset))
-    check_classes(dataset, data_spec, classifier, model)
+    dataset = match_classes(dataset, data_spec, classifier, model)
     return classifier, dataset if limit is None else dataset.limit(limit, seed)
 
 
@@ -190,19 +190,23 @@ def make_folder(folder: Path) -> None:
         raise ArgumentError("out", str(folder), "may not be written to; choose another folder")
 
 
-def check_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> None:
-    """Class k of the data must be output k of the model; names tell, where both have some."""
-    named = dataset.class_names != tuple(str(k) for k in range(dataset.num_classes))
-    few = dataset.num_classes < classifier.num_classes and named  # without names the last classes may lack samples
+def match_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> Dataset:
+    """The data with class k at output k of the model: by names where both have some, else by number.
+
+    Raises:
+        ArgumentError: a name that the model was not trained on, or without names another number of classes.
+    """
+    trained = classifier.info.get("class_names")
+    if trained and not dataset.numbered:
+        try:
+            return dataset.named_as(trained)
+        except DataError as error:
+            raise ArgumentError("data", data_spec, f"model {model} was trained on other classes: {error}") from None
+    few = dataset.num_classes < classifier.num_classes and not dataset.numbered  # numbers: the last may lack samples
     if few or dataset.num_classes > classifier.num_classes:
         fix = f"has {dataset.num_classes} classes, model {model} has {classifier.num_classes}; they must be the same"
         raise ArgumentError("data", data_spec, fix)
-    trained = classifier.info.get("class_names")
-    if named and trained and list(dataset.class_names) != trained:
-        k, own, other = next(
-            (k, *pair) for k, pair in enumerate(zip(dataset.class_names, trained, strict=True)) if len(set(pair)) > 1
-        )
-        raise ArgumentError("data", data_spec, f"class {k} is {own!r}, model {model} was trained on {other!r} there")
+    return dataset
 
 
 def _threat_summary(table: EvidenceTable, threat: Threat, wanted: Sequence[Threat], suite: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 
 from temper.errors import ArgumentError
 
@@ -47,6 +47,26 @@ def refusal(error: ValidationError, schema: type[BaseModel] | None = None, secti
     if first["type"] == "literal_error":
         message += _nearest_word(value, first["ctx"]["expected"])
     return ArgumentError(key or "config", "..." if whole else value, message)
+
+
+class StrictNumbers(BaseModel):
+    """A model whose numbers are not given as yes or no: pydantic reads ``epochs: yes`` as 1."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if _holds_truth(value) and not _admits_truth(annotation):
+            raise ValueError("yes or no (true or false) is no value of it; write what it is, numbers in digits")
+        return value
+
+
+def _holds_truth(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+def _admits_truth(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_admits_truth, get_args(annotation)))
 
 
 def _joined(*parts: Any) -> str:

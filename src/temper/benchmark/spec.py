@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from temper.attacks.suites import get_suite
 from temper.benchmark.presets import PRESETS
 from temper.errors import ArgumentError
-from temper.refusals import refusal
+from temper.refusals import StrictNumbers, refusal
 from temper.threat import Threat, parse_threats
 from temper.training.config import FinetuneConfig, Seed, config_error, read_yaml, resolve
 
@@ -43,7 +43,7 @@ _DECIDED = {
 _NOT_TRAINED = ("out", "evaluation", "checkpoint_seconds", "loggers", "accelerator", "threads")
 
 
-class _Part(BaseModel):
+class _Part(StrictNumbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 

@@ -13,7 +13,7 @@ from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError
 from temper.files import write_json
-from temper.folders import check_classes, make_folder
+from temper.folders import make_folder, match_classes
 from temper.samples import few_images
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
@@ -68,7 +68,7 @@ def corruptions_into(
     make_folder(folder)
     dataset = _load(data_spec, limit, seed)
     classifier = evaluation.load_classifier(model, image_size, few_images(dataset))
-    check_classes(dataset, data_spec, classifier, model)
+    dataset = match_classes(dataset, data_spec, classifier, model)
     if against is ALEXNET and dataset.num_classes != 1000:
         fix = f"is of ImageNet's 1,000 classes, {data_spec} has {dataset.num_classes}: name a folder measured on it"
         raise ArgumentError("baseline", baseline, fix)

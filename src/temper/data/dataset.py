@@ -186,6 +186,28 @@ class Dataset:
             ids=self.ids[kept],
         )
 
+    def named_as(self, class_names: Sequence[str]) -> "Dataset":
+        """The same samples with the classes numbered as ``class_names``, of which some may have no sample here.
+
+        Raises:
+            DataError: a class here is none of them, or names repeat.
+
+        """
+        number_of = {name: number for number, name in enumerate(class_names)}
+        strangers = [name for name in self.class_names if name not in number_of]
+        if strangers:
+            known = ", ".join(class_names[:10])
+            raise DataError(f"{self.name}: has class {strangers[0]!r}, which is none of {known}: rename or remove it")
+        if len(number_of) < len(class_names) or len(set(self.class_names)) < self.num_classes:
+            raise DataError(f"{self.name}: two classes share a name: give each its own")
+        relabel = np.array([number_of[name] for name in self.class_names], dtype=np.int64)
+        return replace(self, labels=relabel[self.labels], class_names=tuple(class_names))
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the classes have no names but their numbers."""
+        return self.class_names == tuple(map(str, range(self.num_classes)))
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of every image (file bytes, or pixels), label and id: same samples, same print."""
         digest = hashlib.sha256()

@@ -13,7 +13,7 @@ from temper.calls import LARGEST, Count, Helpers, Pixels, Processes, Seed
 from temper.errors import ArgumentError
 from temper.files import written
 from temper.precision import computes_bf16
-from temper.refusals import refusal
+from temper.refusals import StrictNumbers, refusal
 from temper.text import masked
 from temper.threat import Norm, parse_eps
 from temper.training import objectives
@@ -44,7 +44,7 @@ DEFAULT_SCHEDULE: dict[str, dict[str, float]] = {
 }
 
 
-class Section(BaseModel):
+class Section(StrictNumbers, BaseModel):
     """A part of the configuration; unknown keys are errors, and nothing changes after it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

@@ -7,7 +7,7 @@ import numpy as np
 
 from temper import data
 from temper.data import Dataset
-from temper.errors import ArgumentError
+from temper.errors import ArgumentError, DataError
 from temper.training.config import DataConfig
 
 
@@ -42,9 +42,8 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         train, test = _hold_out(train, config.test_fraction, seed, "data.test_fraction")
     if validation is None:
         train, validation = _hold_out(train, config.validation_fraction, seed + 1, "data.validation_fraction")
-    for argument, part in (("data.validation", validation), ("data.test", test)):
-        if part.class_names != train.class_names:
-            raise ArgumentError(argument, part.name, f"its classes differ from those of the training data {train.name}")
+    validation = _as_trained("data.validation", validation, train, config.classes)
+    test = _as_trained("data.test", test, train, config.classes)
     if config.train_limit is not None:
         train = train.limit(config.train_limit, seed)
     if config.test_limit is not None:
@@ -61,7 +60,19 @@ def _given(config: DataConfig, part: data.SplitName) -> Dataset | None:
     if spec == config.train and part not in parts:
         raise ArgumentError(f"data.{part}", spec, "is the training data; leave it out to hold out a share of them")
     wanted = next((name for name in (part, "test", "train") if name in parts), None)
-    return data.load(spec, split=wanted, classes=config.classes)
+    return data.load(spec, split=wanted)  # which of its classes are the training data's is told by their names
+
+
+def _as_trained(argument: str, part: Dataset, train: Dataset, classes: int | None) -> Dataset:
+    """A part with the training data's classes, told by their names; a class may have no sample in it."""
+    if part.class_names == train.class_names:
+        return part
+    try:
+        shared = [name for name in part.class_names if name in train.class_names]
+        return (part.keep_classes(shared) if classes and shared else part).named_as(train.class_names)
+    except DataError as error:
+        fix = f"its classes differ from those of the training data {train.name}: {error}"
+        raise ArgumentError(argument, part.name, fix) from None
 
 
 def _own(config: DataConfig, parts: tuple[data.SplitName, ...], part: data.SplitName) -> Dataset | None:
