@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from temper.errors import ArgumentError, TemperError
-from temper.training.config import FinetuneConfig, config_error, read_config, write_config
+from temper.training import config
+from temper.training.config import FinetuneConfig, config_error, read_config, read_yaml, write_config
 
 FULL = {
     "out": "runs/x",
@@ -244,3 +245,42 @@ def test_yes_and_no_are_no_numbers(tmp_path, text):
 def test_yes_and_no_are_taken_where_they_are_the_answer(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     read_config(tmp_path / "config.yaml")
+
+
+def nested(levels: int, width: int = 9) -> str:
+    """Lists of aliases of lists: a few hundred bytes that stand for width**levels values."""
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * width)}]" for k in range(1, levels + 1)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        nested(5),
+        nested(9),
+        nested(40, 2),
+        "epochs: &a [*a]",
+        "a: &a {b: 1}\nc: &c {<<: [" + ", ".join(["*a"] * 60_000) + "]}",
+    ],
+)
+def test_nested_aliases_are_refused_before_they_are_written_out(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ArgumentError, match=r"c.yaml': is not YAML: its aliases stand for more than 100,000") as caught:
+        read_yaml(tmp_path / "c.yaml", "SPEC")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_yaml_file_too_large_or_too_deep_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "c.yaml").write_text("a: " + "[" * 5000)
+    with pytest.raises(ArgumentError, match="nested too deeply"):
+        read_yaml(tmp_path / "c.yaml")
+    monkeypatch.setattr(config, "YAML_BYTES", 100)
+    (tmp_path / "c.yaml").write_text("a: " + "x" * 100)
+    with pytest.raises(ArgumentError, match="is larger than 100 bytes"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_a_few_aliases_are_read(tmp_path):
+    (tmp_path / "c.yaml").write_text("base: &b {steps: 3}\nattack: {<<: *b, name: pgd}\n")
+    assert read_yaml(tmp_path / "c.yaml")["attack"] == {"steps": 3, "name": "pgd"}
