@@ -74,7 +74,7 @@ def test_npz(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": IMAGES, "labels": [0, 1]}, "has no array 'images' .it has labels"),
+        ({"x": IMAGES, "labels": [0, 1]}, "has no array 'images' .it has x, labels.: add it"),
         ({"images": IMAGES}, "has no array 'labels'"),
         ({"images": IMAGES / 255, "labels": [0, 1]}, "dtype float64: give uint8"),
         ({"images": IMAGES.transpose(0, 3, 1, 2), "labels": [0, 1]}, "channels come last"),

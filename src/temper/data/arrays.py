@@ -1,15 +1,33 @@
 """Data sets in NumPy archives."""
 
+import lzma
+import math
+import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from temper.data.dataset import ArrayImages, Dataset, numbered_classes
 from temper.errors import DataError
+
+#: Bytes of an array: from where on it is mapped and not read, and how many a compressed one may unpack to.
+MAPPED, UNPACKED = 2**28, 2**31
+CHUNK = 2**20
+
+#: What images and labels are called where they have not the names of :func:`temper.data.load`.
+PAIRS = (
+    ("image", "label"), ("images", "targets"), ("imgs", "labels"), ("data", "labels"), ("data", "targets"),
+    ("x", "y"), ("X", "y"), ("x_test", "y_test"), ("X_test", "y_test"), ("test_images", "test_labels"),
+)  # fmt: skip
+
+_DAMAGED = (
+    OSError, ValueError, EOFError, RuntimeError, NotImplementedError, struct.error, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def load_npz(path: Path) -> Dataset:
@@ -20,9 +38,6 @@ def load_npz(path: Path) -> Dataset:
 
     """
     arrays = _read(path)
-    for name in ("images", "labels"):
-        if name not in arrays:
-            raise DataError(f"{path}: has no array {name!r} (it has {', '.join(arrays) or 'none'}): add it")
     images, labels = arrays["images"], arrays["labels"]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels are {labels.dtype} of shape {labels.shape}: give integers [N]")
@@ -41,10 +56,73 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays ``images``, ``labels`` and, where it is there, ``class_names``."""
     if not zipfile.is_zipfile(path):  # np.load would also take a .npy file, and then return an array
         raise DataError(f"{path}: not a readable .npz archive: write it anew with np.savez")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in ("images", "labels", "class_names")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a readable .npz archive ({error}): write it anew with np.savez") from error
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            chosen = _names(path, list(members))
+            return {name: _array(path, archive, members[found]) for name, found in chosen.items()}
+    except DataError:
+        raise
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a readable .npz archive ({reason}): write it anew with np.savez") from error
+
+
+def _names(path: Path, found: list[str]) -> dict[str, str]:
+    """Which array is which; where neither usual name is there, the one known pair that is."""
+    pair = ("images", "labels")
+    if not set(pair) <= set(found):
+        there = [known for known in PAIRS if set(known) <= set(found)]
+        pair = there[0] if len(there) == 1 else pair
+    for what, name in zip(("images", "labels"), pair, strict=True):
+        if name not in found:
+            raise DataError(f"{path}: has no array {what!r} (it has {', '.join(found) or 'none'}): add it")
+    chosen = {"images": pair[0], "labels": pair[1]}
+    return chosen | ({"class_names": "class_names"} if "class_names" in found else {})
+
+
+def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array of the archive, after a look at the size that its header declares; a large one is mapped.
+
+    Raises:
+        DataError: it declares another size than the archive has, or one too large to unpack.
+    """
+    with archive.open(member) as stream:
+        shape, fortran, dtype = _header(member.filename, stream)
+        start, size = stream.tell(), math.prod(shape) * dtype.itemsize
+        what = f"{path}: array {member.filename} declares {size:,} bytes"
+        if size != member.file_size - start:
+            raise DataError(f"{what}, the archive has {member.file_size - start:,} for it: write it anew")
+        order: Literal["C", "F"] = "F" if fortran else "C"
+        if size > MAPPED and member.compress_type == zipfile.ZIP_STORED:
+            return np.memmap(path, dtype, "r", _offset(path, member) + start, shape, order).view(np.ndarray)
+        if size > UNPACKED:
+            raise DataError(f"{what}, compressed ones may have {UNPACKED:,}: store it with np.savez, uncompressed")
+        content = np.empty(size, np.uint8)
+        for first in range(0, size, CHUNK):
+            piece = stream.read(min(CHUNK, size - first))
+            content[first : first + CHUNK] = np.frombuffer(piece, np.uint8)  # a ValueError where it is cut short
+    return np.ndarray(shape, dtype, content.data, order=order)
+
+
+def _header(name: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of an array that is to be read."""
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"array {name} has format version {version}")
+    shape, fortran, dtype = readers[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"array {name} holds Python objects")
+    return shape, fortran, dtype
+
+
+def _offset(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where in the archive the bytes of a member begin: after its own header, whose length is not in the directory."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return member.header_offset + 30 + int(name) + int(extra)

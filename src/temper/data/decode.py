@@ -1,6 +1,8 @@
 """From an encoded image (JPEG, PNG, ...) to uint8 pixels."""
 
+import logging
 import struct
+import warnings
 import zipfile
 import zlib
 from typing import IO
@@ -54,6 +56,17 @@ UNREADABLE = (
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"RIFF")
 
 
+_LOG = logging.getLogger(__name__)
+
+
+def quiet_pillow() -> None:
+    """Silence Pillow's own warning of large images, many lines long: :func:`decode` gives one, which names the file."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+quiet_pillow()
+
+
 def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
     """Pixels of one encoded image, uint8 [height, width, channels]: 1 channel if grey, else 3 (RGB).
 
@@ -65,6 +78,9 @@ def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(stream, formats=READ) as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                pixels = f"{image.width * image.height:,} pixels, more than {Image.MAX_IMAGE_PIXELS:,}"
+                _LOG.warning("%s: has %s: is it meant?", where, pixels)
             image.load()
             return to_pixels(image, where)
     except DataError:

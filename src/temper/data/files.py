@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 from temper.data.decode import UNREADABLE, check_header, decode
 from temper.errors import DataError
 
+#: Bytes of the file of one image: a zip member of zeros declares a thousand times what it takes.
+MAX_BYTES = 2**28
+
+
+def check_bytes(size: int, where: str) -> None:
+    """Raise DataError where a file has more bytes than the file of an image has."""
+    if size > MAX_BYTES:
+        raise DataError(f"{where}: has {size:,} bytes, an image may have {MAX_BYTES:,}: replace or remove it")
+
 
 class Files(Protocol):
     """A sequence of encoded images."""
@@ -44,7 +53,9 @@ class FolderFiles:
 
     def open(self, index: int) -> IO[bytes]:
         """See :class:`Files`."""
-        return (self.root / self.members[index]).open("rb")
+        path = self.root / self.members[index]
+        check_bytes(path.stat().st_size, self.where(index))
+        return path.open("rb")
 
     def where(self, index: int) -> str:
         """See :class:`Files`."""
@@ -67,7 +78,9 @@ class ZipFiles:
 
     def open(self, index: int) -> IO[bytes]:
         """See :class:`Files`."""
-        return open_archive(self.archive, os.getpid()).open(self.members[index])
+        archive = open_archive(self.archive, os.getpid())
+        check_bytes(archive.getinfo(self.members[index]).file_size, self.where(index))
+        return archive.open(self.members[index])  # gives no more than the size that was checked
 
     def where(self, index: int) -> str:
         """See :class:`Files`."""

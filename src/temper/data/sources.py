@@ -32,7 +32,9 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
         spec: one of
 
             - ``FILE.npz``: arrays ``images`` (uint8 [N, height, width, channels], or [N, height, width] for
-              grey) and ``labels`` (integers [N]), optionally ``class_names`` (strings [K]);
+              grey) and ``labels`` (integers [N]), optionally ``class_names`` (strings [K]); where these are not
+              there, the one pair of :data:`temper.data.arrays.PAIRS` that is. Arrays above 256 MB are mapped;
+              compressed ones may have 2 GB;
             - a folder with one folder of images per class (sorted names give the labels), or with such
               folders inside ``train`` and ``test`` or ``val``;
             - a zip archive of such a folder, read without unpacking;
