@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from temper import cli
@@ -46,6 +47,31 @@ def test_the_best_is_advised_with_its_width(results):
     assert best.rank_low <= best.rank <= best.rank_high <= 2  # the two losses cannot be told apart
     assert [each.protocol for each in found.choices] == ["full-50", "linear-5"]
     assert any("hinge against fixed" in heading and "+10.0 points" in text for heading, text in found.evidence)
+
+
+def store_of_equals(place, seeds: int, count: int = 40):
+    """Configurations that are all worth 2.5, measured with noise."""
+    rng, store = np.random.default_rng(0), Store(place, create=True)
+    for number in range(count * seeds):
+        row = {"run": f"{number:04d}", "status": "done", "backbone": f"b{number % count}", "dataset": "d"}
+        row |= {"objective": "at", "schedule": "fixed", "protocol": "full-5", "seed": number // count}
+        noise = dict(zip(METRICS, 0.5 + 0.05 * rng.normal(size=5), strict=True))
+        store.write_run(row | noise | {"config": json.dumps({"epochs": 5})})
+    return str(place)
+
+
+def test_the_best_of_many_equals_is_not_said_to_be_better(tmp_path):
+    found = advise(store_of_equals(tmp_path, seeds=5))
+    assert found.among == 40 and found.choices[0].score > 2.57  # the luck of the best of forty
+    assert found.expected == pytest.approx(2.5, abs=0.1) and found.expected < found.choices[0].score
+    assert any("best of 40 configurations" in line and f"scores {found.expected:.2f}" in line for line in found.basis)
+    assert found.to_json()["expected"] == found.expected
+
+
+def test_one_seed_cannot_say_how_flattered_the_best_is(tmp_path):
+    found = advise(store_of_equals(tmp_path, seeds=1, count=5))
+    assert np.isnan(found.expected) and found.to_json()["expected"] is None
+    assert any("best of 5 configurations" in line and "cannot say by how much" in line for line in found.basis)
 
 
 def test_size_budget_and_data_narrow_the_choice(results):

@@ -109,7 +109,7 @@ def margins(repeats: int) -> Iterator[Row]:
     spreads: dict[str, tuple[Draw, float]] = {
         "exponential": (exponential, 1.0),
         "lognormal 0.5": (narrow, np.exp(0.125)),
-        "lognormal 1": (wide, np.exp(0.5)),
+        "lognormal 1.0": (wide, np.exp(0.5)),
     }
     for case, (draw, truth) in spreads.items():
         for n in SIZES:

@@ -314,6 +314,8 @@ def show_advice(found: Advice) -> None:
         f"Take {best.backbone} with {best.objective}, epsilon {best.schedule}, protocol {best.protocol} "
         f"({best.epochs} epochs)."
     )
+    if not math.isnan(found.expected):
+        say(f"Expect a sum of {found.expected:.2f} of it: its own below is the best of {found.among}, and flattered.")
     for title, choices in (("The best of each protocol", found.choices), ("Its rivals", [best, *found.rivals])):
         rows = [
             {

@@ -59,12 +59,18 @@ class Advice:
         rivals: further configurations of the first one's protocol, by rank.
         basis: what it rests on: data sets, runs, how the widths were found.
         evidence: findings on losses, schedules and protocols.
+        among: how many configurations, over all protocols, the first was chosen from.
+        expected: score of a choice made in this way, of runs that it was not made by: the best by all seeds but one,
+            scored on that one, averaged over the seeds. The first choice's own score is the best of many and flattered.
+            NaN with one seed.
     """
 
     choices: Sequence[Choice]
     rivals: Sequence[Choice]
     basis: Sequence[str]
     evidence: Sequence[Finding]
+    among: int
+    expected: float
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data; NaN becomes null."""
@@ -75,6 +81,8 @@ class Advice:
         return {
             "choices": [plain(each) for each in self.choices],
             "rivals": [plain(each) for each in self.rivals],
+            "among": self.among,
+            "expected": None if np.isnan(self.expected) else self.expected,
             "basis": list(self.basis),
             "evidence": [{"heading": heading, "text": text} for heading, text in self.evidence],
         }
@@ -104,8 +112,36 @@ def advise(results: str, *, size: Size = "any", budget: int | None = None, data_
     if rows["seed"].nunique() < 2:
         basis.append("one seed: no interval over seeds; ranks are given from the best to the worst on single data sets")
     best = sorted((own[0] for own in by_protocol.values()), key=lambda choice: -choice.score)
+    among, expected = sum(map(len, by_protocol.values())), _expected(rows, metrics)
+    basis.append(_flattery(best[0].score, among, expected))
     said = [each for each in findings(rows, None, metrics) if not each[0].startswith("The best")]
-    return Advice(best, by_protocol[best[0].protocol][1:SHOWN], basis, said)
+    return Advice(best, by_protocol[best[0].protocol][1:SHOWN], basis, said, among, expected)
+
+
+def _expected(rows: pd.DataFrame, metrics: Sequence[str]) -> float:
+    """Score of the configuration that is best by all seeds but one, on that one; the mean over the seeds."""
+    totals = rows.assign(total=perturbation_sum(rows, metrics))
+    by_seed = totals.pivot_table(
+        index=["protocol", *CONFIGURATION], columns="seed", values="total", aggfunc="mean"
+    ).dropna(axis="columns")  # seeds that every protocol has
+    if by_seed.shape[1] < 2:
+        return float("nan")
+    scores = by_seed.to_numpy(np.float64)
+    left_out = [np.delete(scores, place, axis=1).mean(axis=1).argmax() for place in range(scores.shape[1])]
+    return float(scores[left_out, np.arange(scores.shape[1])].mean())
+
+
+def _flattery(score: float, among: int, expected: float) -> str:
+    """How far the best score is to be believed, in words."""
+    if among == 1:
+        return "one configuration: nothing was chosen"
+    chosen = f"chosen as the best of {among} configurations on the test images that it is scored on, so its score"
+    if np.isnan(expected):
+        return f"{chosen} ({score:.2f}) is flattered, and one seed cannot say by how much"
+    return (
+        f"{chosen} ({score:.2f}) is flattered: a choice by all seeds but one scores {expected:.2f} on that one; what "
+        "the choice owes to these test images stays in that number"
+    )
 
 
 def _rows(results: str) -> pd.DataFrame:
