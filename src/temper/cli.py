@@ -79,9 +79,9 @@ class Evaluate:
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
     suite: str = "fast"
-    """Attack suite: fast (as strong as standard wherever it was measured, for a fraction of the passes), standard
-    (AutoAttack's four attacks with its budgets), margin (nearest flips of all samples, without a radius), apgd (10
-    steps on cross-entropy, as many papers report) or pgd."""
+    """Attack suite: fast (a fraction of the passes of standard; up to 2 points too optimistic on networks with masked
+    gradients), standard (AutoAttack's four attacks with its budgets: for numbers to publish), margin (nearest flips of
+    all samples, without a radius), apgd (10 steps on cross-entropy, as many papers report) or pgd."""
     limit: Count | None = None
     """Measure at most so many samples, stratified by class."""
     seed: Seed = 0
