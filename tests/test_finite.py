@@ -1,11 +1,20 @@
 """Ties, and models whose gradients, logits or batches are not what attacks expect."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from temper import evaluate
+from temper.attacks.apgd import APGD
+from temper.attacks.attack import perturb
+from temper.attacks.fab import FAB
+from temper.attacks.fmn import FMN
 from temper.attacks.losses import flipped, predicted
+from temper.attacks.pgd import PGD
+from temper.attacks.square import Square
+from temper.attacks.suites import SUITES
+from temper.attacks.tangent import Tangent
 from temper.errors import TemperWarning
 from test_evaluation import Net, pictures, predictions
 
@@ -72,3 +81,91 @@ def test_outputs_that_depend_on_the_batch_are_told():
     images = pictures(6)
     with pytest.warns(TemperWarning, match="depend on the other images of the batch"):
         evaluate(model, images, predictions(model, images), "Linf:1e-4", suite="pgd")
+
+
+class Rootless(nn.Module):
+    """A linear model with a root of 0 beside it: the same logits, and no entry of any gradient is a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(48, 3, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return flat @ self.weight + (0 * flat).sqrt().sum(1, keepdim=True)
+
+
+@pytest.mark.filterwarnings("ignore::temper.errors.TemperWarning")
+@pytest.mark.parametrize("suite", ["apgd", "pgd", "fast", "margin"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_where_no_gradient_is_a_number_nothing_counts_as_survived(suite, norm):
+    images = pictures(4)
+    small = {"Linf": 1e-5, "L2": 1e-4, "L1": 1e-3}[norm]
+    table = evaluate(Rootless(), images, predictions(Rootless(), images), f"{norm}:{small},{small / 2}", suite=suite)
+    assert (table.frame["survived"] == 0).all()
+
+
+def test_some_pixels_without_a_number_leave_the_others_to_lead():
+    """Infinity keeps its direction, NaN the rest: an attack on the ball finds the flip all the same."""
+
+    class Patchy(nn.Module):
+        def __init__(self, spoil: float) -> None:
+            super().__init__()
+            self.spoil = spoil
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(1)
+            if flat.requires_grad:
+                flat.register_hook(lambda slope: slope.index_fill(1, torch.arange(0, 192, 3), self.spoil))
+            return torch.stack([flat.mean(1), 1 - flat.mean(1)], 1) * 10
+
+    x = torch.full((4, 3, 8, 8), 0.48)
+    y = predicted(Patchy(0.0)(x))
+    for spoil in (float("nan"), float("inf"), float("-inf")):
+        for attack in (PGD(10), APGD(10)):
+            for norm, eps in (("Linf", 0.1), ("L2", 1.5), ("L1", 20.0)):
+                moved = perturb(attack, Patchy(spoil), x, y, eps, norm)
+                assert torch.isfinite(moved).all()
+                if spoil != spoil or spoil > 0:
+                    assert flipped(Patchy(spoil)(moved), y).all(), (spoil, attack, norm)
+
+
+@pytest.mark.parametrize("attack", [PGD(8), APGD(8), APGD(12, wide=True), FMN(8), Tangent(8), FAB(8), Square(20)])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_stop_no_attack(attack, norm, value):
+    class Holes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.stack([x.mean((1, 2, 3)), 1 - x.mean((1, 2, 3)), 0.1 * x[:, 0, 0, 0]], 1) * 10
+            return torch.where(x[:, :1, 0, 0] > 0.55, value, logits)
+
+    x = torch.full((4, 3, 8, 8), 0.48)
+    y = predicted(Holes()(x))
+    keys = torch.arange(4)
+    target = (y + 1) % 2
+    eps = {"Linf": 0.2, "L2": 3.0, "L1": 40.0}[norm]
+    moved = perturb(attack, Holes(), x, y, eps, norm, keys=keys, target=target if attack.targeted else None)
+    assert torch.isfinite(moved).all()
+    if not isinstance(attack, PGD):  # which returns its last step, whatever that came to
+        assert torch.isfinite(Holes()(moved)).all()
+
+
+class Hesitant(nn.Module):
+    """Linear, but one image alone is never classified otherwise than the first class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3)) * self.weight
+        return torch.stack([1 - mean + (10.0 if len(x) == 1 else 0.0), mean], 1)
+
+
+@pytest.mark.filterwarnings("ignore::temper.errors.TemperWarning")
+@pytest.mark.parametrize("suite", sorted(set(SUITES) - {"standard"}))  # whose attacks are those of the others
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_flip_is_a_flip_for_one_image_alone(suite, batch_size):
+    images = torch.full((2, 3, 8, 8), 0.45)
+    table = evaluate(Hesitant(), images, [0, 0], "Linf:0.1", suite=suite, batch_size=batch_size)
+    assert np.isinf(table.frame["upper"]).all()

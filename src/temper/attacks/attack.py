@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from temper import randomness
 from temper.attacks.losses import Loss, flipped
@@ -21,6 +22,7 @@ Model = Callable[[Tensor], Tensor]
 State = dict[str, Tensor]
 
 NUDGE = 1e-3  # noise where a gradient is NaN, as a share of its largest finite entry
+CERTAIN = 1000.0  # a logit, beside others of 0, that leaves no doubt, and that float16 holds
 
 
 @dataclass(frozen=True)
@@ -134,27 +136,44 @@ def ask(attack: Attack, model: Model, state: State, *, gradient: bool = True) ->
     return Answer(logits, losses, slope)
 
 
-def usable(answer: Answer, step: Tensor) -> Answer:
-    """The answer with a number for every entry of its gradient that is not finite.
+def usable(attack: Attack, answer: Answer, state: State) -> Answer:
+    """The answer with a number for everything in it that is not finite, so that an attack can go on.
 
-    Infinity keeps its direction, at the size of the sample's largest finite entry. NaN, as of a square root at 0, says
-    nothing; a little noise there takes the next question off such a spot.
-
-    Args:
-        answer: the model's.
-        step: int64 [N], how many questions were answered; names the noise.
+    An image whose logits are not finite counts as of the label's class without doubt, where every loss is at its
+    lowest. Of a gradient, infinity keeps its direction, at the size of the sample's largest finite entry. NaN, as of a
+    square root at 0, says nothing; a little noise there, named by the step, takes the next question off such a spot.
     """
+    lost = _lost(answer)
+    if lost.any():
+        sure = functional.one_hot(state["y"], answer.logits.shape[1]).to(answer.logits.dtype) * CERTAIN
+        logits = torch.where(lost[:, None], sure, answer.logits)
+        losses = None if answer.losses is None else torch.where(lost, attack.loss(logits, state), answer.losses)
+        answer = replace(answer, logits=logits, losses=losses)
     gradient = answer.gradient
     if gradient is None or torch.isfinite(gradient).all():
         return answer
     known = torch.where(torch.isfinite(gradient), gradient, 0)
     largest = known.flatten(1).abs().amax(1)
     some = largest > 0
-    noise = 2 * randomness.uniform(step, tuple(gradient.shape[1:])).to(gradient.dtype) - 1
+    noise = 2 * randomness.uniform(state["step"], tuple(gradient.shape[1:])).to(gradient.dtype) - 1
     noise = noise * rows(torch.where(some, NUDGE * largest, 1), gradient)
     infinite = gradient.sign() * rows(torch.where(some, largest, 1), gradient)
     known = torch.where(torch.isinf(gradient), infinite, torch.where(torch.isnan(gradient), noise, known))
     return replace(answer, gradient=known)
+
+
+def learn(attack: Attack, state: State, answer: Answer, norm: Norm, judge: Model) -> None:
+    """Let an attack read the answer to its question, in place; where there were no finite logits, the next question is
+    half way back to the clean image, which has some."""
+    asked, lost = state["query"], _lost(answer)
+    attack.update(state, usable(attack, answer, state), norm, judge)
+    if lost.any():
+        state["query"] = torch.where(rows(lost, asked), torch.lerp(asked, state["x"], 0.5), state["query"])
+
+
+def _lost(answer: Answer) -> Tensor:
+    """Rows in which a logit is not finite."""
+    return ~torch.isfinite(answer.logits).all(1)
 
 
 def input_gradient(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,7 +259,7 @@ def perturb(
             kept, found = torch.where(rows(new, x), state["query"], kept), found | new
             if found.all():
                 return kept
-        attack.update(state, usable(answer, state["step"]), norm, judge)
+        learn(attack, state, answer, norm, judge)
     return torch.where(rows(found, x), kept, state["best"])
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from temper import randomness
-from temper.attacks.attack import Answer, Problem, State, ask, usable
+from temper.attacks.attack import Answer, Problem, State, ask, learn
 from temper.attacks.crafting import Fold, Pair, crafting, folded, lay_out
 from temper.attacks.losses import flipped, logit_difference
 from temper.attacks.suites import Stage
@@ -62,6 +62,7 @@ class Finished:
         distance: of the nearest verified flip; inf where there is none.
         nearest: the flip, float [C, H, W], or None.
         forward, backward: passes spent on it.
+        led: whether any question's gradient had a finite entry, or none was asked for: otherwise nothing was searched.
     """
 
     place: int
@@ -69,6 +70,7 @@ class Finished:
     nearest: Tensor | None
     forward: int
     backward: int
+    led: bool = True
 
 
 class Engine:
@@ -111,6 +113,15 @@ class Engine:
         with full_precision(images.device):
             logits = self.model(filled(images.float()))[: len(images)]
         return flipped(logits, y) & in_box
+
+    @torch.no_grad()
+    def alone(self, image: Tensor, y: Tensor) -> bool:
+        """Whether an image [C, H, W] is a flip for the plain model asked about it alone, in its default settings.
+
+        Kernels round otherwise in a batch of one, and next to the boundary that decides.
+        """
+        logits = self.model(image.float().contiguous()[None])
+        return bool(flipped(logits, y[None]).item())
 
     def flow(self, stage: Stage, work: Work, norm: Norm, eps: Tensor, seed: int) -> Iterator[Finished]:
         """Run one attack on all samples, each at its own radius; yields them as they finish, in no set order.
@@ -179,6 +190,8 @@ class _Flow:
         self.over = np.zeros((len(work), self.runs), dtype=np.bool_)
         self.forward = np.zeros((len(work), self.runs), np.int64)
         self.backward = np.zeros((len(work), self.runs), np.int64)
+        self.led = np.zeros((len(work), self.runs), dtype=np.bool_)  # runs that were given a direction, or need none
+        self.odd = np.zeros((len(work), self.runs), dtype=np.bool_)  # runs that met logits or gradients without numbers
         self.found: dict[tuple[int, int], tuple[float, Tensor]] = {}
         self.strange: set[tuple[int, int]] = set()
         self.lost: dict[int, tuple[int, int]] = {}
@@ -208,9 +221,8 @@ class _Flow:
                 answer = ask(self.attack, model, self.state)
                 hit = None if self.attack.nearest else self._suspects(answer)
                 strange = live & _strange(answer) if self.low else np.zeros_like(live)
-                if not self.low:
-                    self._note(live & _not_finite(answer))
-                self.attack.update(self.state, usable(answer, self.state["step"]), self.norm, judge)
+                self._note(live & ~strange, answer)
+                learn(self.attack, self.state, answer, self.norm, judge)
                 if hit is None:
                     hit, images = self._near_suspects(), self.state["best"]
                 per_question = {"logits": 0, "gradient": 1, "jacobian": answer.logits.shape[1]}[self.attack.asks]
@@ -235,11 +247,17 @@ class _Flow:
         dropped = np.flatnonzero(live & (self.run >= self.needed[self.who]))
         self._enter(np.union1d(stopped, dropped).astype(np.int64))
 
-    def _note(self, rows_: NDArray[np.bool_]) -> None:
-        """Remember the samples in these rows as those without numbers."""
+    def _note(self, looked: NDArray[np.bool_], answer: Answer) -> None:
+        """Note in these rows where the answer has no numbers, and which runs were given a direction at all."""
+        whole, led = torch.isfinite(answer.logits).all(1), torch.ones_like(answer.logits[:, 0], dtype=torch.bool)
+        if answer.gradient is not None:
+            finite = torch.isfinite(answer.gradient).flatten(1)
+            whole, led = whole & finite.all(1), finite.any(1)
+        rows_ = looked & led.cpu().numpy()
+        self.led[self.who[rows_], self.run[rows_]] = True
+        rows_ = looked & ~whole.cpu().numpy()
         if rows_.any():
-            places = torch.as_tensor(np.unique(self.who[rows_]), device=self.work.x.device)
-            self.engine.not_finite.update(self.work.ids[places].tolist())
+            self.odd[self.who[rows_], self.run[rows_]] = True
 
     def halve(self, error: BaseException) -> None:
         """After running out of memory: go on with half the rows; the samples in flight start their attack anew."""
@@ -361,10 +379,10 @@ class _Flow:
         tried = into_ball(x, images[places], eps, self.norm)
         self.forward[self.who[chosen], self.run[chosen]] += 1
         reached = exact_distance(x, tried, self.norm)
-        flips = self.engine.verified(tried, y) & (reached <= eps)
-        for i in torch.nonzero(flips).flatten().tolist():
-            self._keep(chosen[i], float(reached[i]), tried[i])
-        return chosen[flips.cpu().numpy()]
+        flips = (self.engine.verified(tried, y) & (reached <= eps)).cpu().numpy()
+        for i in np.flatnonzero(flips).tolist():
+            flips[i] = self._keep(chosen[i], float(reached[i]), tried[i], y[i])
+        return chosen[flips]
 
     def _end(self, over: NDArray[np.int64]) -> NDArray[np.int64]:
         """What a run's end adds: its best image, which may flip at full precision alone, or its nearest flip,
@@ -377,43 +395,50 @@ class _Flow:
         if not len(some):
             return some
         places, samples = self._places(some)
-        reached, nearest = self._polish(self.work.x[samples], self.state["best"][places], self.work.y[samples], some)
-        for i in torch.nonzero(reached.isfinite()).flatten().tolist():
-            self._keep(some[i], float(reached[i]), nearest[i])
-        return some[(reached <= self.eps[samples]).cpu().numpy() & self.eps[samples].isfinite().cpu().numpy()]
+        x, y, eps = self.work.x[samples], self.work.y[samples], self.eps[samples].tolist()
+        tried = self._polish(x, self.state["best"][places], y, some)
+        settled = []
+        for i in range(len(some)):
+            flips = sorted(((float(reached[i]), k) for k, (reached, _) in enumerate(tried) if reached[i].isfinite()))
+            kept = next((length for length, k in flips if self._keep(some[i], length, tried[k][1][i], y[i])), np.inf)
+            settled.append(kept <= eps[i] < np.inf)
+        return some[np.array(settled, dtype=np.bool_)]
 
-    def _polish(self, x: Tensor, best: Tensor, y: Tensor, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _polish(self, x: Tensor, best: Tensor, y: Tensor, chosen: NDArray[np.int64]) -> list[tuple[Tensor, Tensor]]:
         """Walk back from each flip towards its clean image as far as it stays a flip at full precision.
 
         Steps back double until one fails, then the gap is halved. Where rounding lost the flip itself, a step beyond
-        it is tried first. Returns distances float64 [N], inf where nothing flips, and the images.
+        it is tried first. Returns what was tried: distances float64 [N], inf where it does not flip, and the images.
         """
         share = torch.ones(len(x), dtype=torch.float64, device=x.device)
         low, high, back = torch.zeros_like(share), torch.full_like(share, torch.inf), torch.full_like(share, 0.005)
-        nearest = x.clone()
-        reached = torch.full_like(share, torch.inf)
+        probes = []
         for _ in range(POLISH_PROBES):
             tried = (x + rows(share, x) * (best - x)).clamp(0, 1)
             self.forward[self.who[chosen], self.run[chosen]] += 1
             flips = self.engine.verified(tried, y)
-            length = exact_distance(x, tried, self.norm)
-            nearer = flips & (length < reached)
-            reached, nearest = torch.where(nearer, length, reached), torch.where(rows(nearer, x), tried, nearest)
+            probes.append((torch.where(flips, exact_distance(x, tried, self.norm), torch.inf), tried))
             high, low = torch.where(flips, share, high), torch.where(flips, low, torch.maximum(low, share))
             back = torch.where(flips & (low == 0), back * 2, back)
             beyond = torch.where(high.isfinite(), (low + high) / 2, share + 0.02)
             share = torch.where(low == 0, (high * (1 - back)).clamp_min(0), beyond)
-        return reached, nearest
+        return probes
 
     def _places(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Rows, and the samples in them, as index tensors."""
         device = self.work.x.device
         return torch.as_tensor(chosen, device=device), torch.as_tensor(self.who[chosen], device=device)
 
-    def _keep(self, row: int, reached: float, image: Tensor) -> None:
+    def _keep(self, row: int, reached: float, image: Tensor, y: Tensor) -> bool:
+        """Whether a flip of this row is one alone too, off the class ``y`` []; then it is kept if it is the nearest."""
         key = int(self.who[row]), int(self.run[row])
-        if key not in self.found or reached < self.found[key][0]:
-            self.found[key] = reached, image.clone()
+        if key in self.found and reached >= self.found[key][0]:
+            return True
+        self.forward[key] += 1
+        if not self.engine.alone(image, y):
+            return False
+        self.found[key] = reached, image.clone()
+        return True
 
     def _leave(self, place: int) -> Iterator[Finished]:
         """A sample's answer, from the runs that count."""
@@ -426,7 +451,9 @@ class _Flow:
         reached, nearest = min(flips, key=lambda flip: flip[0], default=(float("inf"), None))
         for run in range(self.runs):
             self.found.pop((place, run), None)
-        yield Finished(place, reached, nearest, forward, backward)
+        if self.odd[place, runs].any():
+            self.engine.not_finite.add(int(self.work.ids[place]))
+        yield Finished(place, reached, nearest, forward, backward, bool(self.led[place, runs].any()))
 
 
 def _strange(answer: Answer) -> NDArray[np.bool_]:
@@ -435,14 +462,6 @@ def _strange(answer: Answer) -> NDArray[np.bool_]:
     if answer.gradient is not None:
         peak = answer.gradient.flatten(1).abs().amax(1)
         strange |= ~torch.isfinite(peak) | (peak == 0)
-    return strange.cpu().numpy()
-
-
-def _not_finite(answer: Answer) -> NDArray[np.bool_]:
-    """Rows in which a logit or an entry of the gradient is NaN or infinite."""
-    strange = ~torch.isfinite(answer.logits).all(1)
-    if answer.gradient is not None:
-        strange |= ~torch.isfinite(answer.gradient).flatten(1).all(1)
     return strange.cpu().numpy()
 
 

@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         sample: its id.
         stage: the attack's name in its suite.
-        radius: that was searched; inf for a search for the nearest flip.
+        radius: that was searched; inf for a search for the nearest flip, 0 where no gradient said where to search.
         distance: of the nearest verified flip found; inf if none.
         forward, backward: passes spent.
     """
@@ -124,7 +124,7 @@ class Findings:
         it is the middle one of those below. Then, if the suite has a resolution, the middle of the gap.
         """
         if self.suite.nearest:
-            done = np.minimum.reduce(list(self.failed.values())) == np.inf
+            done = (np.minimum.reduce(list(self.failed.values())) == np.inf) | self._given_up()
             return np.where(chosen & ~done, np.inf, np.nan)
         survived, rising = self.survived(), np.asarray(sorted(radii))
         unsettled = (survived[:, None] < rising * (1 - ROUNDING)) & (rising * (1 + ROUNDING) < self.upper[:, None])
@@ -135,7 +135,12 @@ class Findings:
             gap = np.where(np.isfinite(self.upper), self.upper, 0.0) - survived
             wide = (count == 0) & (gap > self.suite.resolution * rising[-1]) & (survived < rising[-1])
             target = np.where(wide, survived + gap / 2, target)
-        return np.where(chosen, target, np.nan)
+        return np.where(chosen & ~self._given_up(), target, np.nan)
+
+    def _given_up(self) -> NDArray[np.bool_]:
+        """Samples on which an attack had nothing to go by, when all had their turn: what is open stays unknown."""
+        turns = np.array([self.failed[stage.name] for stage in self.suite.stages])
+        return np.asarray((turns == 0).any(0) & (turns >= 0).all(0))
 
 
 def search(
@@ -161,7 +166,7 @@ def search(
         some = work.take(torch.as_tensor(rows, device=work.x.device))
         eps = torch.as_tensor(radius[places][rows], device=work.x.device)
         for done in engine.flow(stage, some, norm, eps, seed):
-            at = float(radius[places[rows[done.place]]])
+            at = float(radius[places[rows[done.place]]]) if done.led else 0.0
             sample = int(some.ids[done.place])
             outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward)
             findings.add(outcome)
