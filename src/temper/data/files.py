@@ -17,7 +17,7 @@ from temper.errors import DataError
 MAX_BYTES = 2**28
 
 
-def check_bytes(size: int, where: str) -> None:
+def check_bytes(size: int, where: str | Path) -> None:
     """Raise DataError where a file has more bytes than the file of an image has."""
     if size > MAX_BYTES:
         raise DataError(f"{where}: has {size:,} bytes, an image may have {MAX_BYTES:,}: replace or remove it")
@@ -54,7 +54,7 @@ class FolderFiles:
     def open(self, index: int) -> IO[bytes]:
         """See :class:`Files`."""
         path = self.root / self.members[index]
-        check_bytes(path.stat().st_size, self.where(index))
+        check_bytes(path.stat().st_size, path)
         return path.open("rb")
 
     def where(self, index: int) -> str:

@@ -46,8 +46,8 @@ def walk(root: Path, refused: Callable[[OSError], None]) -> Walk:
 
 
 def _from_the_top(place: str) -> tuple[list[str], str]:
-    *folders, name = place.split("/")
-    return folders, name
+    folder, _, name = place.rpartition("/")
+    return folder.split("/") if folder else [], name
 
 
 class _Found:
