@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,7 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(reference, monkeypat
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from temper.benchmark import search
 from temper.benchmark.store import Store
 sys.path.insert(0, sys.argv[2])
@@ -192,7 +194,7 @@ def test_another_process_waits_for_the_result(reference, monkeypatch, tmp_path):
 def test_who_waits_heeds_ctrl_c(reference, monkeypatch, tmp_path):
     cell = reference[0]
     store = Store(tmp_path, create=True)
-    monkeypatch.setattr(module.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGINT)))
     with store.claimed(f"search-{search_name(cell)}", "another"), pytest.raises(Stopped, match="stopped"):
         searched(cell, store, tmp_path / "work" / "x")
 

@@ -154,3 +154,14 @@ def test_of_two_who_find_a_silent_claim_one_gets_it(tmp_path):
     assert place.replace("claims/work.json", b"old", b"one")
     assert not place.replace("claims/work.json", b"old", b"other")
     assert place.read("claims/work.json") == b"one" and len(list((tmp_path / "claims").iterdir())) == 1
+
+
+def test_what_nobody_holds_is_swept_away(holder, tmp_path, slow_to_give_up):
+    mine, others = Claims(Place(tmp_path), "claims"), Claims(Place(tmp_path), "claims")
+    assert others.take("other", "someone who lives")
+    mine.sweep("me")
+    assert {path.name for path in (tmp_path / "claims").iterdir()} == {"work.json", "other.json"}
+    holder.kill()
+    holder.wait()
+    mine.sweep("me")
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["other.json"]

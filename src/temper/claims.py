@@ -102,6 +102,12 @@ class Claims:
             if holder is None or holder.owner == owner:
                 self._place.remove(file)
 
+    def sweep(self, owner: str) -> None:
+        """Remove the claims that nobody holds any more: a process that is killed leaves its own."""
+        for name in (file.removesuffix(".json") for file in self._place.stamps(self._folder) if file.endswith(".json")):
+            if self.take(name, owner):
+                self.release(name, owner)
+
     def _take_over(self, file: str, owner: str, content: bytes) -> bool:
         try:
             held = self._place.read(file)

@@ -103,9 +103,10 @@ class Journal:
         self._claims.release(shard, self._worker)
 
     def close(self) -> None:
-        """Release what is held."""
+        """Release what is held, and what nobody holds any more."""
         for shard in list(self._held):
             self.release(shard)
+        self._claims.sweep(self._worker)
         if self._file:
             self._file.close()
             self._file = None
