@@ -81,7 +81,7 @@ def test_run_folder_holds_everything(reference: Run) -> None:
     files = {path.name for path in reference.folder.iterdir()}
     assert files == {
         "config.yaml", "run.json", "metrics.jsonl", "checkpoints", "model.json", "weights.safetensors",
-        "margins.parquet", "journal", "samples.npz", "report.html",
+        "margins.parquet", "journal", "samples.npz", "report.html", "trained-on.npy",
     }  # fmt: skip
     record = reference.record
     assert record["finished"] is True
@@ -436,8 +436,8 @@ def test_a_damaged_test_image_is_told_before_training(tmp_path: Path) -> None:
 
 def test_different_classes_in_the_test_data_are_refused(tmp_path: Path) -> None:
     images = np.zeros((6, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "other.npz", images=images, labels=np.arange(6) % 3)
-    with pytest.raises(ArgumentError, match="classes"):
+    np.savez(tmp_path / "other.npz", images=images, labels=np.arange(6) * 2)  # class 10, which digits do not have
+    with pytest.raises(ArgumentError, match="class '10'"):
         finetune(config(tmp_path / "run", data={"test": str(tmp_path / "other.npz")}))
     assert not (tmp_path / "run").exists()
 

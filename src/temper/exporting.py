@@ -21,7 +21,7 @@ from temper.models import Classifier
 from temper.prediction import Deployed, load_detector, names_of, run_folder, threat_of
 from temper.samples import from_dataset
 from temper.training.run import CONFIG, Run
-from temper.training.splits import load_splits
+from temper.training.splits import splits_of
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -148,7 +148,7 @@ def _trial_images(spec: str, classifier: Classifier) -> tuple[Tensor, str]:
     if folder is not None and (folder / CONFIG).exists():
         try:
             config = Run(folder).config
-            test = load_splits(config.data, config.seed).test.limit(CHECKED, 0)
+            test = splits_of(config).test.limit(CHECKED, 0)
             images = next(from_dataset(test, classifier).batches(len(test)))[0]
         except (TemperError, OSError) as error:
             why = f" (the run's test data cannot be loaded: {error})"

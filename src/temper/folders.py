@@ -22,6 +22,7 @@ from temper.samples import Samples
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
+from temper.training.seen import untrained
 
 EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
 
@@ -113,7 +114,7 @@ def load(
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
     classifier = evaluation.load_classifier(model, image_size, samples.few_images(dataset))
-    dataset = match_classes(dataset, data_spec, classifier, model)
+    dataset = untrained(match_classes(dataset, data_spec, classifier, model), model)
     return classifier, dataset if limit is None else dataset.limit(limit, seed)
 
 

@@ -32,7 +32,7 @@ from temper.threads import computing_with
 from temper.threat import Threat
 from temper.training.finetune import train_only
 from temper.training.run import Run
-from temper.training.splits import load_splits
+from temper.training.splits import splits_of
 
 Outcome = Literal["done", "failed", "elsewhere"]
 PUSH_SECONDS = 10.0
@@ -101,7 +101,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
         run = train_only(config.model_copy(update={"out": folder / "training"}))
         threads = run.config.threads
         classifier = evaluation.load_classifier(run.folder)
-        splits = load_splits(config.data, config.seed)
+        splits = splits_of(config)
         test = splits.test if cell.measure.limit is None else splits.test.limit(cell.measure.limit, 0)
         with computing_with(threads):
             tables = _measured(cell, store, folder, classifier, test)

@@ -38,7 +38,7 @@ from temper.threads import computing_with
 from temper.training.config import DataConfig, FinetuneConfig, OptimiserConfig, ScheduleConfig, resolve
 from temper.training.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.loop import Task, train
-from temper.training.splits import Splits, load_splits
+from temper.training.splits import Splits, splits_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -160,7 +160,7 @@ def _search(cell: Cell, store: Store, name: str, folder: Path, stop: Stop) -> di
     search, config = _settings(cell), resolve(_configuration(cell))
     folder.mkdir(parents=True, exist_ok=True)
     store.pull(folder.name, folder)
-    splits, space = load_splits(config.data, config.seed), _space(config.protocol.name)
+    splits, space = splits_of(config), _space(config.protocol.name)
     with _quiet():
         study = _study(folder / JOURNAL, search.reduction)
         with progress_bar(f"search {name}", search.trials, len(study.trials)) as bar:

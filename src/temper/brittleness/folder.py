@@ -32,6 +32,7 @@ from temper.models.features import features_and_logits
 from temper.samples import Samples, from_dataset, on_device
 from temper.threat import Threat
 from temper.training.run import CONFIG
+from temper.training.seen import digests, unseen
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def margins_into(
         return summary, False
     pseudo = None
     if training is not None:
-        pseudo = _pseudo_margin(folder / "pseudo-margin", classifier, training, asked)
+        pseudo = _pseudo_margin(folder / "pseudo-margin", classifier, training, digests(dataset), asked)
         if pseudo is None:
             return summary, False
         pseudo.save(folder / PSEUDO_MARGIN)
@@ -230,10 +231,14 @@ def _defences(
     return {"adaptive": {name: done[name] for name in scored}}
 
 
-def _pseudo_margin(folder: Path, classifier: Classifier, spec: str, asked: Asked) -> PseudoMargin | None:
-    """What is learned from the margins of training images; None where the search for those was stopped."""
+def _pseudo_margin(
+    folder: Path, classifier: Classifier, spec: str, measured_on: NDArray[np.uint64], asked: Asked
+) -> PseudoMargin | None:
+    """What is learned from the margins of training images, none of which it is measured on; None where the search for
+    those was stopped."""
     parts = data.available_splits(spec)
-    dataset = data.load(spec, split="train" if "train" in parts else None)
+    whole = data.load(spec, split="train" if "train" in parts else None)
+    dataset = unseen(whole, measured_on, "that the margins are measured on")
     dataset = dataset.limit(min(LEARNT_FROM, len(dataset)), asked.seed)
     make_folder(folder)
     measured = from_dataset(dataset, classifier)

@@ -15,6 +15,7 @@ from temper.errors import ArgumentError, EvidenceError
 from temper.files import write_json
 from temper.folders import make_folder, match_classes
 from temper.samples import few_images
+from temper.training.seen import untrained
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
 
@@ -66,9 +67,10 @@ def corruptions_into(
     _check_call(names, severities, preset, baseline, limit)
     against = None if baseline is None else read_baseline(baseline)
     make_folder(folder)
-    dataset = _load(data_spec, limit, seed)
+    dataset = _load(data_spec)
     classifier = evaluation.load_classifier(model, image_size, few_images(dataset))
-    dataset = match_classes(dataset, data_spec, classifier, model)
+    dataset = untrained(match_classes(dataset, data_spec, classifier, model), model)
+    dataset = dataset if limit is None else dataset.limit(limit, seed)
     if against is ALEXNET and dataset.num_classes != 1000:
         fix = f"is of ImageNet's 1,000 classes, {data_spec} has {dataset.num_classes}: name a folder measured on it"
         raise ArgumentError("baseline", baseline, fix)
@@ -112,10 +114,9 @@ def _check_call(
         raise ArgumentError("limit", limit, "give at least 1")
 
 
-def _load(data_spec: str, limit: int | None, seed: int) -> Dataset:
+def _load(data_spec: str) -> Dataset:
     parts = data.available_splits(data_spec)
-    dataset = data.load(data_spec, split="test" if "test" in parts else None)
-    return dataset if limit is None else dataset.limit(limit, seed)
+    return data.load(data_spec, split="test" if "test" in parts else None)
 
 
 def summarise(done: Measurement, plan: Plan, baseline: Baseline | None) -> dict[str, Any]:

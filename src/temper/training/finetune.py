@@ -29,7 +29,8 @@ from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
 from temper.training.run import CONFIG, Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
-from temper.training.splits import Splits, load_splits
+from temper.training.seen import SEEN, note_seen
+from temper.training.splits import Splits, splits_of
 
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
@@ -98,14 +99,14 @@ def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool,
     """The run of a resolved configuration with its training done, and its data."""
     check_folder(config.out, resume=resume, force=force)
     schedule = _check(config, schedule)
-    splits = load_splits(config.data, config.seed)
+    splits = splits_of(config)
     classifier = load_backbone(config, splits)
     if not resume:
         _check_readable(splits.validation, splits.test)
     if not (resume and (config.out / "model.json").exists()):
         rehearse(classifier, _few(splits.train, classifier), _smallest_part(config, len(splits.train)))
     run = open_run(config, resume=resume, force=force)
-    _note_data(run, splits)
+    _note_data(run, splits, config.model.name)
     if not (run.folder / "model.json").exists():
         with torch.random.fork_rng():
             _train(config, run, splits, classifier, schedule)
@@ -142,11 +143,13 @@ def _check_readable(*parts: Dataset) -> None:
             part.images[index]
 
 
-def _note_data(run: Run, splits: Splits) -> None:
-    """Record the split; a run that goes on must find the very same."""
+def _note_data(run: Run, splits: Splits, model: str) -> None:
+    """Record the split, and what was seen in training; a run that goes on must find the very same data."""
     record = splits.record()
     if run.record.get("data", record) != record:
         raise RunError(f"{run.folder}: the data changed since the run was started; restore them, or begin with --force")
+    if not (run.folder / SEEN).exists():
+        note_seen(run.folder, (splits.train, splits.validation), model)
     run.note(data=record)
 
 
@@ -227,7 +230,7 @@ def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classif
 
 def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stopped | NonFiniteLossError | None:
     """One of several processes: each loads data and backbone for itself; all of them end with the same news."""
-    splits = load_splits(config.data, config.seed)
+    splits = splits_of(config)
     try:
         schedule = make_schedule(config.schedule, config.seed)
         with computing_with(config.threads):

@@ -169,7 +169,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         if task.after_epoch:
             with _averaged(classifier, average):
                 task.after_epoch(classifier, epoch)
-        if _anyone(fabric, session.stop.requested) and epoch < task.config.epochs:
+        if _anyone(fabric, session.stop.requested):
             raise Stopped(f"{task.folder}: stopped after epoch {epoch}; --resume continues")
 
 

@@ -24,7 +24,7 @@ FREE_TO_CHANGE = {"out", "checkpoint_seconds", "loggers", "evaluation"}
 # The names of everything that Temper writes into a run's folder; wandb's and tensorboard's are folders.
 OWN = {
     CONFIG, RECORD, "metrics.jsonl", "checkpoints", "model.json", "weights.safetensors", "margins.parquet",
-    "journal", "samples.npz", "detector.json", "report.html", "tensorboard", "wandb", "mlflow.db",
+    "journal", "samples.npz", "trained-on.npy", "detector.json", "report.html", "tensorboard", "wandb", "mlflow.db",
 }  # fmt: skip
 
 

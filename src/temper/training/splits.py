@@ -1,6 +1,6 @@
 """Training, validation and test data of a run, and the record of how they were divided."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,8 @@ import numpy as np
 from temper import data
 from temper.data import Dataset
 from temper.errors import ArgumentError, DataError
-from temper.training.config import DataConfig
+from temper.training.config import DataConfig, FinetuneConfig
+from temper.training.seen import untrained
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,16 @@ class Splits:
         """What the run's folder says of the split: names, fingerprints, and the ids of every part."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part.describe() | {"ids": part.ids.tolist()} for name, part in parts.items()}
+
+
+def splits_of(config: FinetuneConfig) -> Splits:
+    """A run's data; images that the run it begins with was trained on are none of its test data.
+
+    Raises:
+        See :func:`load_splits`. DataError: that run was trained on all of the test data.
+    """
+    splits = load_splits(config.data, config.seed)
+    return replace(splits, test=untrained(splits.test, config.model.name))
 
 
 def load_splits(config: DataConfig, seed: int) -> Splits:

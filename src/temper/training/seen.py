@@ -1,0 +1,75 @@
+"""Which images a model was trained on: they never count as test images, whoever asks and whatever holds them."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temper.data import Dataset
+from temper.errors import DataError
+from temper.files import written
+
+log = logging.getLogger(__name__)
+
+SEEN = "trained-on.npy"
+
+
+def digests(dataset: Dataset) -> NDArray[np.uint64]:
+    """The first 8 bytes of each image's SHA-256 (of its file, or of its pixels in an array): uint64 [N]."""
+    contents = (hashlib.sha256(dataset.images.content(index)).digest()[:8] for index in range(len(dataset)))
+    return np.frombuffer(b"".join(contents), dtype="<u8").astype(np.uint64)
+
+
+def note_seen(folder: Path, parts: tuple[Dataset, ...], model: str) -> None:
+    """Write down what a run in ``folder`` is trained on: these parts, and what ``model``, which it begins with, was."""
+    seen = np.unique(np.concatenate([seen_by(model), *map(digests, parts)]))
+    with written(folder / SEEN) as unfinished, unfinished.open("wb") as file:
+        np.save(file, seen)
+
+
+def seen_by(model: str) -> NDArray[np.uint64]:
+    """Digests of the images that a model was trained on, as far as its run's folder tells; none for other models.
+
+    Raises:
+        DataError: the file that tells is damaged.
+    """
+    path = Path(model) / SEEN
+    if not path.is_file():
+        return np.empty(0, np.uint64)
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.uint64)
+    except (ValueError, EOFError, OSError):
+        raise DataError(f"{path}: is damaged; it says which images the run was trained on: restore it") from None
+
+
+def untrained(dataset: Dataset, model: str) -> Dataset:
+    """The test data without the images that a run was trained on; all of them for other models.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    return unseen(dataset, seen_by(model), f"that {model} was trained on")
+
+
+def unseen(dataset: Dataset, seen: NDArray[np.uint64], why: str) -> Dataset:
+    """The data without the images that are not to be in them, judged by their content, byte for byte.
+
+    Args:
+        dataset: to choose from.
+        seen: digests of the images to leave out.
+        why: they are left out, for the message, as "that RUN was trained on".
+
+    Raises:
+        DataError: nothing is left.
+    """
+    if not len(seen):
+        return dataset
+    fresh = ~np.isin(digests(dataset), seen)
+    if not fresh.any():
+        raise DataError(f"{dataset.name}: holds no images but those {why}; name other data")
+    if fresh.all():
+        return dataset
+    log.warning("%s: left out %d of %d images, those %s", dataset.name, (~fresh).sum(), len(fresh), why)
+    return dataset.subset(np.flatnonzero(fresh))
