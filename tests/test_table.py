@@ -215,7 +215,7 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "cannot be read" in refusal()  # missing
+    assert "is not there" in refusal()
     path.write_bytes(b"no parquet at all")
     assert "cannot be read as Parquet" in refusal()
     table().save(path)
