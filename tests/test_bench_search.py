@@ -29,7 +29,7 @@ from temper.interrupt import Stopped
 from temper.randomness import sample_keys
 from temper.training.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.loop import Task
-from temper.training.splits import load_splits
+from temper.training.splits import load_splits, splits_of
 
 TRIALS = 4
 DIGITS = TINY["datasets"]["digits"] | {"train_limit": 80, "validation_fraction": 0.04, "split_seed": 0}
@@ -232,12 +232,12 @@ def test_test_data_are_never_looked_at(monkeypatch, tmp_path, reference):
         def __getattr__(self, name):
             pytest.fail(f"test data: {name}")
 
-    def without_test(config, seed):
-        splits = load_splits(config, seed)
+    def without_test(config):
+        splits = splits_of(config)
         object.__setattr__(splits, "test", Untouchable())
         return splits
 
-    monkeypatch.setattr(module, "load_splits", without_test)
+    monkeypatch.setattr(module, "splits_of", without_test)
     found, _ = carried_out(cell, tmp_path)
     assert noted(found, cell) == noted(store, cell)
 
