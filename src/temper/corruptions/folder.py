@@ -4,18 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from temper import data, evaluation
 from temper.corruptions.baseline import ALEXNET, TABLE, Baseline, mce, read_baseline
 from temper.corruptions.figure import write_figure
 from temper.corruptions.measure import Measurement, Plan, each_corruption, guide, measure
 from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
 from temper.corruptions.table import CorruptionTable
-from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError
 from temper.files import write_json
-from temper.folders import make_folder, match_classes
-from temper.samples import few_images
-from temper.training.seen import untrained
+from temper.folders import load, make_folder
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
 
@@ -67,10 +63,7 @@ def corruptions_into(
     _check_call(names, severities, preset, baseline, limit)
     against = None if baseline is None else read_baseline(baseline)
     make_folder(folder)
-    dataset = _load(data_spec)
-    classifier = evaluation.load_classifier(model, image_size, few_images(dataset))
-    dataset = untrained(match_classes(dataset, data_spec, classifier, model), model)
-    dataset = dataset if limit is None else dataset.limit(limit, seed)
+    classifier, dataset = load(model, data_spec, limit, seed, image_size)
     if against is ALEXNET and dataset.num_classes != 1000:
         fix = f"is of ImageNet's 1,000 classes, {data_spec} has {dataset.num_classes}: name a folder measured on it"
         raise ArgumentError("baseline", baseline, fix)
@@ -112,11 +105,6 @@ def _check_call(
             raise ArgumentError(argument, value, "the preset guide has its own corruptions and severity, and no mCE")
     if limit is not None and limit < 1:
         raise ArgumentError("limit", limit, "give at least 1")
-
-
-def _load(data_spec: str) -> Dataset:
-    parts = data.available_splits(data_spec)
-    return data.load(data_spec, split="test" if "test" in parts else None)
 
 
 def summarise(done: Measurement, plan: Plan, baseline: Baseline | None) -> dict[str, Any]:
