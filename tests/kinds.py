@@ -256,6 +256,79 @@ class OneByOne(nn.Module):
         return self.head(x.view(1, 192))
 
 
+class Coupled(nn.Module):
+    """Gives an image other logits beside other images, or from pass to pass."""
+
+    def __init__(self, num_classes: int = 2, way: str = "norm") -> None:
+        super().__init__()
+        self.way = way
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8, track_running_stats=way != "norm")
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "extremes":
+            x = (x - x.amin()) / (x.amax() - x.amin())
+        if self.way == "noise":
+            x = x + 0.01 * torch.rand_like(x)
+        features = self.norm(self.conv(x)).relu().mean((2, 3))
+        if self.way == "attention":
+            features = features + 0.1 * torch.softmax(features @ features.T, 1) @ features
+        return self.head(features)
+
+
+def batch_norm() -> nn.Module:
+    return Coupled()
+
+
+def attention() -> nn.Module:
+    return Coupled(way="attention")
+
+
+def extremes() -> nn.Module:
+    return Coupled(way="extremes")
+
+
+def noise() -> nn.Module:
+    return Coupled(way="noise")
+
+
+def uncoupled() -> nn.Module:
+    return Coupled(way="none")
+
+
+class Flattened(nn.Module):
+    """A batch norm without running statistics over features alone: one image has no spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x.flatten(1)))
+
+
+class Squeezed(nn.Module):
+    """Forgets the batch where it is one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1)).squeeze()
+
+
+class Pairs(nn.Module):
+    """Takes two images at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.reshape(2, 192))
+
+
 class SmallAside(nn.Module):
     """An auxiliary head that takes larger images than the network does, and counts in train mode alone."""
 

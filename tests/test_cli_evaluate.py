@@ -23,7 +23,7 @@ from temper.cli import main
 from temper.errors import TemperWarning
 from temper.margins import EvidenceTable
 
-KEYS = {"model", "data", "clean_accuracy", "threats", "passes", "seconds", "table"}
+KEYS = {"model", "data", "clean_accuracy", "threats", "passes", "precision", "seconds", "table"}
 ESTIMATE = {"value", "low", "high", "n", "unknown"}
 FACTORY = """
 import torch

@@ -140,7 +140,7 @@ def test_no_name_is_markup_or_moves_the_cursor(name, capsys, monkeypatch):
     estimate = Value(0.5, 0.4, 0.6, 10)
     summary = {
         "model": {"spec": name}, "data": {"name": name, "n": 10}, "clean_accuracy": vars(estimate), "threats": [],
-        "passes": {"forward": 1, "backward": 1}, "seconds": 1.0, "table": name,
+        "passes": {"forward": 1, "backward": 1}, "precision": [], "seconds": 1.0, "table": name,
     }  # fmt: skip
     console.show_evaluation(summary, Path(name))
     out = said(capsys)

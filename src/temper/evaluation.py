@@ -27,7 +27,7 @@ from temper.margins.subset import SubsetEstimate, SubsetPlan
 from temper.margins.table import EvidenceTable, Provenance
 from temper.memory import fitting_batch
 from temper.models import Classifier
-from temper.precision import check_precision, full_precision, half
+from temper.precision import check_precision, full_precision, half, lower_inside
 from temper.progress import Bar, progress_bar
 from temper.samples import Samples, device_of, from_arrays, on_device
 from temper.threat import ROUNDING, Norm, Threat, parse_threats
@@ -67,11 +67,13 @@ class Clean:
         columns: those of an evidence table that do not depend on a search, [N] each.
         rivals: int64 [N, R], the likeliest classes other than the predicted one, likeliest first.
         classes: K.
+        inside: low precisions that the model computes in of its own accord.
     """
 
     columns: dict[str, NDArray[Any]]
     rivals: NDArray[np.int64]
     classes: int
+    inside: list[str]
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -183,7 +185,7 @@ def measure(
         radii={chosen.name: {str(norm): eps for norm, eps in radii.items()}},
         seeds=[seed],
         versions=[metadata.version("temper")],
-        precision=sorted(set(searched_in)),
+        precision=sorted({*searched_in, *(f"{lower} inside the model" for lower in clean.inside)}),
     )
     findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"]) for norm in radii}
 
@@ -384,7 +386,7 @@ def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) ->
     check_precision(model)
     names = ("sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3")
     parts: list[list[NDArray[Any]]] = []
-    classes = 0
+    classes, inside = 0, list[str]()
     for x, y, ids in on_device(model, samples.batches(batch_size)):
         with crafting(model), full_precision(x.device):
             logits = model(filled(x))
@@ -392,6 +394,8 @@ def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) ->
             fitness.check_logits(logits, y, ids)
             if not parts:
                 fitness.warn_if_unfit(model, x, y, logits, suite)
+                inside = lower_inside(model, x[:1])
+                fitness.warn_if_lower(inside)
         classes = logits.shape[1]
         # Stable, so that of classes with one logit the first comes first, as in every prediction.
         top, ranked = (each[:, : RIVALS + 1] for each in logits.double().sort(dim=1, descending=True, stable=True))
@@ -400,7 +404,7 @@ def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) ->
         parts.append([column.cpu().numpy() for column in columns])
     *columns_, rivals = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(columns_[0])
-    return Clean(dict(zip(names, (c[order] for c in columns_), strict=True)), rivals[order], classes)
+    return Clean(dict(zip(names, (c[order] for c in columns_), strict=True)), rivals[order], classes, inside)
 
 
 def _rows(clean: Clean, found: Findings, norm: Norm, seed: int) -> pd.DataFrame:

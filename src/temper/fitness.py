@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 TOLERATED = 0.005  # share of samples that a black-box attack may break alone before that is a sign
 
+# Largest change of a logit, as a share of the largest, in batches of one size: rounding comes to 1e-7.
+CONSTANT = 1e-4
 
 TELLING = {"Linf": 16 / 255, "L2": 2.0, "L1": 40.0}  # a radius at which accuracy that has not fallen yet is a sign
 
@@ -54,11 +56,7 @@ def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, suite:
         _warn(
             "the model's outputs are probabilities: attacks lose their gradient there; return logits, without softmax"
         )
-    change = float((model(x) - model(x)).abs().max())
-    if change > 1e-3 * float(logits.abs().max()):
-        _warn(f"the model is random: its logits change by {change:.2g} from pass to pass; switch its randomness off")
-    else:
-        _warn_if_batch_counts(model, x[:8], logits[:8])
+    warn_if_inconstant(model, x)
     if not reaches_pixels(model, x[:1]):
         cause = "no gradient reaches the pixels: detach(), no_grad, NumPy, JPEG or integers inside the model cut it off"
         if all(stage.attack.asks != "logits" for stage in suite.stages):
@@ -74,6 +72,16 @@ def warn_if_unfit(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, suite:
         )
 
 
+def warn_if_lower(inside: Sequence[str]) -> None:
+    """Warn of a model that computes in these low precisions of its own accord (:func:`precision.lower_inside`)."""
+    if inside:
+        _tell(
+            f"the model computes in {' and '.join(inside)} inside (autocast, or casts of its own), so its flips are "
+            "checked in that and not at full precision: every number is of the model rounded so; take that out of its "
+            "forward pass for those of its float32 weights"
+        )
+
+
 def warn_if_not_finite(count: int) -> None:
     """Warn of samples with logits or gradients, near them, that are NaN or infinite."""
     if count:
@@ -83,14 +91,50 @@ def warn_if_not_finite(count: int) -> None:
         )
 
 
-def _warn_if_batch_counts(model: nn.Module, x: Tensor, logits: Tensor) -> None:
-    """Warn where an image's logits depend on the other images of its batch, here on their negatives."""
-    change = float((model(torch.cat([x, 1 - x]))[: len(x)] - logits).abs().max())
-    if change > 1e-3 * float(logits.abs().max()):
-        _warn(
-            f"the model's outputs depend on the other images of the batch: its logits change by {change:.2g}; look for "
-            "batch norms without running statistics"
+@torch.no_grad()
+def warn_if_inconstant(model: nn.Module, x: Tensor) -> None:
+    """Warn where an image's logits change from pass to pass, or with the other images of its batch.
+
+    Args:
+        model: as it is measured or used, in eval mode.
+        x: some images, float [N, C, H, W] in [0, 1]; the more of 16 there are, the more shows.
+    """
+    images, others = _in_company(x)
+    logits = model(images)
+    noise = float((model(images) - logits).abs().max() / logits.abs().max())
+    if noise > CONSTANT:
+        _tell(
+            f"the model is random: its logits change by {100 * noise:.2g} % from pass to pass, so predictions do, too, and it "
+            "looks more robust than it is; switch its randomness off"
         )
+        return
+    same = len(images) - len(others)
+    moved = model(torch.cat([images[:same], others]).contiguous(memory_format=_layout_of(images)))
+    change = float((moved - logits)[:same].abs().max() / logits.abs().max())
+    if change > CONSTANT:
+        _tell(
+            f"the model's outputs depend on the other images of the batch: its logits change by {100 * change:.2g} %, so every "
+            "number changes with the batch size and with the images beside it; look for batch norms without running "
+            "statistics, and for sums, attention or scaling over the batch"
+        )
+
+
+def _in_company(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Images beside others of their kind, and images of another kind to put into those others' place.
+
+    The first half of the images stays; both batches have one size, in which kernels round alike. The images have less
+    contrast than those of the other kind, noise and negatives, so that their batches differ in extremes, too.
+    """
+    same = min(8, len(x))
+    paler = 0.25 + x / 2
+    images = paler[torch.arange(2 * same, device=x.device) % len(x)].contiguous(memory_format=_layout_of(x))
+    noise = torch.rand(images[:same].shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return images, torch.cat([noise[: (same + 1) // 2], 1 - images[(same + 1) // 2 : same]])
+
+
+def _layout_of(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def reaches_pixels(model: nn.Module, x: Tensor) -> bool:
@@ -147,4 +191,8 @@ def warn_if_flat(curve: Sequence[float], threats: Sequence[Threat]) -> None:
 
 
 def _warn(problem: str) -> None:
-    warnings.warn(f"{problem}; robustness will look higher than it is", TemperWarning, stacklevel=2)
+    _tell(f"{problem}; robustness will look higher than it is")
+
+
+def _tell(problem: str) -> None:
+    warnings.warn(problem, TemperWarning, stacklevel=3)

@@ -82,6 +82,7 @@ def evaluate_into(
         "clean_accuracy": done.table.clean_accuracy().to_json(),
         "threats": [_threat_summary(done.table, threat, wanted, suite) for threat in wanted],
         "passes": done.table.passes(),
+        "precision": done.table.provenance.precision,
         "seconds": done.seconds,
         "table": str(folder / TABLE),
     }

@@ -1,10 +1,13 @@
 """Low precision where the hardware computes it, true float32 where a number is claimed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from temper.errors import ModelError
 
@@ -47,3 +50,33 @@ def check_precision(model: nn.Module, name: str = "the model") -> None:
                 f"{name}: its {place} is {parameter.dtype}; evidence needs full precision, which is float32 here: give"
                 " model.float()"
             )
+
+
+class _Results(TorchDispatchMode):
+    """Notes the types of all floating-point tensors that operations give, below autocast and inside TorchScript."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, operation: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = operation(*args, **(kwargs or {}))
+        self.types.update(t.dtype for t in tree_leaves(given) if isinstance(t, Tensor) and t.dtype.is_floating_point)
+        return given
+
+
+@torch.no_grad()
+def lower_inside(model: nn.Module, x: Tensor) -> list[str]:
+    """Types below float32 in which a model computes of its own accord when it is asked at full precision, by name.
+
+    An autocast inside a model goes before the one around it, and casts go before both.
+
+    Args:
+        model: float [N, C, H, W] in [0, 1] to logits.
+        x: a few such images.
+    """
+    with full_precision(x.device), _Results() as results:
+        model(x)
+    return sorted(str(each).removeprefix("torch.") for each in results.types if each.itemsize < 4)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 from torch import Tensor, nn
 
-from temper import evaluation, models
+from temper import evaluation, fitness, models
 from temper.attacks.crafting import crafting
 from temper.attacks.engine import filled
 from temper.attacks.losses import predicted
@@ -39,6 +39,7 @@ from temper.threat import Threat, check_norm
 LARGEST_BATCH = 256  # more would only delay the first answer
 MIXED_BATCH = 32  # of a model that takes images of any size
 DECODERS = min(8, os.cpu_count() or 1)
+LOOKED_AT = 16  # images that show whether a model decides on each by itself
 QUIET_SECONDS = 3  # work that takes no longer shows no bar
 
 
@@ -291,10 +292,13 @@ class Predictor:
     def _outcomes(self, paths: Sequence[str], size: int, interrupted: Callable[[], bool]) -> Iterator[Outcome]:
         deployed = Deployed(self.classifier, self.detector.threshold if self.detector else None)
         pool = ThreadPoolExecutor(DECODERS)
+        looked = False
         try:
             loaded = _ahead(pool, self._load, paths, 2 * size)
             while not interrupted() and (batch := list(islice(loaded, size))):
-                yield from self._decide(deployed, batch)
+                outcomes = self._decide(deployed, batch)
+                looked = looked or self._look(batch, outcomes)
+                yield from outcomes
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -319,6 +323,18 @@ class Predictor:
             for place, outcome in zip(places, self._group(deployed, paths, images), strict=True):
                 outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def _look(self, batch: Sequence[Loaded], outcomes: Sequence[Outcome]) -> bool:
+        """Warn of a model that is random or whose outputs depend on the batch; whether any image could show it."""
+        decided = zip(batch, outcomes, strict=True)
+        images = [image for (_, image), made in decided if isinstance(made, Prediction) and isinstance(image, Tensor)]
+        alike = [image for image in images if image.shape == images[0].shape][:LOOKED_AT]
+        if not alike:
+            return False
+        x = _on_device(self.classifier, torch.stack(alike))
+        with crafting(self.classifier), full_precision(x.device):
+            fitness.warn_if_inconstant(self.classifier, x)
+        return True
 
     def _group(self, deployed: Deployed, paths: Sequence[str], images: Tensor) -> list[Outcome]:
         """The outcomes of images uint8 [N, C, H, W]."""
@@ -346,10 +362,15 @@ class Predictor:
 @torch.no_grad()
 def _forward(deployed: Deployed, images: Tensor) -> list[Tensor]:
     """What a model makes of images uint8 [N, C, H, W], computed as the clean pass of an evaluation is."""
-    place = torch.zeros(len(images), dtype=torch.int64)
-    x = next(on_device(deployed, iter([(images, place, place)])))[0]
+    x = _on_device(deployed, images)
     with crafting(deployed), full_precision(x.device):
         return [output[: len(x)].cpu() for output in deployed(filled(x))]
+
+
+def _on_device(model: nn.Module, images: Tensor) -> Tensor:
+    """Images uint8 [N, C, H, W] as the model takes them."""
+    place = torch.zeros(len(images), dtype=torch.int64)
+    return next(on_device(model, iter([(images, place, place)])))[0]
 
 
 def _ahead(

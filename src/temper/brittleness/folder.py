@@ -96,6 +96,7 @@ def margins_into(
         "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
         "threat": {"norm": chosen.norm, "eps": chosen.eps},
         "passes": done.table.passes(),
+        "precision": done.table.provenance.precision,
         "seconds": done.seconds,
         "table": str(folder / TABLE),
     }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from temper import models
+from temper import fitness, models
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import predicted
 from temper.corruptions.apply import CorruptedImages, check_corruption, corrupted, guide_preset
@@ -25,7 +25,9 @@ from temper.interrupt import Stop
 from temper.models import Classifier
 from temper.precision import full_precision
 from temper.progress import Bar, progress_bar
-from temper.samples import few_images
+from temper.samples import device_of, few_images
+
+LOOKED_AT = 16  # clean samples that show whether a model is fit to be measured
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def measure(
     ``save`` is called with the table after every corruption and severity. Ctrl-C and SIGTERM stop it; what is in
     work is lost then.
 
+    A model that is random, or whose outputs depend on the batch, is warned of.
+
     Raises:
         EvidenceError: ``known`` is of another model, data, preset, rule or seed.
         ModelError: the model gives no logits, or non-finite ones.
@@ -171,6 +175,8 @@ def measure(
         _check_same(known, table)
         table = known
     finished = set(table.cells())
+    if not finished.issuperset(plan.parts):
+        _look(model, dataset)
     done = sum(len(part) for cell, part in plan.parts.items() if cell in finished)
     complete = True
     with progress_bar("corruptions", sum(map(len, plan.parts.values())), done) as bar, Stop() as stop:
@@ -213,6 +219,18 @@ def _rows(part: Dataset, cell: Cell, predictions: NDArray[np.int64]) -> pd.DataF
 
 
 @torch.no_grad()
+def _look(model: nn.Module, dataset: Dataset) -> None:
+    """Raise, or warn, where a few clean samples show that no accuracy can be trusted."""
+    few = dataset.subset(np.arange(min(len(dataset), LOOKED_AT)))
+    device = device_of(model)
+    with crafting(model), full_precision(device):
+        for images in _batches(model, few, LOOKED_AT, 0):
+            x = images.to(device).float() / 255
+            _check_logits(model(x), len(x), few)
+            fitness.warn_if_inconstant(model, x)
+
+
+@torch.no_grad()
 def _predictions(
     model: nn.Module,
     part: Dataset,
@@ -224,7 +242,7 @@ def _predictions(
 ) -> NDArray[np.int64] | None:
     """The predicted classes of all samples, int64 [N]; None when it was stopped."""
     found = []
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    device = device_of(model)
     with crafting(model), full_precision(device):
         for images in _batches(model, part, batch_size, workers):
             if stop.requested:

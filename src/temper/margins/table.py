@@ -48,7 +48,8 @@ class Provenance:
         radii: suite to norm to the radii that were searched, rising.
         seeds: of the random starts.
         versions: of Temper.
-        precision: of the searches; every flip was checked at full precision.
+        precision: of the searches, and inside the model where it lowers its own; every flip was checked at what is full
+            precision but for that.
     """
 
     suites: Mapping[str, Any]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
-from temper.models.heads import SHAPE_REFUSALS, evaluating, takes
+from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, evaluating, takes
 from temper.models.outputs import Form, as_logits, form_of, main_output
 from temper.precision import check_precision
 
@@ -47,7 +47,7 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
         images: a few of them, float [N, C, H, W], anywhere.
 
     Raises:
-        ModelError: the model is not in float32, or takes one image at a time.
+        ModelError: the model is not in float32, or does not take both one image and several of this shape.
     """
     if isinstance(model, Classifier):
         return model
@@ -61,6 +61,8 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
     output, writes = _try(model, few)
     main = main_output(output, training=False)
     form = form_of(main) if isinstance(main, Tensor) and main.dim() and len(main) == len(few) else None
+    if form is not None:
+        check_one_by_one(model, few, form, type(model).__name__)
     if form not in (None, "logits"):
         log.info("%s: one %s per image, taken as that of class 1 of two", type(model).__name__, form)
     if not writes and main is output and form in (None, "logits"):
@@ -76,10 +78,13 @@ def _try(model: nn.Module, images: Tensor) -> tuple[Any, bool]:
         try:
             output = model(x)
         except SHAPE_REFUSALS as error:
-            if not takes(model, images[:1]):
-                raise
+            count, *shape = images.shape
+            size = "x".join(map(str, shape))
+            what = (
+                "takes one image at a time" if takes(model, images[:1]) else f"does not take {count} images of {size}"
+            )
             raise ModelError(
-                f"{type(model).__name__}: takes one image at a time ({str(error).partition(chr(10))[0]}); make or"
-                " export it for batches of any size"
+                f"{type(model).__name__}: {what} ({str(error).partition(chr(10))[0]}); make or export it for batches of"
+                " any size"
             ) from error
     return output, x._version != version

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from temper.errors import ModelError
-from temper.models.outputs import main_output
+from temper.models.outputs import Form, as_logits, main_output
 
 # What networks raise when an input's shape does not suit them.
-SHAPE_REFUSALS = (AssertionError, RuntimeError, ValueError)
+SHAPE_REFUSALS = (AssertionError, IndexError, RuntimeError, ValueError)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -79,6 +79,34 @@ def takes(network: nn.Module, images: Tensor) -> bool:
     except SHAPE_REFUSALS:
         return False
     return True
+
+
+def check_one_by_one(network: nn.Module, images: Tensor, form: Form, name: str) -> None:
+    """Raise unless a network that takes several images can be asked about one of them alone, in eval mode.
+
+    Args:
+        network: module from float NCHW images to its output.
+        images: that it takes, float [N, C, H, W].
+        form: how its output is to be read.
+        name: what to call it.
+
+    Raises:
+        ModelError: it refuses one image (batch norms without running statistics, a fixed batch), or forgets the batch.
+    """
+    fix = (
+        "every flip is checked alone: make it for batches of any size, batch norms with running statistics in eval mode"
+    )
+    try:
+        with evaluating(network), torch.no_grad():
+            logits = as_logits(network(images[:1].clone()), form)  # it may write into them
+    except SHAPE_REFUSALS as error:
+        raise ModelError(
+            f"{name}: does not take one image alone ({str(error).partition(chr(10))[0]}); {fix}"
+        ) from error
+    if isinstance(logits, Tensor) and (logits.dim() != 2 or len(logits) != 1):
+        raise ModelError(
+            f"{name}: gives {list(logits.shape)} for one image alone (a squeeze?), not [1, classes]; {fix}"
+        )
 
 
 @contextmanager

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from temper.errors import ArgumentError, ModelError
 from temper.models import bundled
-from temper.models.heads import SHAPE_REFUSALS, configured_head, evaluating, find_head, output_of, outputs_of, takes
+from temper.models.heads import (
+    SHAPE_REFUSALS,
+    check_one_by_one,
+    configured_head,
+    evaluating,
+    find_head,
+    output_of,
+    outputs_of,
+    takes,
+)
 from temper.models.onnx import read_onnx
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.weights import load_weights
@@ -329,11 +338,15 @@ def _accepted(
                     f"{spec}: takes one image at a time ({_first_line(error)}); make it for batches of any size"
                 ) from error
         else:
+            check_one_by_one(network, images, form, spec)
             return images, form
     tried = ", ".join("x".join(map(str, images.shape[1:])) for images in options[:4]) + " and so on" * (
         len(options) > 4
     )
-    raise ModelError(f"{spec}: does not take images of {tried} ({refusal}); give image_size, and mean and std for C")
+    raise ModelError(
+        f"{spec}: does not take images of {tried} ({refusal}); give image_size, mean and std for C, or make it for"
+        " batches of any size"
+    )
 
 
 def _options(image_size: int | None, channels: int | None, example: Tensor | None) -> Iterator[Tensor]:
