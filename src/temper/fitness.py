@@ -104,8 +104,8 @@ def warn_if_inconstant(model: nn.Module, x: Tensor) -> None:
     noise = float((model(images) - logits).abs().max() / logits.abs().max())
     if noise > CONSTANT:
         _tell(
-            f"the model is random: its logits change by {100 * noise:.2g} % from pass to pass, so predictions do, too, and it "
-            "looks more robust than it is; switch its randomness off"
+            f"the model is random: its logits change by {100 * noise:.2g} % from pass to pass, so predictions do, too, "
+            "and it looks more robust than it is; switch its randomness off"
         )
         return
     same = len(images) - len(others)
@@ -113,9 +113,9 @@ def warn_if_inconstant(model: nn.Module, x: Tensor) -> None:
     change = float((moved - logits)[:same].abs().max() / logits.abs().max())
     if change > CONSTANT:
         _tell(
-            f"the model's outputs depend on the other images of the batch: its logits change by {100 * change:.2g} %, so every "
-            "number changes with the batch size and with the images beside it; look for batch norms without running "
-            "statistics, and for sums, attention or scaling over the batch"
+            "the model's outputs depend on the other images of the batch: its logits change by "
+            f"{100 * change:.2g} %, so every number changes with the batch size and with the images beside it; look for "
+            "batch norms without running statistics, and for sums, attention or scaling over the batch"
         )
 
 
