@@ -114,8 +114,8 @@ def warn_if_inconstant(model: nn.Module, x: Tensor) -> None:
     if change > CONSTANT:
         _tell(
             "the model's outputs depend on the other images of the batch: its logits change by "
-            f"{100 * change:.2g} %, so every number changes with the batch size and with the images beside it; look for "
-            "batch norms without running statistics, and for sums, attention or scaling over the batch"
+            f"{100 * change:.2g} %, so every number changes with the batch size and with the images beside it; look "
+            "for batch norms without running statistics, and for sums, attention or scaling over the batch"
         )
 
 
