@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from temper import randomness
 from temper.attacks.apgd import APGD, checkpoints
 from temper.attacks.attack import input_gradient, perturb
+from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import cross_entropy, flipped, kl_divergence
 from temper.attacks.pgd import PGD
-from temper.threat import NORMS, distance
+from temper.threat import NORMS
 
 
 def pgd(model, x, y, eps, norm, *, steps, keys, step_size=None, loss=cross_entropy, keep_flips=False) -> Tensor:

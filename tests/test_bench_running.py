@@ -17,8 +17,9 @@ from temper.benchmark import driving, running
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.driving import run_grid
 from temper.benchmark.engines import Died, LocalEngine
+from temper.benchmark.outcomes import margins_of
 from temper.benchmark.progress import state
-from temper.benchmark.running import execute, margins_of
+from temper.benchmark.running import execute
 from temper.benchmark.spec import cells, read_spec
 from temper.benchmark.store import Store
 from temper.claims import started
@@ -264,6 +265,30 @@ def test_plan_tells_size_and_cost_and_knows_what_is_done(tmp_path, capsys, refer
     assert json.loads(capsys.readouterr().out)["hours"] is None  # nothing was measured: unknown, not guessed
     assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json", "--measure"]) == 0
     assert json.loads(capsys.readouterr().out)["hours"] > 0
+
+
+def test_results_are_read_without_torch(tmp_path, reference):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(tiny()))
+    place = ["--store", reference.place]
+    calls = [
+        ["--help"], ["--version"], ["finetune", "--help"], ["evaluate", "--help"],
+        ["bench", "status", str(path), *place],
+        ["bench", "query", "SELECT linf FROM results JOIN margins USING (run)", *place],
+        ["bench", "report", str(path), "--out", str(tmp_path / "site"), *place],
+    ]  # fmt: skip
+    code = (
+        "import sys; from temper import cli\n"
+        f"for call in {calls!r}:\n"
+        "    try:\n"
+        "        status = cli.main(call)\n"
+        "    except SystemExit as end:\n"
+        "        status = end.code\n"
+        "    assert not status and 'torch' not in sys.modules, (call, status, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "index.html").exists()
 
 
 def test_passes_are_counted_where_epsilon_is_above_zero():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from temper.attacks import engine as engines
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import Answer, Attack, input_gradient
+from temper.attacks.ball import distance
 from temper.attacks.engine import Engine, Work, filled
 from temper.attacks.fab import FABTargeted
 from temper.attacks.losses import cross_entropy, dlr_targeted, flipped
@@ -18,7 +19,6 @@ from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
-from temper.threat import distance
 from test_attacks import linear_case
 
 CE = Stage("apgd-ce", APGD(12))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from temper.attacks.ball import distance
 from temper.attacks.evasion import raise_score, sure_of_target
 from temper.margins.scores import logit_margin
-from temper.threat import distance
 
 
 def linear(classes: int = 3) -> nn.Module:

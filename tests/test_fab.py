@@ -7,10 +7,10 @@ from torch import Tensor
 
 import test_attacks
 from temper.attacks.attack import Attack, Model, Problem, State, ask, perturb
+from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
 from temper.attacks.fab import FAB, FABTargeted
 from temper.attacks.losses import flipped
-from temper.threat import distance
 from test_attacks import EVERY_NORM, Linear, images_of, keys_of, linear_case
 
 small, network = test_attacks.small, test_attacks.network  # fixtures

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import Tensor
 
+from temper.attacks.ball import distance
 from temper.attacks.hyperplane import step_to_plane
-from temper.threat import NORMS, distance
+from temper.threat import NORMS
 from test_attacks import distances_to_planes
 
 EVERY_NORM = pytest.mark.parametrize("norm", NORMS)

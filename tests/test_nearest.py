@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import test_attacks
 from temper.attacks.attack import Attack, Model, Problem, State, ask, perturb
+from temper.attacks.ball import distance, rows
 from temper.attacks.crafting import crafting
 from temper.attacks.fmn import FMN
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.tangent import PATIENCE, Tangent
-from temper.threat import distance, rows
 from test_attacks import EVERY_NORM, images_of, keys_of, linear_case
 
 small, network = test_attacks.small, test_attacks.network  # fixtures

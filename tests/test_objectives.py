@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from temper.attacks.losses import cross_entropy
-from temper.training.objectives import Name, make
+from temper.training.config import ObjectiveName
+from temper.training.objectives import make
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(6, 3, 4, 4, generator=GENERATOR)
@@ -63,7 +64,7 @@ CLEAN_FORMS = dict.fromkeys(FORMULAS, CE_CLEAN.mean()) | {"mart": boosted(P).mea
 
 
 def test_every_name_is_covered():
-    assert set(get_args(Name)) == set(FORMULAS)
+    assert set(get_args(ObjectiveName)) == set(FORMULAS)
 
 
 @pytest.mark.parametrize("name", FORMULAS)

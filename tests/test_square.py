@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 import test_attacks
 from temper.attacks.attack import Problem, State, ask, perturb
+from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square, _hills, sides
 from temper.errors import ArgumentError
-from temper.threat import NORMS, Norm, distance
+from temper.threat import NORMS, Norm
 from test_attacks import EPS, EVERY_NORM, images_of, keys_of, linear_case
 
 small, network = test_attacks.small, test_attacks.network  # fixtures

@@ -9,20 +9,9 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from temper import randomness
+from temper.attacks.ball import distance, project, random_point, steepest_step, within_box
 from temper.errors import ArgumentError
-from temper.threat import (
-    NORMS,
-    Threat,
-    check_norm,
-    distance,
-    format_eps,
-    parse_eps,
-    parse_threats,
-    project,
-    random_point,
-    steepest_step,
-    within_box,
-)
+from temper.threat import NORMS, Threat, check_norm, format_eps, parse_eps, parse_threats
 
 ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
 SLACK = 1e-5  # float32 rounding of images and of sums

@@ -410,12 +410,13 @@ def finetune_call(base: "FinetuneConfig | None" = None) -> type[Any]:
 
 def _finetune(arguments: list[str]) -> int:
     """Options come from the YAML file first and the command line second, through one schema."""
-    from temper.console import show_run
     from temper.training.config import read_config
-    from temper.training.finetune import finetune
 
     path = _option(arguments, "--config")
     call = parse(finetune_call(read_config(Path(path)) if path else None), arguments, "temper finetune")
+    from temper.console import show_run  # what trains takes seconds to import, which a wrong call need not wait for
+    from temper.training.finetune import finetune
+
     show_run(finetune(call.run, resume=call.resume, force=call.force))
     return DONE
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.ball import project, random_point, rows, steepest_step
 from temper.attacks.losses import Loss, cross_entropy, dlr_targeted, logit_difference_targeted
-from temper.threat import Norm, project, random_point, rows, steepest_step
+from temper.threat import Norm
 
 MOMENTUM = 0.75  # weight of the new step against the last move
 RHO = 0.75  # the step is halved when fewer than this share of steps raised the loss

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from temper import randomness
+from temper.attacks.ball import rows
 from temper.attacks.losses import Loss, flipped
-from temper.threat import Norm, rows
+from temper.threat import Norm
 
 Model = Callable[[Tensor], Tensor]
 State = dict[str, Tensor]

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -117,10 +117,15 @@ def _after_norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
     """What a batch-norm layer still does once its scale and shift are folded away: timm's also activates."""
 
     def forward(x: Tensor) -> Tensor:
-        activated: Tensor = norm.act(x) if isinstance(norm, BatchNormAct2d) else x
-        return activated
+        act: Any = norm.act if _named(norm, "BatchNormAct2d") else nn.Identity()
+        return act(x)
 
     return forward
+
+
+def _named(module: nn.Module, *names: str) -> bool:
+    """Whether a module is one of timm's layers of these names, told without the seconds that importing timm takes."""
+    return type(module).__name__ in names
 
 
 @torch.no_grad()
@@ -150,10 +155,10 @@ def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
             if inputs[0]._version == version:
                 found.append((conv, module))  # type: ignore[arg-type]
 
-    kinds = {nn.Conv2d, nn.BatchNorm2d, BatchNormAct2d}
+    kinds = {nn.Conv2d, nn.BatchNorm2d}
     # Subclasses may compute something else (weight standardisation, other padding), so types are matched exactly,
     # except that timm's convolution with TensorFlow padding changes the padding alone.
-    modules = [m for m in model.modules() if type(m) in kinds or type(m).__name__ == "Conv2dSame"]
+    modules = [m for m in model.modules() if type(m) in kinds or _named(m, "BatchNormAct2d", "Conv2dSame")]
     with ExitStack() as hooks, crafting(model):
         for module in modules:
             hooks.callback(module.register_forward_hook(record).remove)

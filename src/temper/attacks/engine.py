@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from temper import randomness
 from temper.attacks.attack import Answer, Problem, State, ask, learn
+from temper.attacks.ball import distance, exact_distance, into_ball, rows
 from temper.attacks.crafting import Fold, Pair, crafting, folded, lay_out
 from temper.attacks.losses import flipped, logit_difference
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
 from temper.precision import full_precision
-from temper.threat import Norm, distance, exact_distance, into_ball, rows
+from temper.threat import Norm
 
 # Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
 # multiple, so that results are bit for bit the same in every batch size.

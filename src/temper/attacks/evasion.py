@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from temper import randomness
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
+from temper.attacks.ball import exact_distance, into_ball, rows
 from temper.attacks.crafting import crafting
 from temper.precision import full_precision
-from temper.threat import Norm, exact_distance, into_ball, rows
+from temper.threat import Norm
 
 Scored = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.ball import distance, random_point, rows
 from temper.attacks.hyperplane import step_to_plane
 from temper.attacks.losses import logit_difference_targeted
 from temper.attacks.nearest import begin, keep_nearer
-from temper.threat import Norm, distance, random_point, rows
+from temper.threat import Norm
 
 DUAL = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}  # order of the norm that measures gradients
 

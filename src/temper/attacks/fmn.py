@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.ball import distance, project, rows, steepest_step, within_box
 from temper.attacks.losses import Loss, logit_difference, logit_difference_targeted
 from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer, near_start
-from temper.threat import Norm, distance, project, rows, steepest_step, within_box
+from temper.threat import Norm
 
 
 @dataclass(frozen=True)

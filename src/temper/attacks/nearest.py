@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from temper.attacks.attack import Problem, State
+from temper.attacks.ball import distance, random_point, rows
 from temper.attacks.losses import flipped
-from temper.threat import Norm, distance, random_point, rows
+from temper.threat import Norm
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}  # how gradients are measured
 TINY = 1e-30  # stands in for 0 in denominators

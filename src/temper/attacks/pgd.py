@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.ball import project, random_point, rows, steepest_step, within_box
 from temper.attacks.losses import Loss, cross_entropy
-from temper.threat import Norm, project, random_point, rows, steepest_step, within_box
+from temper.threat import Norm
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from temper import randomness
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.ball import distance, project, rows
 from temper.attacks.losses import Loss, dlr_targeted, logit_difference, logit_difference_targeted
 from temper.errors import ArgumentError
-from temper.threat import Norm, distance, project, rows
+from temper.threat import Norm
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries in 10,000 after which squares lose half
 TILES = 5  # tiles along the shorter side of the image, at the start in L2 and L1

@@ -10,10 +10,10 @@ from temper.attacks.attack import Attack
 from temper.attacks.fab import FABTargeted
 from temper.attacks.fmn import FMN
 from temper.attacks.losses import dlr_targeted, logit_difference_targeted
+from temper.attacks.names import check_suite
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.attacks.tangent import Tangent
-from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
 
 FP16 = (torch.float16,)  # 11 digits: enough to tell on which side of the boundary an image lies, nearly always
@@ -149,6 +149,4 @@ SUITES = {
 
 def get_suite(name: str) -> Suite:
     """The suite of that name; raises ArgumentError if there is none."""
-    if name not in SUITES:
-        raise ArgumentError("suite", name, f"choose one of {', '.join(SUITES)}")
-    return SUITES[name]
+    return SUITES[check_suite(name)]

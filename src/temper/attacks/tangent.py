@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
+from temper.attacks.ball import distance, rows, steepest_step, within_box
 from temper.attacks.losses import Loss, logit_difference_targeted
 from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer, near_start
-from temper.threat import Norm, distance, rows, steepest_step, within_box
+from temper.threat import Norm
 
 # How far beyond the plane a step aims, as a share of the plane's distance: a flip must be seen to count. Doubled after
 # every miss and halved after every flip, between these two, so that a boundary that bends away is crossed all the same.

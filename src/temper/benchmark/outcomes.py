@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from temper.benchmark.running import margins_of
 from temper.benchmark.spec import FACTORS, Cell
 from temper.benchmark.store import Store
 from temper.corruptions.table import CorruptionTable
+from temper.errors import EvidenceError, RunError
+from temper.margins import EvidenceTable
 from temper.margins.metrics import evidence
 
 
@@ -40,3 +41,16 @@ def _of_run(cell: Cell, store: Store) -> pd.DataFrame:
         corrupted = frame[frame["severity"] > 0].set_index("sample").sort_index()
         columns["common"] = (corrupted["label"] == corrupted["prediction"]).to_numpy(np.float64)
     return pd.DataFrame({name: cell.factors[name] for name in FACTORS} | {"sample": clean.index} | columns)
+
+
+def margins_of(store: Store, run: str, suite: str) -> EvidenceTable:
+    """The evidence that a run left.
+
+    Raises:
+        RunError: it is not there, or damaged.
+    """
+    with store.evidence("margins", f"{run}-{suite}") as path:
+        try:
+            return EvidenceTable.load(path)
+        except EvidenceError as error:
+            raise RunError(f"{store.place}: {error}") from None

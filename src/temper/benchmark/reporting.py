@@ -20,9 +20,8 @@ from temper.benchmark.leaderboard import (
     Value,
     write_leaderboard,
 )
-from temper.benchmark.outcomes import outcomes
+from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.progress import State, state
-from temper.benchmark.running import margins_of
 from temper.benchmark.spec import FACTORS, Cell, Measure, Spec
 from temper.benchmark.store import Store
 from temper.errors import EvidenceError

@@ -22,7 +22,7 @@ from temper.corruptions.measure import guide
 from temper.corruptions.measure import measure as measure_corruptions
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
-from temper.errors import EvidenceError, MissingExtraError, RunError, TemperError, TemperWarning, UnreachableError
+from temper.errors import EvidenceError, MissingExtraError, TemperError, TemperWarning, UnreachableError
 from temper.interrupt import Stopped
 from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
@@ -227,16 +227,3 @@ def _pushing(push: Callable[[], None]) -> Iterator[None]:
     except BaseException:
         push()
         raise
-
-
-def margins_of(store: Store, run: str, suite: str) -> EvidenceTable:
-    """The evidence that a run left.
-
-    Raises:
-        RunError: it is not there, or damaged.
-    """
-    with store.evidence("margins", f"{run}-{suite}") as path:
-        try:
-            return EvidenceTable.load(path)
-        except EvidenceError as error:
-            raise RunError(f"{store.place}: {error}") from None

@@ -18,12 +18,12 @@ from typing import Any, Literal, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from temper.attacks.suites import get_suite
+from temper.attacks.names import check_suite
 from temper.benchmark.presets import PRESETS
 from temper.errors import ArgumentError
 from temper.refusals import StrictNumbers, refusal
 from temper.threat import Threat, parse_threats
-from temper.training.config import FinetuneConfig, Seed, config_error, read_yaml, resolve
+from temper.training.config import FinetuneConfig, Seed, completed, config_error, read_yaml
 
 FACTORS = ("backbone", "dataset", "objective", "schedule", "protocol", "seed")
 NEAREST = "margin"  # the suite that searches the margins that tau is taken of
@@ -76,8 +76,7 @@ class Measure(_Part):
     @field_validator("suite")
     @classmethod
     def _known(cls, suite: str) -> str:
-        get_suite(suite)
-        return suite
+        return check_suite(suite)
 
     @cached_property
     def parsed(self) -> dict[str, Threat]:
@@ -447,7 +446,7 @@ def _resolved(config: FinetuneConfig) -> FinetuneConfig:
 
     One thread computes a run unless more are asked for: the same results on any number of workers.
     """
-    return resolve(config).model_copy(update={"precision": config.precision, "threads": config.threads or 1})
+    return completed(config).model_copy(update={"threads": config.threads or 1})
 
 
 def _matches(value: Any, wanted: Any) -> bool:

@@ -1,11 +1,19 @@
-"""Data sets: where images come from, how they are divided, and what a training step sees of them."""
+"""Data sets: where images come from, how they are divided, and what a training step sees of them.
+
+What needs torch is loaded when it is first used: a benchmark's results are read without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from temper.data.dataset import ArrayImages, Dataset, Images
 from temper.data.files import FileImages
 from temper.data.parts import SplitName
-from temper.data.pixels import AUGMENTATIONS, Augmentation, Pixels
 from temper.data.sources import available_splits, load
 from temper.data.splits import split
+
+if TYPE_CHECKING:
+    from temper.data.pixels import AUGMENTATIONS, Augmentation, Pixels
 
 __all__ = [
     "AUGMENTATIONS",
@@ -20,3 +28,9 @@ __all__ = [
     "load",
     "split",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AUGMENTATIONS", "Augmentation", "Pixels"):
+        return getattr(import_module("temper.data.pixels"), name)
+    raise AttributeError(f"module 'temper.data' has no attribute {name!r}")

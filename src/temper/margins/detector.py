@@ -6,21 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
-from torch import Tensor
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.files import write_json
 from temper.margins import intervals
 from temper.margins.brittleness import brittleness
 from temper.margins.intervals import LEVEL, Estimate
-from temper.margins.scores import logit_margin
 from temper.margins.table import EvidenceTable
 from temper.threat import Threat, parse_threats
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 DETECTOR = "detector.json"  # where a folder keeps one
@@ -134,12 +135,14 @@ class BrittlenessDetector:
             samples=tuple(found.sample.tolist()),
         )
 
-    def flag(self, logits: Tensor) -> Tensor:
+    def flag(self, logits: "Tensor") -> "Tensor":
         """Which decisions are flagged as brittle: logits [N, K] -> bool [N].
 
         Raises:
             ArgumentError: logits that are not numbers, or of a single class.
         """
+        from temper.margins.scores import logit_margin  # evidence is read without torch
+
         return logit_margin(logits) <= self.threshold
 
     def detect(self, table: EvidenceTable) -> Detection:

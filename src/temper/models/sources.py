@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -104,6 +103,8 @@ def from_timm(
     for argument, instead in {"num_classes": "num_classes", "img_size": "image_size"}.items():
         if argument in model_args:
             raise ArgumentError("model_args", dict(model_args), f"give {instead} by itself, not in here")
+    from timm import create_model
+
     config = timm_config(name)
     if pretrained and not config.has_weights:
         raise ModelError(f"timm:{name}: timm has no weights for it; use weights='none' or timm:{name}@FILE")
@@ -117,7 +118,7 @@ def from_timm(
 
     def create(**more: Any) -> nn.Module:
         try:
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments, **more)
+            network: nn.Module = create_model(name, pretrained=pretrained, **arguments, **more)
         except OSError as error:  # what the hub's client raises without network and cache
             raise ModelError(_fetch_by_hand(name, config)) from error
         except TypeError as error:
@@ -176,6 +177,8 @@ def _first_line(error: Exception) -> str:
 
 def timm_config(name: str) -> Any:
     """timm's configuration of a network; a ModelError that names the nearest where there is none."""
+    import timm  # seconds, which no other network need wait for
+
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         known = timm.list_models()

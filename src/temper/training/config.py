@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import torch
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
@@ -12,11 +11,9 @@ from tyro.constructors import PrimitiveConstructorSpec
 from temper.calls import LARGEST, Count, Helpers, Pixels, Processes, Seed
 from temper.errors import ArgumentError
 from temper.files import written
-from temper.precision import computes_bf16
 from temper.refusals import StrictNumbers, refusal
 from temper.text import masked
 from temper.threat import Norm, parse_eps
-from temper.training import objectives
 from temper.training.schedules import PATIENCE, TOLERANCE
 
 Epsilon = Annotated[
@@ -35,6 +32,7 @@ Epsilon = Annotated[
 # One number, or one per channel.
 Statistic = Annotated[tuple[float, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float) else v)]
 
+ObjectiveName = Literal["at", "standard", "trades", "trades-guide", "mart"]
 DEFAULT_BETA = {"trades": 6.0, "trades-guide": 1.0, "mart": 5.0}
 DEFAULT_SCHEDULE: dict[str, dict[str, float]] = {
     "hinge": {"start": 0.25, "end": 0.75},
@@ -147,7 +145,7 @@ class ScheduleConfig(Section):
 class ObjectiveConfig(Section):
     """What training minimises."""
 
-    name: objectives.Name = "at"
+    name: ObjectiveName = "at"
     """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
     beta: float | None = Field(None, ge=0)
     """Weight of the KL term: trades 6, trades-guide 1, mart 5 by default."""
@@ -286,8 +284,8 @@ def write_config(config: FinetuneConfig, path: Path) -> None:
         unfinished.write_text(masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)))
 
 
-def resolve(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration with every default that depends on other values, or on the machine, filled in."""
+def completed(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with every default that depends on other values filled in."""
     attack, objective, schedule = config.attack, config.objective, config.schedule
     if attack.random_start is None:
         start = attack.name == "pgd" or objective.name == "trades"
@@ -297,19 +295,21 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     if objective.beta is None and objective.name in DEFAULT_BETA:
         objective = objective.model_copy(update={"beta": DEFAULT_BETA[objective.name]})
     missing = {k: v for k, v in DEFAULT_SCHEDULE.get(schedule.name, {}).items() if getattr(schedule, k) is None}
-    precision = config.precision
+    schedule = schedule.model_copy(update=missing)
+    return config.model_copy(update={"attack": attack, "objective": objective, "schedule": schedule})
+
+
+def resolve(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with every default that depends on other values, or on the machine, filled in."""
+    import torch  # seconds, which a benchmark that is only looked at need not wait
+
+    from temper.precision import computes_bf16
+
+    precision, threads = config.precision, config.threads or max(torch.get_num_threads() // config.devices, 1)
     if precision == "auto":
         device = "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
         precision = "bf16" if computes_bf16(device) else "fp32"
-    return config.model_copy(
-        update={
-            "attack": attack,
-            "objective": objective,
-            "schedule": schedule.model_copy(update=missing),
-            "precision": precision,
-            "threads": config.threads or max(torch.get_num_threads() // config.devices, 1),
-        }
-    )
+    return completed(config).model_copy(update={"precision": precision, "threads": threads})
 
 
 #: A file of settings is no larger, and its aliases stand for no more values: 445 bytes of nested ones can take 2 GB.

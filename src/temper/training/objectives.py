@@ -7,15 +7,14 @@ then nothing is attacked, and every objective below is what remains of it for x_
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from temper.attacks.losses import Loss, cross_entropy, kl_divergence
+from temper.training.config import ObjectiveName
 
-Name = Literal["at", "standard", "trades", "trades-guide", "mart"]
 Model = Callable[[Tensor], Tensor]
 Attack = Callable[[Tensor, Tensor, Loss], Tensor]
 
@@ -125,7 +124,7 @@ def _boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits, y) - torch.log1p(-others.clamp_max(1 - 1e-6))
 
 
-def make(name: Name, craft_logits: Model, beta: float | None, label_smoothing: float) -> Objective:
+def make(name: ObjectiveName, craft_logits: Model, beta: float | None, label_smoothing: float) -> Objective:
     """The objective of a configuration, which has checked the options; ``beta`` None takes the objective's own."""
     weight = {} if beta is None else {"beta": beta}
     match name:

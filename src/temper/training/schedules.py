@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from temper import randomness
 from temper.errors import ArgumentError
 
 PATIENCE = 5  # epochs without progress after which validation accuracy counts as converged (section 6, "auto")
@@ -77,6 +76,7 @@ class EpsilonSchedule:
     @classmethod
     def uniform(cls, seed: int = 0) -> "EpsilonSchedule":
         """One draw from [0, 1) per epoch, the same for the same seed and epoch (Table 8)."""
+        from temper import randomness  # and with it torch, which no other schedule needs
 
         def rule(epoch: float, epochs: int, validation: Sequence[float]) -> float:
             return randomness.number(seed, "epsilon schedule", math.ceil(epoch)) / 2**63
