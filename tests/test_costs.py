@@ -1,24 +1,129 @@
-"""What a suite is said to cost, against what it takes where nothing can be broken."""
+"""What a search is said to cost at most, against the passes that searches of many kinds really took."""
+
+import warnings
+from dataclasses import replace
 
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from temper import evaluate
-from temper.attacks.suites import get_suite
-from temper.benchmark.costs import _suite_passes
-from test_engine import Watched, work_for
+from temper.attacks.apgd import APGD
+from temper.attacks.engine import Engine
+from temper.attacks.fab import FABTargeted
+from temper.attacks.losses import logit_difference_targeted
+from temper.attacks.pgd import PGD
+from temper.attacks.search import Findings, search
+from temper.attacks.square import Square
+from temper.attacks.suites import CLOSER, SUITES, Stage, Suite, get_suite
+from temper.attacks.tangent import Tangent
+from temper.benchmark.costs import search_passes
+from temper.threat import NORMS
+from test_engine import Work
+
+SIZES = {"Linf": 0.05, "L2": 0.5, "L1": 5.0}
 
 
-@pytest.mark.parametrize("suite", ["fast", "margin", "apgd", "pgd"])
-@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
-def test_a_search_takes_no_more_passes_than_planned(suite, norm):
-    model = Watched()
-    work = work_for(model, 3)
-    frame = evaluate(model, work.x, work.y, f"{norm}:1e-6", suite=suite).frame
-    forward, backward = _suite_passes(get_suite(suite), [norm])
-    assert 0 < frame["forward"].max() <= forward
-    assert frame["backward"].max() <= backward
+class Bumpy(nn.Module):
+    """A small network that, by wish, is hard on a search.
+
+    Args:
+        classes: K.
+        lying: in low precision its logits tell of flips that are none, ever surer, so that each is checked.
+        lost: share of the images on which low precision has no numbers.
+        alone: an image alone is of the first class, so that every flip is refused in the end.
+    """
+
+    def __init__(self, classes: int, *, lying: bool, lost: float, alone: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(classes)
+        self.weight = nn.Parameter(torch.randn(48, classes, generator=generator))
+        self.lying, self.lost, self.alone, self.asked = lying, lost, alone, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        logits = (3 * x.flatten(1).float()).sin() @ self.weight.float()
+        if torch.is_autocast_enabled("cpu"):
+            if self.lying:
+                logits = logits + self.asked * torch.arange(logits.shape[1])
+            logits = torch.where(x[:, :1, 0, 0] < self.lost, torch.nan, logits)
+        sure = torch.eye(logits.shape[1])[:1] * 1e3
+        return logits + sure * (self.alone and len(x) == 1)
 
 
-def test_the_passes_that_checks_take_are_counted():
-    assert _suite_passes(get_suite("margin"), ["Linf"])[0] >= 114
-    assert _suite_passes(get_suite("standard"), ["Linf"])[0] >= 7810
+def most(suite: Suite, model: nn.Module, norm: str, radii: list[float], half: torch.dtype | None) -> tuple[int, int]:
+    """The most passes that a search took of a sample."""
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ranked = model(torch.cat([x, x])).argsort(1, descending=True)[:5]
+    work = Work(x, ranked[:, 0], torch.arange(5), ranked[:, 1:])
+    found = Findings(suite.in_norm(norm), work.ids.numpy())
+    list(search(Engine(model, [], 16, half=half), work, norm, radii, found, 0))
+    return int(found.forward.max()), int(found.backward.max())
+
+
+STAGES = [
+    Stage("apgd", APGD(4), bears=(torch.bfloat16,)),
+    Stage("apgd-t", APGD(3, runs=3, climbs=logit_difference_targeted), bears=(torch.bfloat16,)),
+    Stage("pgd", PGD(3, runs=2)),
+    Stage("fab", FABTargeted(3, runs=2), random_start=False, bears=(torch.bfloat16,)),
+    Stage("square", Square(6), bears=(torch.bfloat16,)),
+]
+NEAREST = [
+    Stage("tangent", Tangent(4, runs=3), random_start=False),
+    Stage("fab", FABTargeted(3, runs=2), random_start=False, norms=("L2", "L1")),
+]
+
+
+@st.composite
+def suites(draw: st.DrawFn) -> Suite:
+    """Suites as there may be."""
+    if draw(st.booleans()):
+        return Suite("nearest", tuple(draw(st.permutations(NEAREST))))
+    stages = tuple(draw(st.lists(st.sampled_from(STAGES), min_size=1, max_size=4, unique=True)))
+    if len(stages) == 1 and draw(st.booleans()):
+        return Suite("one", stages, resolution=draw(st.sampled_from([1 / 4, 1 / 10, 1 / 64])))
+    return Suite("ball", stages, closer=draw(st.sampled_from([None, replace(CLOSER, attack=Tangent(3))])))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    suite=suites(),
+    norm=st.sampled_from(NORMS),
+    shares=st.lists(st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.8, 1.0, 3.0]), min_size=1, max_size=5, unique=True),
+    classes=st.integers(2, 6),
+    half=st.sampled_from([None, torch.bfloat16]),
+    lying=st.booleans(),
+    lost=st.sampled_from([0.0, 0.3, 1.1]),
+    alone=st.booleans(),
+)
+def test_no_search_takes_more_passes_than_planned(suite, norm, shares, classes, half, lying, lost, alone):
+    model = Bumpy(classes, lying=lying, lost=lost, alone=alone)
+    forward, backward = most(suite, model, norm, [SIZES[norm] * share for share in shares], half)
+    planned = search_passes(suite, {norm: len(shares)})
+    assert 0 < forward <= planned[0]
+    assert backward <= planned[1]
+
+
+@pytest.mark.parametrize("suite", sorted(set(SUITES) - {"standard"}))  # 5,000 queries of Square, but the same stages
+@pytest.mark.parametrize("norm", NORMS)
+def test_nor_do_the_suites_that_there_are(suite, norm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        radii = [SIZES[norm] * share for share in (0.2, 0.6, 1.0)]
+        spent = most(get_suite(suite), Bumpy(5, lying=True, lost=0.2, alone=False), norm, radii, torch.bfloat16)
+    planned = search_passes(get_suite(suite), {norm: 3})
+    assert spent[0] <= planned[0]
+    assert spent[1] <= planned[1]
+
+
+def test_what_is_planned_is_reached_where_everything_goes_wrong():
+    """The bound is no looser than it must be: each question is checked, and its flip refused alone."""
+    suite = Suite("square", (Stage("square", Square(6), bears=(torch.bfloat16,)),))
+    planned = search_passes(suite, {"Linf": 1})
+    assert planned == (2 * (6 + 2 * 7), 0)
+    assert search_passes(suite, {"Linf": 3, "L2": 1}) == (4 * planned[0], 0)
+    assert search_passes(get_suite("margin"), {"Linf": 9}) == (3 * (30 + 16), 3 * 30)
+    one = Suite("apgd", (Stage("apgd", APGD(10)),), resolution=1 / 64)
+    assert search_passes(one, {"L2": 1}) == (7 * (11 + 2 * 12), 7 * 11)

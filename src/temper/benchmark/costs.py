@@ -1,10 +1,12 @@
 """Passes that a run takes, counted from its configuration."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, log2
 
 from temper.attacks.engine import POLISH_PROBES
-from temper.attacks.suites import Suite, get_suite
+from temper.attacks.suites import Stage, Suite, get_suite
 from temper.benchmark.spec import NEAREST, Cell
 from temper.threat import Norm
 from temper.training.finetune import make_schedule
@@ -20,9 +22,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes of one run, each of one sample: forward and backward ones of training and, about, of measuring.
+    """Passes of one run, each of one sample: forward and backward ones of training and, at most, of measuring.
 
-    A sample that an attack breaks early costs less than its budget; repeated checks and searches can cost more.
+    Measuring mostly costs a fraction of that: a sample that survives the largest radius is searched once, one that
+    breaks costs less than an attack's budget, and hardly any check is repeated.
     """
 
     train_forward: int
@@ -32,7 +35,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """All of them, where no attack breaks anything."""
+        """All of them, at most."""
         return self.train_forward + self.train_backward + self.measure_forward + self.measure_backward
 
 
@@ -46,8 +49,8 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
     per_sample = config.epochs + attacked * (branches - 1)
     forward = per_sample + attacked * (steps + extra)
     measured = min(cell.measure.limit or sizes.test, sizes.test)
-    searched = _suite_passes(get_suite(cell.measure.suite), [threat.norm for threat in cell.measure.searched])
-    nearest = _suite_passes(get_suite(NEAREST), ["Linf"])
+    searched = search_passes(get_suite(cell.measure.suite), Counter(t.norm for t in cell.measure.searched))
+    nearest = search_passes(get_suite(NEAREST), {"Linf": 1})
     tau = min(cell.measure.tau, sizes.test)
     looks = 1 + (2 if cell.measure.corruptions else 0)
     return Cost(
@@ -68,17 +71,30 @@ def _attacked_epochs(cell: Cell) -> float:
     return config.epochs * sum(fraction > 0 for fraction in fractions) / moments
 
 
-def _suite_passes(suite: Suite, norms: Iterable[Norm]) -> tuple[int, int]:
-    """Forward and backward passes of one sample through all stages, once per threat, with the checks at each run's end.
+def search_passes(suite: Suite, radii: Mapping[Norm, int]) -> tuple[int, int]:
+    """The most forward and backward passes that a search of one sample can take, at so many radii in each norm.
 
-    Checks of images that flipped in the search alone, and runs that low precision had no numbers for, come on top.
+    Only a batch that did not fit into memory, and is begun again, comes on top.
     """
-    forward = backward = 0
-    for norm in norms:
-        for stage in suite.in_norm(norm).stages:
-            attack = stage.attack
-            # A run's best image is checked in its batch and alone; the nearest flip is first brought closer.
-            checks = 2 * POLISH_PROBES if attack.nearest else 2
-            forward += attack.runs * (attack.passes(1)[0] + checks)
-            backward += 0 if attack.asks == "logits" else attack.runs * attack.queries
-    return forward, backward
+    spent = []
+    for norm, count in radii.items():
+        own = suite.in_norm(norm)
+        # Every search settles a radius, and then halves what lies between flip and survival, down to the resolution.
+        halvings = 0 if own.resolution is None else ceil(-log2(own.resolution))
+        searches = 1 if own.nearest else count + halvings
+        spent += [_stage_passes(stage, limited=not own.nearest) for stage in own.stages] * searches
+        spent += [_stage_passes(own.closer, limited=False)] if own.closer else []
+    return sum(forward for forward, _ in spent), sum(backward for _, backward in spent)
+
+
+def _stage_passes(stage: Stage, *, limited: bool) -> tuple[int, int]:
+    """The most that all runs of a stage take of one sample; ``limited`` where it searches a ball."""
+    attack = stage.attack
+    backward = attack.runs * (0 if attack.asks == "logits" else attack.queries)
+    forward = attack.runs * attack.passes(1)[0]
+    if limited:  # any question, and the run's end, may lead to an image that is checked in its batch and then alone
+        forward += attack.runs * 2 * (attack.queries + 1)
+    if attack.nearest:  # a flip is brought closer, and what that tried is asked about alone, the nearest first
+        forward += attack.runs * 2 * POLISH_PROBES
+    again = 2 if stage.bears else 1  # what a low precision has no numbers for begins again at full precision
+    return again * forward, again * backward
