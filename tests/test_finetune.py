@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+import tiny
 from temper import models
 from temper.errors import ArgumentError, DataError, NonFiniteLossError, RunError
 from temper.interrupt import Stopped
@@ -375,13 +376,60 @@ def test_moving_average_is_what_is_saved(tmp_path: Path, reference: Run) -> None
     assert 0 < (mean - own).norm() < (own - start).norm()
 
 
-def test_non_finite_loss_stops_with_step_samples_and_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"at step \d+, on samples \[.*last good checkpoint: ") as caught:
-        finetune(config(tmp_path / "run", optimiser={"backbone_lr": 1e30, "head_lr": 1e30}))
-    assert "none yet" not in str(caught.value)
+def poisoned(out: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A run whose numbers cease to be finite in its second epoch, or sooner."""
+    if way == "rate":
+        return config(out, optimiser={"backbone_lr": 1e30, "head_lr": 1e30})
+    if way == "bf16":
+        return config(out, precision="bf16", optimiser={"backbone_lr": 1e20, "head_lr": 1e20})
+    forward, asked = tiny.Tiny.forward, []
+
+    def spoilt(self: tiny.Tiny, x: torch.Tensor) -> torch.Tensor:
+        logits = forward(self, x)
+        asked.extend([1] * self.training)
+        if not self.training or len(asked) < 6:
+            return logits
+        if way == "loss":
+            return logits * torch.nan
+        if way == "gradient":
+            return logits + (logits * 0).abs().sqrt()  # whose slope at 0 is no number
+        self.norm.running_var.data.fill_(torch.inf)
+        return logits
+
+    monkeypatch.setattr(tiny.Tiny, "forward", spoilt)
+    return config(out)
+
+
+@pytest.mark.parametrize(
+    ("way", "cause"),
+    [
+        ("rate", "the loss is nan|a gradient is not finite|is not finite after the update"),
+        ("bf16", "the loss is (nan|inf)|a gradient is not finite|is not finite after the update"),
+        ("loss", "the loss is nan, on samples "),
+        ("gradient", r"a gradient is not finite \(the loss is \d"),
+        ("statistics", "norm.running_var is not finite after the update"),
+    ],
+)
+def test_what_is_not_finite_ends_training_in_one_line(way, cause, tmp_path, monkeypatch) -> None:
+    with pytest.raises(NonFiniteLossError, match=rf"stops in epoch \d at step \d+: .*({cause})") as caught:
+        finetune(poisoned(tmp_path / "run", way, monkeypatch))
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 500
+    assert "lower optimiser.backbone_lr" in said
     good = last_checkpoint(tmp_path / "run" / "checkpoints")
-    assert good is not None
-    assert all(tensor.isfinite().all() for tensor in load_file(good / "model.safetensors").values())
+    assert f"last good checkpoint: {good or 'none yet'}" in said
+    assert good is not None or way in ("rate", "bf16")
+    if good is not None:
+        assert all(tensor.isfinite().all() for tensor in load_file(good / "model.safetensors").values())
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_a_last_update_that_spoils_the_weights_is_no_finished_run(tmp_path: Path) -> None:
+    """No later loss tells of it."""
+    one = config(tmp_path / "run", epochs=1, batch_size=90, optimiser={"backbone_lr": 1e37, "head_lr": 1e37})
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1 at step 1: logits on \d+ of 29 validation samples .*none yet"):
+        finetune(one)
 
 
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:

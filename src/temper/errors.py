@@ -50,7 +50,8 @@ class UnreachableError(TemperError, OSError):
 
 
 class NonFiniteLossError(TemperError, ArithmeticError):
-    """Training met a loss that is not finite; the message names step, samples and the last good checkpoint."""
+    """Training met a loss, gradients or weights that are not finite; the message names epoch, step and the last good
+    checkpoint."""
 
 
 class MissingExtraError(TemperError, ImportError):

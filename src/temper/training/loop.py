@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ from temper.training.optimisation import MovingAverage, lr_share, make_optimiser
 from temper.training.schedules import EpsilonSchedule
 
 log = logging.getLogger(__name__)
+
+NAMED = 5  # samples of a batch that an error names
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
         within: of the larger work that this training is a part of, which catches the signals and shows the progress.
 
     Raises:
-        NonFiniteLossError: a loss is not finite; nothing is updated with it.
+        NonFiniteLossError: a loss or gradient is not finite, and nothing is updated with it; or weights are not, and no
+            checkpoint holds them.
         Stopped: a signal asked to stop; a checkpoint was saved first.
     """
     config = task.config
@@ -140,6 +144,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
     model, optimiser = fabric.setup(classifier, optimiser)
 
     def save() -> None:
+        _check_weights(session)
         if fabric.is_global_zero:
             progress.metrics_bytes = session.metrics.flush()
             state = average.state if average else None
@@ -152,7 +157,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         started = time.monotonic()
         eps, lr = train_epoch(session, phase, epoch, model, optimiser, average, save)
         with _averaged(classifier, average):
-            accuracy = _accuracy(session)
+            accuracy = _accuracy(session, epoch)
         samples, correct, loss = progress.epoch_sums
         progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
         progress.validation.append(accuracy)
@@ -314,12 +319,27 @@ def _check_finite(session: Session, sums: Tensor, epoch: int, index: int) -> Non
     gradients = [p.grad.norm() for p in session.classifier.parameters() if p.grad is not None]
     if torch.isfinite(sums).all() and torch.isfinite(torch.stack(gradients)).all():
         return
-    task, (samples, _, loss) = session.task, sums.tolist()
-    good = last_checkpoint(task.checkpoints)
-    raise NonFiniteLossError(
-        f"loss is {loss / samples} and its gradient not finite at step {session.progress.step + 1}, on samples "
-        f"{task.train.ids[_epoch_batches(task, epoch)[index]].tolist()}; last good checkpoint: {good or 'none yet'}; "
-        "lower optimiser.backbone_lr and optimiser.head_lr, set optimiser.clip_norm, or use precision fp32"
+    samples, _, loss = sums.tolist()
+    ids = session.task.train.ids[_epoch_batches(session.task, epoch)[index]].tolist()
+    batch = f"{str(ids[:NAMED])[:-1]}, ...]" if len(ids) > NAMED else str(ids)
+    what = f"a gradient is not finite (the loss is {loss / samples:.4g})" if isfinite(loss) else f"the loss is {loss}"
+    raise _not_finite(session, epoch, session.progress.step + 1, f"{what}, on samples {batch}")
+
+
+def _check_weights(session: Session) -> None:
+    """Raise rather than save weights or batch-norm statistics that are not finite: the last update spoilt them."""
+    for name, tensor in session.classifier.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            step = session.progress.step
+            epoch = -(-step // session.task.steps_per_epoch)
+            raise _not_finite(session, epoch, step, f"{name} is not finite after the update")
+
+
+def _not_finite(session: Session, epoch: int, step: int, what: str) -> NonFiniteLossError:
+    good = last_checkpoint(session.task.checkpoints)
+    return NonFiniteLossError(
+        f"training stops in epoch {epoch} at step {step}: {what}; last good checkpoint: {good or 'none yet'}; lower "
+        "optimiser.backbone_lr and optimiser.head_lr, set optimiser.clip_norm, or use precision fp32"
     )
 
 
@@ -358,16 +378,25 @@ def _example(pixels: Pixels, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(session: Session) -> float:
-    """Clean accuracy on the validation data, shared out over the processes."""
+def _accuracy(session: Session, epoch: int) -> float:
+    """Clean accuracy on the validation data, shared out over the processes, after an epoch.
+
+    Raises:
+        NonFiniteLossError: it gives logits there that are not finite, whatever the training loss was.
+    """
     fabric, dataset = session.fabric, session.task.validation
     pixels = Pixels(dataset, session.classifier.image_size, session.classifier.channels)
     mine = range(fabric.global_rank, len(dataset), fabric.world_size)
     workers = session.task.config.data.workers
-    correct = torch.zeros((), device=fabric.device)
+    correct, lost = torch.zeros(2, device=fabric.device)
     with crafting(session.classifier, session.pairs) as model, fabric.autocast():
         for images, labels, _ in DataLoader(pixels, sampler=mine, batch_size=256, num_workers=workers):
-            correct += (predicted(model(to_pixels(images, fabric.device))) == labels.to(fabric.device)).sum()
+            logits = model(to_pixels(images, fabric.device))
+            correct += (predicted(logits) == labels.to(fabric.device)).sum()
+            lost += (~torch.isfinite(logits)).any(1).sum()
+    if count := int(_summed(fabric, lost).item()):
+        what = f"logits on {count} of {len(dataset)} validation samples are not finite"
+        raise _not_finite(session, epoch, session.progress.step, what)
     return _summed(fabric, correct).item() / len(dataset)
 
 
