@@ -21,6 +21,8 @@ from temper.report import (
     write_report,
 )
 from temper.report.figures import PALETTE, magnified_difference, run_colour
+from temper.report.style import CSS
+from temper.report.views import format_distance
 
 VOID = {"meta", "img", "rect", "wbr"}
 
@@ -110,7 +112,7 @@ def test_figures_and_pictures_have_alternative_texts_and_captions(tmp_path):
     images = page.all("img")
     assert len(images) == 2 + 3  # accuracy curve, training, and one sample's strip
     assert all(image["alt"] for image in images)
-    assert any("fixed: 80.0" in i["alt"] and "8.00/255" in i["alt"] for i in images)
+    assert any("fixed: 80.0" in i["alt"] and "8/255" in i["alt"] for i in images)
     assert len(page.all("figcaption")) == len(page.all("figure")) == 3
     assert len(page.all("caption")) == 1
 
@@ -154,7 +156,7 @@ def test_the_pictures_are_the_images(tmp_path):
     first, second, difference = (np.asarray(Image.open(BytesIO(base64.b64decode(u.split(",")[1])))) for u in urls)
     assert (first[..., :3] == 100).all() and (second[..., :3] == 104).all()
     assert (difference[..., :3] > 250).all()
-    assert "tabby_cat" in page.text and "4.00/255" in page.text and "× 31" in page.text
+    assert "tabby_cat" in page.text and "Linf 4/255" in page.text and "× 31" in page.text
 
 
 @pytest.mark.parametrize("path", ["file/report.html", "folder"])
@@ -217,6 +219,27 @@ def test_accuracy_curve_in_other_norms_is_in_pixel_units_and_marks_unknown_hollo
     assert [marker.get_markerfacecolor() for marker in markers] == [PALETTE[0], "white"]
 
 
+def test_between_the_radii_searched_a_band_holds_what_is_unknown_and_the_line_what_is_known():
+    curve = {0.0: Value(0.9, 0.8, 1.0, 50), 0.5: Value(0.1, 0.0, 0.2, 50)}
+    known, open_ = Value(0.3, 0.2, 0.4, 50), Value(0.1, 0.0, 0.95, 50, unknown=0.7)
+    (axes,) = accuracy_curve([view(curves={"L2": curve}, bands={"L2": {0.1: known, 0.3: open_}})], "L2").axes
+    line, *markers = axes.lines
+    np.testing.assert_allclose(line.get_xdata(), [0, 0.1, 0.5])
+    np.testing.assert_allclose(line.get_ydata(), [0.9, 0.3, 0.1])
+    assert [marker.get_xdata()[0] for marker in markers] == [0, 0.5]
+    vertices = axes.collections[0].get_paths()[0].vertices
+    assert any(np.allclose(vertex, [0.3, 0.95]) for vertex in vertices)
+
+
+@pytest.mark.parametrize(
+    ("distance", "norm", "words"),
+    [(4 / 255, "Linf", "4/255"), (2.31 / 255, "Linf", "2.31/255"), (0.1 / 255, "Linf", "0.1/255"), (0, "Linf", "0/255"),
+     (10 / 255, "Linf", "10/255"), (0.5, "L2", "0.5"), (12.0, "L1", "12"), (0.1234, "L2", "0.123")],
+)  # fmt: skip
+def test_distances_are_written_without_idle_zeros(distance, norm, words):
+    assert format_distance(distance, norm) == words
+
+
 def test_training_curves_share_the_epochs_and_draw_epsilon_under_them():
     figure = training_curves([view(), view("other")])
     accuracy, loss, eps, lr = figure.axes
@@ -254,3 +277,8 @@ def test_figures_leave_matplotlib_settings_alone():
     before = dict(matplotlib.rcParams)
     accuracy_curve([view()], "Linf")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_cards_in_a_grid_stand_in_line():
+    spaced, level = CSS.find(".card + .card {"), CSS.find(".samples .card { margin-top: 0; }")
+    assert 0 < spaced < level  # of two rules as specific as each other, the later one holds

@@ -25,6 +25,7 @@ from temper.training.run import CONFIG, Run
 from temper.training.seen import untrained
 
 EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
+BAND = 32  # steps in which a report shows intervals between the radii searched
 
 
 def save_examples(path: Path, examples: Sequence[Example], class_names: Sequence[str]) -> None:
@@ -239,6 +240,7 @@ def view(folder: Path, name: str) -> RunView:
         facts=_facts(table, run),
         table=subset or headline(table),
         curves={} if subset else _curves(table),
+        bands={} if subset else _curves(table, BAND),
         history=_history(run) if run else (),
         samples=_samples(folder / EXAMPLES),
         brittleness=brittleness_view(folder, table, _samples(folder / ENDS)),
@@ -289,11 +291,15 @@ def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
     return sorted((check_norm(norm), suite, found) for suite, norms in radii.items() for norm, found in norms.items())
 
 
-def _curves(table: EvidenceTable) -> dict[str, dict[float, Value]]:
-    """One curve per norm; of several suites, that of the one that searched at most radii."""
+def _curves(table: EvidenceTable, even: int = 0) -> dict[str, dict[float, Value]]:
+    """One curve per norm; of several suites, that of the one that searched at most radii.
+
+    Its points are 0 and the radii searched, or ``even`` steps up to the largest of them.
+    """
     curves = {}
     for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
-        points = zip([0.0, *radii], table.accuracy_curve(norm, [0.0, *radii], suite), strict=True)
+        grid = [radii[-1] * step / even for step in range(1, even)] if even else [0.0, *radii]
+        points = zip(grid, table.accuracy_curve(norm, grid, suite), strict=True)
         curves[norm] = {eps: Value(**vars(estimate)) for eps, estimate in points}
     return {norm: curves[norm] for norm in sorted(curves)}
 

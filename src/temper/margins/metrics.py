@@ -94,19 +94,21 @@ def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | 
     Raises:
         ArgumentError: eps is negative. EvidenceError: see :func:`evidence`.
     """
-    if not eps >= 0:
-        raise ArgumentError("eps", eps, "must be at least 0")
-    found = evidence(table, norm, suite)
-    if eps == 0:
-        return intervals.share(found.correct)
-    return intervals.share(found.robust(eps), found.unknown(eps))
+    return accuracy_curve(table, norm, [eps], suite)[0]
 
 
 def accuracy_curve(
     table: "EvidenceTable", norm: str, radii: Sequence[float], suite: str | None = None
 ) -> list[Estimate]:
-    """Robust accuracy at each radius; 0 gives clean accuracy."""
-    return [robust_accuracy(table, norm, eps, suite) for eps in radii]
+    """Robust accuracy at each radius; 0 gives clean accuracy. Raises as :func:`robust_accuracy`."""
+    for eps in radii:
+        if not eps >= 0:
+            raise ArgumentError("eps", eps, "must be at least 0")
+    found = evidence(table, norm, suite)
+    return [
+        intervals.share(found.robust(eps), found.unknown(eps)) if eps else intervals.share(found.correct)
+        for eps in radii
+    ]
 
 
 def expected_robustness(

@@ -65,7 +65,8 @@ def run_colour(index: int) -> str:
 def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     """Accuracy against epsilon in ``norm``, one line per run that has it, with the 95 % intervals as bands.
 
-    A point is hollow where some samples are unknown.
+    A point is hollow where some samples are unknown. Between the curve's points the line follows the run's bands where
+    they leave no more unknown than the points do, and is straight elsewhere.
 
     Raises:
         ArgumentError: when no view has a curve in this norm.
@@ -82,8 +83,12 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
         eps = [_eps_in_shown_unit(radius, norm) for radius in radii]
         points = [curve[radius] for radius in radii]
         colour = run_colour(index)
-        axes.fill_between(eps, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.2, linewidth=0)
-        axes.plot(eps, [p.value for p in points], color=colour, linestyle=_run_line(index))
+        band = dict(sorted({**view.bands.get(norm, {}), **curve}.items()))
+        ends = [point.low for point in band.values()], [point.high for point in band.values()]
+        axes.fill_between([_eps_in_shown_unit(radius, norm) for radius in band], *ends, color=colour, alpha=0.2, lw=0)
+        worst = max(point.unknown for point in points)
+        line = {_eps_in_shown_unit(radius, norm): each.value for radius, each in band.items() if each.unknown <= worst}
+        axes.plot([*line], [*line.values()], color=colour, linestyle=_run_line(index))
         for i in range(0, len(points), math.ceil(len(points) / _MOST_MARKERS)):
             face = "white" if points[i].unknown > 0 else colour
             axes.plot(eps[i], points[i].value, _run_marker(index), color=colour, markerfacecolor=face, markersize=5)

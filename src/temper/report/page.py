@@ -160,7 +160,7 @@ def _figures(views: Sequence[RunView]) -> str:
             accuracy_curve(views, norm),
             _curve_in_words(views, norm),
             f"<b>Accuracy against perturbation size in {escape(norm)}.</b> At 0 it is the clean accuracy."
-            " Bands are 95 % intervals.",
+            " Bands are 95 % intervals; between the points they hold what was not searched there.",
         )
         for norm in norms
     ]

@@ -45,6 +45,7 @@ figure { margin: 0; }
 figcaption { margin-top: 8px; }
 
 .samples { display: grid; gap: 12px; }
+.samples .card { margin-top: 0; }
 .samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
 .strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; }
 .strip div { font-size: .78rem; line-height: 1.35; color: var(--soft); overflow-wrap: anywhere; }

@@ -128,6 +128,7 @@ class RunView:
         facts: what was run (model, data, objective, schedule, seed, versions ...), in order of display.
         table: column name ("clean accuracy", "robust accuracy at Linf 8/255", ...) to its value.
         curves: norm to the accuracy curve in that norm, epsilon (0: clean accuracy) to robust accuracy.
+        bands: norm to the same at more radii, for the intervals between those of the curve.
         history: the training, epoch by epoch.
         samples: images with their nearest found adversarial images.
         brittleness: of its decisions; None where it was not measured.
@@ -138,6 +139,7 @@ class RunView:
     facts: Mapping[str, str] = field(default_factory=dict)
     table: Mapping[str, Value] = field(default_factory=dict)
     curves: Mapping[str, Mapping[float, Value]] = field(default_factory=dict)
+    bands: Mapping[str, Mapping[float, Value]] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     samples: Sequence[SampleView] = ()
     brittleness: BrittlenessView | None = None
@@ -145,5 +147,6 @@ class RunView:
 
 
 def format_distance(distance: float, norm: str) -> str:
-    """Distance or epsilon in words: "2.31/255" in Linf (the field's unit there), "0.500" elsewhere."""
-    return f"{distance * 255:.2f}/255" if norm == "Linf" else f"{distance:.3f}"
+    """Distance or epsilon in words: "2.31/255" in Linf (the field's unit there), "0.5" elsewhere."""
+    number = f"{distance * 255:.2f}" if norm == "Linf" else f"{distance:.3f}"
+    return number.rstrip("0").rstrip(".") + "/255" * (norm == "Linf")
