@@ -7,7 +7,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from temper.models.heads import (
     outputs_of,
     takes,
 )
+from temper.models.hub import prompt_hub
 from temper.models.onnx import read_onnx
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.weights import load_weights
@@ -118,7 +119,8 @@ def from_timm(
 
     def create(**more: Any) -> nn.Module:
         try:
-            network: nn.Module = create_model(name, pretrained=pretrained, **arguments, **more)
+            with prompt_hub() if pretrained else nullcontext():
+                network: nn.Module = create_model(name, pretrained=pretrained, **arguments, **more)
         except OSError as error:  # what the hub's client raises without network and cache
             raise ModelError(_fetch_by_hand(name, config)) from error
         except TypeError as error:

@@ -1,0 +1,69 @@
+"""Pretrained weights without a network: told at once, and taken from the cache where they are there."""
+
+import errno
+import logging
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from email.message import Message
+
+import pytest
+from huggingface_hub import constants
+
+from temper.errors import ModelError
+from temper.models import sources
+from temper.models.hub import answers, prompt_hub
+
+URL = "https://huggingface.co"
+
+
+def refuse(monkeypatch, error):
+    def urlopen(*_, **__):
+        raise error
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+
+
+@pytest.mark.parametrize(
+    ("error", "answered"),
+    [
+        (urllib.error.URLError(socket.gaierror(-2, "Name or service not known")), False),
+        (urllib.error.URLError(ConnectionRefusedError()), False),
+        (urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable")), False),
+        (urllib.error.URLError(TimeoutError()), False),
+        (TimeoutError(), False),
+        (urllib.error.URLError(ssl.SSLCertVerificationError()), True),  # the hub's client may know the certificate
+        (urllib.error.HTTPError(URL, 403, "forbidden", Message(), None), True),
+    ],
+)
+def test_a_server_answers_unless_there_is_no_way_to_it(monkeypatch, error, answered):
+    refuse(monkeypatch, error)
+    assert answers(URL) == answered
+
+
+@pytest.mark.parametrize("ends", [None, ValueError("x")])
+def test_the_hubs_client_is_left_as_it_was(monkeypatch, ends):
+    refuse(monkeypatch, TimeoutError())
+    before = logging.getLogger("huggingface_hub").level, constants.HF_HUB_OFFLINE
+    try:
+        with prompt_hub():
+            assert constants.HF_HUB_OFFLINE
+            if ends:
+                raise ends
+    except ValueError:
+        pass
+    assert (logging.getLogger("huggingface_hub").level, constants.HF_HUB_OFFLINE) == before
+
+
+def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, tmp_path, caplog, capfd):
+    refuse(monkeypatch, urllib.error.URLError(socket.gaierror(-2, "Name or service not known")))
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)  # what the client does between two tries
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"timm:resnet18.a1_in1k: its weights are not in the cache.*copy") as caught:
+        sources.from_timm(
+            "resnet18.a1_in1k", pretrained=True, num_classes=None, image_size=None, model_args={}
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert waits == [] and caplog.records == [] and capfd.readouterr().err == ""
