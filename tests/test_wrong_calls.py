@@ -1,5 +1,7 @@
 """Every wrong call is one clear line on stderr and status 2."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,21 @@ def test_every_command_and_option_has_wrong_calls() -> None:
     assert set(RIGHT) == set(commands())
     assert len(calls) > 500
     assert {" ".join(call.words[:2]) if call.words[0] == "bench" else call.words[0] for call in calls} >= set(RIGHT)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_wraps_descriptions_and_keeps_no_line_breaks_of_the_source(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command.split(), "--help"])
+    lines = [line.strip("│ \t") for line in capsys.readouterr().out.splitlines()]
+    assert ended.value.code == 0
+    for broken, rest in itertools.pairwise(lines):  # a text that goes on in the next line, far from the edge
+        goes_on = re.search(r"[a-z,]$", broken) and re.match("[a-z]", rest) and not broken.startswith("-")
+        assert not goes_on, (broken, rest)
+
+
+def test_the_commands_stand_in_line():
+    table = [line for line in cli.USAGE.splitlines() if line.startswith("  ")]
+    starts = {re.match(r"  \S+ +", line).end() for line in table}
+    assert len(table) == 10 and len(starts) == 1

@@ -74,11 +74,30 @@ def parse(command: Callable[..., T], words: Sequence[str], program: str) -> T:
     """
     known = [*options(command)]
     _check_words(words, known)
+    if {"-h", "--help"}.intersection(words):
+        _unfold(command)
     try:
         with tyro_errors.on_parse_error(partial(_refuse, words, known)):
             return tyro.cli(command, args=words, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
     except ValidationError as error:
         raise _of_option(refusal(error)) from None
+
+
+def _unfold(command: Callable[..., Any]) -> None:
+    """Make each description one line, which the help wraps; tyro would keep the line breaks of the source."""
+    import docstring_parser  # tyro's own reader, which only help takes
+
+    for kind in typing.get_type_hints(command).values():
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            _unfold(kind)
+    if isinstance(command, type) and issubclass(command, BaseModel):
+        for option in command.model_fields.values():
+            option.description = " ".join((option.description or "").split()) or None
+    elif dataclasses.is_dataclass(command):
+        told = {each.arg_name: each.description or "" for each in docstring_parser.parse_from_object(command).params}
+        for field in dataclasses.fields(command):
+            if field.name in told:
+                field.metadata = types.MappingProxyType({"help": " ".join(told[field.name].split())})
 
 
 def _check_words(words: Sequence[str], known: Sequence[Option]) -> None:

@@ -31,18 +31,19 @@ DONE, FAILED, WRONG_CALL, STOPPED = 0, 1, 2, 3
 
 USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
 
-  demo       fine-tune a bundled network three ways on real images, measure it, and write a report (about 3 minutes)
-  finetune   make a pretrained classifier robust on your data
-  evaluate   measure how robust a classifier is
+  demo         fine-tune a bundled network three ways on real images, measure it, and write a report (about 2 minutes)
+  finetune     make a pretrained classifier robust on your data
+  evaluate     measure how robust a classifier is
   corruptions  measure accuracy under noise, blur, weather and compression
-  margins    measure how near decisions are to changing, and fit a detector of brittle ones
-  predict    classify images, and say which decisions are brittle
-  export     write a model as one ONNX or torch.export file
-  bench      compare backbones, losses, schedules and protocols over data sets: plan, run, report, advise
-  merge      join evidence tables of one model on one data set
-  report     one HTML report of one or several result folders
+  margins      measure how near decisions are to changing, and fit a detector of brittle ones
+  predict      classify images, and say which decisions are brittle
+  export       write a model as one ONNX or torch.export file
+  bench        compare backbones, losses, schedules and protocols over data sets: plan, run, report, advise
+  merge        join evidence tables of one model on one data set
+  report       one HTML report of one or several result folders
 
-exit status: 0 done; 1 failed; 2 the call is wrong; 3 stopped early, everything saved, the same command continues
+exit status: 0 done; 1 failed, in part or whole; 2 the call is wrong; 3 stopped early, everything saved, the same
+command continues
 """
 
 
@@ -75,7 +76,8 @@ class Evaluate:
     """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
     NAME[@weights-file] of the catalogue."""
     data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
+    catalogue, such as flowers-102."""
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
     suite: str = "fast"
@@ -137,7 +139,8 @@ class Corruptions:
     """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
     NAME[@weights-file] of the catalogue."""
     data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
+    catalogue, such as flowers-102."""
     corruption: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Names such as fog or gaussian_noise; may be given several times. By default the 15 of ImageNet-C."""
     severity: str | None = None
@@ -200,7 +203,8 @@ class Margins:
     """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
     NAME[@weights-file] of the catalogue."""
     data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME or parquet:DIR."""
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
+    catalogue, such as flowers-102."""
     threat: str
     """NORM:EPS, as in Linf:8/255: a decision is brittle if an image so near is classified otherwise."""
     alpha: float = 0.05
