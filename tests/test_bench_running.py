@@ -167,7 +167,7 @@ def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
     monkeypatch.setattr(driving, "WAIT_SECONDS", 0.1)
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    call = [sys.executable, "-m", "temper.cli", *bench_run(path, tmp_path / "s")]
+    call = [sys.executable, "-m", "temper", *bench_run(path, tmp_path / "s")]
     both = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     told = [process.communicate(timeout=150)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
@@ -177,7 +177,7 @@ def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, reference):
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
-    call = [sys.executable, "-m", "temper.cli", *bench_run(path, tmp_path / "s")]
+    call = [sys.executable, "-m", "temper", *bench_run(path, tmp_path / "s")]
     process = subprocess.Popen(
         call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -308,7 +308,7 @@ def test_ctrl_c_keeps_what_was_printed_and_is_status_3(place):
     words = ["predict", "--run", "slow:Net", "-", "--csv", "--batch-size", "2"]
     with Path("paths.txt").open() as paths, Path("out.csv").open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "temper.cli", *words], stdin=paths, stdout=out, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "temper", *words], stdin=paths, stdout=out, stderr=subprocess.PIPE, text=True
         )
         deadline = time.monotonic() + 60
         while Path("out.csv").read_text().count("\n") < 3 and time.monotonic() < deadline:

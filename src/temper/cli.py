@@ -573,7 +573,3 @@ def _severities(text: str | None) -> tuple[int, ...]:
 def _slug(text: str) -> str:
     """A folder name from free text."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace(os.sep, "-")).strip("-")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,6 +41,10 @@ class EvidenceError(TemperError, ValueError):
     """Evidence does not belong together, or does not cover what a figure was asked for."""
 
 
+class DamagedError(EvidenceError):
+    """A file of results was cut short or overwritten since it was written; the message names it."""
+
+
 class RunError(TemperError, RuntimeError):
     """A run folder cannot be started, resumed or read as asked."""
 

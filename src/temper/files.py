@@ -2,14 +2,19 @@
 
 import errno
 import json
+import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from temper.errors import DamagedError
 from temper.text import masked
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # What the system says of a path that cannot be used as the call asks; anything else is a failure on the way.
 WRONG_PLACE = {
@@ -66,3 +71,35 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as readable JSON, without credentials of addresses."""
     with written(path) as unfinished:
         unfinished.write_text(masked(json.dumps(content, indent=1)) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that :func:`write_json` wrote.
+
+    Raises:
+        OSError: it is not there, or may not be read. DamagedError: it was cut short or overwritten since.
+    """
+    try:
+        content = json.loads(path.read_bytes().decode())
+    except ValueError as error:
+        raise DamagedError(f"{path}: is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path}: is damaged (it holds no object)")
+    return content
+
+
+def unless_damaged(read: Callable[[Path], T], path: Path, told: str) -> T | None:
+    """What a file holds; None where it is not there, or damaged, which a warning says, and what follows from it.
+
+    Args:
+        read: reads it, and raises DamagedError where that cannot be.
+        path: of the file.
+        told: what follows, for the warning.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except DamagedError as error:
+        log.warning("%s; %s", error, told)
+        return None

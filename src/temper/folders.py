@@ -1,6 +1,5 @@
 """Result folders: what an evaluation or a fine-tuning run leaves, and the report of one or several."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 from temper import data, evaluation, samples
 from temper.brittleness.view import ENDS, brittleness_view
 from temper.data import Dataset
-from temper.errors import ArgumentError, DataError, EvidenceError, RunError
+from temper.data.arrays import DAMAGE
+from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError
 from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
-from temper.files import write_json, written
+from temper.files import read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.report import EpochRow, RunView, SampleView, Value, write_report
@@ -144,7 +144,7 @@ def evaluate_loaded(
     Args as there, but ``measured`` are the samples and ``names`` the classes'.
     """
     path = folder / TABLE
-    known = EvidenceTable.load(path) if path.exists() else None
+    known = known_evidence(path)
     try:
         done = evaluation.measure(
             classifier, measured, wanted, suite, seed,
@@ -159,6 +159,12 @@ def evaluate_loaded(
         found = [e for norm in norms for e in evaluation.examples(classifier, measured, done.table, norm, suite, seed)]
         save_examples(folder / EXAMPLES, found, names)
     return done
+
+
+def known_evidence(path: Path) -> EvidenceTable | None:
+    """The evidence to go on from; None where there is none yet, or the file is damaged: the journal has it, too."""
+    told = "it is made again from the journal, with other suites when they are run again"
+    return unless_damaged(EvidenceTable.load, path, told)
 
 
 def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
@@ -275,7 +281,10 @@ def _from_subset(folder: Path, table: EvidenceTable) -> dict[str, Value]:
     """Clean accuracy, and robust accuracy from the samples that were drawn, where a precision was asked for: of the
     others nothing is known, and no other radius or curve. Else empty."""
     path = folder / SUMMARY
-    threats = json.loads(path.read_text())["threats"] if path.exists() else []
+    try:
+        threats = read_json(path)["threats"] if path.exists() else []
+    except (DamagedError, KeyError):
+        raise RunError(f"{path}: is damaged; the same temper evaluate writes it again") from None
     values = {
         f"robust accuracy at {Threat(each['norm'], each['eps'])}, from attacks on {each['subset']['attacked']:,}"
         f" of {each['subset']['correct']:,} correct samples": Value(**each["robust_accuracy"])
@@ -319,25 +328,31 @@ def _history(run: Run) -> list[EpochRow]:
 
 
 def _samples(path: Path) -> list[SampleView]:
-    if not path.exists():
-        return []
-    with np.load(path, allow_pickle=False) as arrays:
-        names = arrays["class_names"].tolist()
-        return [
-            SampleView(
-                image=np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8),
-                adversarial=adversarial.transpose(1, 2, 0),
-                label=names[classes[0]],
-                prediction=names[classes[1]],
-                adversarial_prediction=names[classes[2]],
-                distance=float(distance),
-                norm=str(norm),
-            )
-            for image, adversarial, classes, distance, norm in zip(
-                arrays["images"], arrays["adversarial"], arrays["classes"], arrays["distances"], arrays["norms"],
-                strict=True,
-            )
-        ]  # fmt: skip
+    told = "the report shows no images from it, until the same measurement makes it again"
+    return unless_damaged(_read_samples, path, told) or []
+
+
+def _read_samples(path: Path) -> list[SampleView]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays["class_names"].tolist()
+            return [
+                SampleView(
+                    image=np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8),
+                    adversarial=adversarial.transpose(1, 2, 0),
+                    label=names[classes[0]],
+                    prediction=names[classes[1]],
+                    adversarial_prediction=names[classes[2]],
+                    distance=float(distance),
+                    norm=str(norm),
+                )
+                for image, adversarial, classes, distance, norm in zip(
+                    arrays["images"], arrays["adversarial"], arrays["classes"], arrays["distances"], arrays["norms"],
+                    strict=True,
+                )
+            ]  # fmt: skip
+    except DAMAGE as error:
+        raise DamagedError(f"{path}: is damaged ({type(error).__name__})") from None
 
 
 def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:

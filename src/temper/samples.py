@@ -17,6 +17,7 @@ from temper.data import Dataset, Pixels
 from temper.data.dataset import channels_first
 from temper.errors import ArgumentError
 from temper.models import Classifier
+from temper.orphans import serve_parent
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -52,7 +53,11 @@ class Samples:
     def batches(self, size: int) -> Iterator[Batch]:
         """Images [B, C, H, W], labels and ids int64 [B], in order."""
         # A generator of its own: the loader would draw a seed for its workers from torch's global one.
-        return iter(DataLoader(self.items, size, num_workers=self.workers, generator=torch.Generator()))
+        return iter(
+            DataLoader(
+                self.items, size, num_workers=self.workers, generator=torch.Generator(), worker_init_fn=serve_parent
+            )
+        )
 
     def few(self, count: int = 4) -> Tensor:
         """The first images, float [N, C, H, W] in [0, 1]."""

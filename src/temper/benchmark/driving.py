@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from temper.benchmark.engines import Died, Ended, Execute, Task
-from temper.benchmark.progress import State, state
+from temper.benchmark.progress import COUNTED, State, state
 from temper.benchmark.running import record_failure
 from temper.benchmark.spec import Cell
 from temper.benchmark.store import FAILED, Store
@@ -52,8 +52,7 @@ def run_grid(
         rows = store.rows()
         for run in rows.loc[rows["status"] == FAILED, "run"]:
             store.remove_run(run)
-    finished = store.finished()
-    waiting = [cell for cell in cells if cell.run not in finished]
+    waiting = state(cells, store, COUNTED).missing
     with progress_bar("benchmark", len(cells), len(cells) - len(waiting)) as bar:
         while waiting:
             elsewhere = []

@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from temper.benchmark.spec import Cell
 from temper.benchmark.store import Store
 from temper.errors import RunError
 from temper.interrupt import Stop, Stopped
+from temper.orphans import end_with_parent
 
 DEATHS = 3  # of a run's processes, until the run itself is to blame
 POLL_SECONDS = 2.0
@@ -125,7 +124,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, task), daemon=True)
-        self.process.start()
+        with _unheard(signal.SIGINT):
+            self.process.start()
         theirs.close()
         self.cell: Cell | None = None
 
@@ -177,24 +177,27 @@ def attempt(task: Task, cell: Cell) -> Any:
 
 def _work(pipe: Connection, task: Task) -> None:
     """A worker's life."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(ORPHAN_SECONDS)
     sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
-    while True:
-        try:
-            cell = pipe.recv()
-        except (EOFError, KeyboardInterrupt):  # nothing more to do
-            return
-        pipe.send(attempt(task, cell))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        while True:
+            pipe.send(attempt(task, pipe.recv()))
+    except (EOFError, KeyboardInterrupt):  # nothing more to do
+        return
 
 
-def _end_with_parent() -> None:
-    """Wait until the process that started this one is gone, killed for instance, and stop: save if there is time."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(ORPHAN_SECONDS)
-    os._exit(1)
+@contextlib.contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Inside, a signal waits; a process that is started there does not hear it until it says so.
+
+    A terminal sends Ctrl-C to workers, too; one that is still importing could only answer with a traceback.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 class _NoTerminal(io.TextIOWrapper):

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from temper.errors import TemperWarning, UnreachableError
+from temper.errors import DamagedError, TemperWarning, UnreachableError
 from temper.places import Place
 
 SIZE = 256  # files in a part
@@ -110,33 +110,58 @@ class Parts:
         """Whether a run's file is there and can be read; of a damaged one it is told."""
         return self._read(name, ["run"]) is not None
 
+    def damaged(self, names: Collection[str]) -> set[str]:
+        """Which of these files are there and cannot be read, which a warning says of each."""
+        names = set(names)
+        if len(names) > SIZE:  # what is in a part was read when that was made
+            names &= self.look().loose.keys()
+        with ThreadPoolExecutor(1 if self.place.folder else READERS) as pool:
+            found = [error for error in pool.map(self._damage, names) if error is not None]
+        for _, error in found:
+            told = "its run counts as not done, and temper bench run does it again"
+            warnings.warn(f"{error}; {told}", TemperWarning, stacklevel=2)
+        return {name for name, _ in found}
+
+    def _damage(self, name: str) -> tuple[str, DamagedError] | None:
+        try:
+            self._load(name, None)
+        except FileNotFoundError:
+            return None
+        except DamagedError as error:
+            return name, error
+        return None
+
     def open(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file of the store."""
-        file = pq.ParquetFile(self._file(name))
+        file = pq.ParquetFile(self._file(name), page_checksum_verification=True)
         return file.read(None if columns is None else [c for c in columns if c in file.schema_arrow.names])
 
     def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table | None:
-        path = f"{self.kind}/{name}.parquet"
         try:
-            table = self.open(path, columns)
+            return self._load(name, columns)
         except FileNotFoundError:  # removed just now
             return None
-        except UnreachableError:
+        except DamagedError as error:
+            told = "counts as not done, and temper bench run does it again" if self.kind == "runs" else "is left out"
+            warnings.warn(f"{error}; it {told}", TemperWarning, stacklevel=2)
+            return None
+
+    def _load(self, name: str, columns: Sequence[str] | None) -> pa.Table:
+        """A single run's file with the column ``run``; DamagedError where it cannot be read."""
+        path = f"{self.kind}/{name}.parquet"
+        place = f"{self.place.location}/{path}"
+        try:
+            table = self.open(path, columns)
+        except (FileNotFoundError, UnreachableError):
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
-            self._warn(path, " ".join(str(error).split())[:100])
-            return None
+            raise DamagedError(f"{place}: damaged ({' '.join(str(error).split())[:100]})") from None
         if self.kind == "runs":
-            if table.num_rows == 1 and "run" in table.column_names:
-                return table
-            self._warn(path, "no result row")
-            return None
+            if table.num_rows != 1 or "run" not in table.column_names:
+                raise DamagedError(f"{place}: damaged (no result row)")
+            return table
         run = name.rpartition("-")[0] if self.kind == "margins" else name
         return table.add_column(0, "run", pa.array([run] * table.num_rows, pa.string()))
-
-    def _warn(self, path: str, reason: str) -> None:
-        told = "counts as not done, and temper bench run does it again" if self.kind == "runs" else "is left out"
-        warnings.warn(f"{self.place.location}/{path}: damaged ({reason}); it {told}", TemperWarning, stacklevel=2)
 
     def _write(self, chunk: dict[str, str]) -> None:
         table, sources = self.joined(chunk)
@@ -144,7 +169,9 @@ class Parts:
             return
         noted = json.dumps(sources, sort_keys=True).encode()
         content = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({SOURCES: noted}), content, compression="zstd")
+        pq.write_table(
+            table.replace_schema_metadata({SOURCES: noted}), content, compression="zstd", write_page_checksum=True
+        )
         name = f"{FOLDER}/{self.kind}-{hashlib.sha256(noted).hexdigest()[:16]}.parquet"
         self.place.write(name, content.getvalue())
 

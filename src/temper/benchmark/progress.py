@@ -36,10 +36,21 @@ class State:
         return {cell.label: told[cell.run] for cell in self.failed}
 
 
+def damaged(cells: Sequence[Cell], store: Store) -> set[str]:
+    """The runs among these whose evidence cannot be read, which a warning says; what is not there is no damage."""
+    margins = {f"{cell.run}-{suite}": cell.run for cell in cells for suite in cell.measure.suites}
+    corrupted = {cell.run for cell in cells if cell.measure.corruptions}
+    found = store.parts["corruptions"].damaged(corrupted)
+    return found | {margins[name] for name in store.parts["margins"].damaged(margins)}
+
+
 def state(cells: Sequence[Cell], store: Store, columns: Sequence[str] | None = None) -> State:
-    """What a store holds of a grid; of the rows these columns, by default all."""
+    """What a store holds of a grid; of the rows these columns, by default all. A run whose evidence is damaged is
+    missing."""
     rows = store.rows(columns)
-    rows = rows[rows["run"].isin([cell.run for cell in cells])].reset_index(drop=True)
+    done = set(rows.loc[rows["status"] == DONE, "run"])
+    lost = damaged([cell for cell in cells if cell.run in done], store)
+    rows = rows[rows["run"].isin({cell.run for cell in cells} - lost)].reset_index(drop=True)
     of_run = dict(zip(rows["run"], rows["status"], strict=True))
     return State(
         [cell for cell in cells if of_run.get(cell.run) == DONE],

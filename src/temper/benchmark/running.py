@@ -15,6 +15,7 @@ import numpy as np
 
 from temper import evaluation, folders, models, samples
 from temper.benchmark.costs import Sizes, cost
+from temper.benchmark.progress import damaged
 from temper.benchmark.spec import NEAREST, Cell
 from temper.benchmark.store import DONE, FAILED, Store
 from temper.claims import repeated
@@ -23,6 +24,7 @@ from temper.corruptions.measure import measure as measure_corruptions
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
 from temper.errors import EvidenceError, MissingExtraError, TemperError, TemperWarning, UnreachableError
+from temper.files import unless_damaged
 from temper.interrupt import Stopped
 from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
@@ -55,7 +57,7 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
     with store.claimed(cell.run, owner) as mine:
         if not mine:
             return "elsewhere"
-        if store.has_run(cell.run):  # another process may have just ended it
+        if _whole(cell, store):  # another process may have just ended it
             return "done"
         started = time.monotonic()
         try:
@@ -73,6 +75,13 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
         seconds = time.monotonic() - started
         store.write_run(cell.describe() | {"config": _configuration(cell)} | row | {"seconds": seconds})
     return "done" if row["status"] == DONE else "failed"
+
+
+def _whole(cell: Cell, store: Store) -> bool:
+    """Whether a run has a row, and no evidence that cannot be read; whoever chose the run was told of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TemperWarning)
+        return store.has_run(cell.run) and not damaged([cell], store)
 
 
 def failed_row(error: Exception) -> dict[str, Any]:
@@ -155,7 +164,8 @@ def _corruptions(
     path = folder / f"{cell.run}-corruptions.parquet"
     done = measure_corruptions(
         classifier, test, guide(test), batch_size=cell.measure.batch_size,
-        known=CorruptionTable.load(path) if path.exists() else None, save=lambda table: table.save(path),
+        known=unless_damaged(CorruptionTable.load, path, "all of it is measured again"),
+        save=lambda table: table.save(path),
     )  # fmt: skip
     if not done.complete:
         raise Stopped(f"{cell.label}: stopped while measuring; the same command continues")

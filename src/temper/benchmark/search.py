@@ -211,7 +211,10 @@ def _study(journal: Path, reduction: int) -> "Study":
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=reduction)
     study = optuna.create_study(direction="maximize", pruner=pruner)
     if journal.exists():
-        study.add_trials(optuna.load_study(study_name=None, storage=_storage(journal)).trials)
+        try:
+            study.add_trials(optuna.load_study(study_name=None, storage=_storage(journal)).trials)
+        except (ValueError, LookupError, TypeError) as error:
+            log.warning("%s: is damaged (%s); its trials are run again", journal, type(error).__name__)
     return study
 
 

@@ -88,6 +88,11 @@ class Measure(_Part):
         """The end of the curve that expected robustness is taken of: the first threat in Linf."""
         return next((threat for threat in self.parsed.values() if threat.norm == "Linf"), None)
 
+    @property
+    def suites(self) -> list[str]:
+        """The suites whose evidence a run leaves."""
+        return list(dict.fromkeys([self.suite, *([NEAREST] if self.tau else [])]))
+
     @cached_property
     def searched(self) -> list[Threat]:
         """Every threat, and the radii of the curve."""

@@ -9,6 +9,7 @@ which hyper-parameters were found, ``work/`` holds checkpoints and weights.
 
 import contextlib
 import json
+import logging
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from temper.benchmark import parts
 from temper.claims import Claims
 from temper.errors import RunError
 from temper.places import Place
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 HEADER = "store.json"
@@ -56,7 +59,7 @@ class Store:
     def write_run(self, row: Mapping[str, Any]) -> None:
         """Put a result row down; there is one per run, and the last one stands."""
         frame = pd.DataFrame([row])
-        self._files.write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False))
+        self._files.write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False, write_page_checksum=True))
         if zlib.crc32(row["run"].encode()) % parts.SIZE == 0:  # now and then, whoever writes
             for kind in KINDS:
                 self.compact(kind)
@@ -125,10 +128,13 @@ class Store:
         self._files.write(f"{kind}/{name}.json", json.dumps(content, indent=1).encode())
 
     def noted(self, kind: str, name: str) -> Any:
-        """What :meth:`note` kept; None where there is nothing."""
+        """What :meth:`note` kept; None where there is nothing, or something damaged, which a warning says."""
         try:
-            return json.loads(self._files.read(f"{kind}/{name}.json"))
+            return json.loads(self._files.read(f"{kind}/{name}.json").decode())
         except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log.warning("%s/%s/%s.json: is damaged (%s); it is made again", self.place, kind, name, error)
             return None
 
     def claim(self, name: str, owner: str) -> bool:
@@ -175,6 +181,7 @@ class Store:
                 self._fs.rm_file(path)
 
     def _check_header(self, create: bool) -> None:
+        mend = f'name another place, or if that file was damaged write {{"format": {FORMAT}}} into it'
         try:
             header = json.loads(self._files.read(HEADER))
         except FileNotFoundError:
@@ -183,9 +190,9 @@ class Store:
             self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
             return
         except (ValueError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-            raise RunError(f"{self.place}: is no store of benchmark results ({error}); name another place") from None
+            raise RunError(f"{self.place}: is no store of benchmark results ({HEADER}: {error}); {mend}") from None
         if not isinstance(header, dict) or "format" not in header:
-            raise RunError(f"{self.place}: is no store of benchmark results ({HEADER}); name another place")
+            raise RunError(f"{self.place}: is no store of benchmark results ({HEADER}); {mend}")
         if header["format"] != FORMAT:
             raise RunError(
                 f"{self.place}: written in format {header['format']} by Temper {header.get('temper')}, and this "

@@ -1,6 +1,5 @@
 """``temper margins``: input margins, how well scores stand in for them, and a detector, in a folder."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from temper.brittleness.scoring import FEATURE, features, head_weight, score, sc
 from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
 from temper.errors import ArgumentError, EvidenceError, ModelError
 from temper.evaluation import TABLE, Evaluation
-from temper.files import write_json, written
+from temper.files import read_json, unless_damaged, write_json, written
 from temper.folders import REPORT, class_names, evaluate_loaded, load, make_folder, report, save_examples
 from temper.margins import EvidenceTable
 from temper.margins.brittleness import Brittleness, brittleness
@@ -131,7 +130,7 @@ def analyse(
     scored = scorers(classifier, norm, pseudo, linear_head=_ends_in_linear(classifier, measured))
     scores = score(classifier, measured, scored)
     with written(folder / SCORES) as unfinished:
-        scores.to_parquet(unfinished)
+        scores.to_parquet(unfinished, write_page_checksum=True)
     (folder / WEIGHTS).unlink(missing_ok=True)
     if FEATURE in scored:
         with written(folder / WEIGHTS) as unfinished, unfinished.open("wb") as file:
@@ -217,7 +216,7 @@ def _defences(
     norm, eps = asked.threat.norm, asked.threat.eps
     key = {"identity": dict(table.identity), "threat": [norm, eps], "alpha": asked.alpha, "seed": asked.seed}
     key |= {"n": len(scores), "budget": [TARGETS, RESTARTS, STEPS]}
-    kept = json.loads((folder / ADAPTIVE).read_text()) if (folder / ADAPTIVE).exists() else {}
+    kept = unless_damaged(read_json, folder / ADAPTIVE, "the detectors are attacked again") or {}
     done: dict[str, Any] = kept["defences"] if kept.get("key") == key else {}
     open_ = {name: each for name, each in scored.items() if name not in done}
     try:

@@ -1,6 +1,5 @@
 """The report's part on brittle decisions, from what ``temper margins`` left in a folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from temper.errors import EvidenceError, RunError
+from temper.data.arrays import DAMAGE
+from temper.errors import DamagedError, EvidenceError, RunError
+from temper.files import read_json
 from temper.margins import Estimate, EvidenceTable
 from temper.margins.brittleness import Brittleness, brittleness
 from temper.margins.consistency import risk_curve, roc_curve
@@ -35,13 +36,15 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
     if not (folder / SUMMARY).exists():
         return None
     try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-        scores = pd.read_parquet(folder / SCORES)
-    except (OSError, ValueError) as error:
+        summary = read_json(folder / SUMMARY)
+        norm, eps = summary["threat"]["norm"], summary["threat"]["eps"]
+        scores = pd.read_parquet(folder / SCORES, page_checksum_verification=True)
+        weights = np.load(folder / WEIGHTS, allow_pickle=False) if (folder / WEIGHTS).exists() else None
+    except (*DAMAGE, DamagedError) as error:
+        reason = " ".join(str(error).split()) or f"{WEIGHTS}: {type(error).__name__}"
         raise RunError(
-            f"{folder}: its {SUMMARY} or {SCORES} cannot be read ({error}); run temper margins again"
+            f"{folder}: its {SUMMARY}, {SCORES} or {WEIGHTS} cannot be read ({reason}); run temper margins again"
         ) from None
-    norm, eps = summary["threat"]["norm"], summary["threat"]["eps"]
     found = brittleness(table, norm, eps, SUITE)
     columns = {name: scores[name].to_numpy(np.float64) for name in scores.columns if name != "sample"}
     both = bool(found.brittle.any() and found.robust.any())
@@ -57,7 +60,7 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
         roc={words(name): roc_curve(found, values) for name, values in columns.items()} if both else {},
         risk={words(name): risk_curve(found, values) for name, values in columns.items()},
         flag_rates={words(name): _flag_rates(found, values) for name, values in columns.items()},
-        equidistance=np.load(folder / WEIGHTS, allow_pickle=False) if (folder / WEIGHTS).exists() else None,
+        equidistance=weights,
         detector=detector_in_words(summary),
         attacks=attacks_in_words(summary),
         ends=ends,

@@ -10,7 +10,7 @@ from temper.corruptions.measure import Measurement, Plan, each_corruption, guide
 from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
 from temper.corruptions.table import CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
-from temper.files import write_json
+from temper.files import unless_damaged, write_json
 from temper.folders import load, make_folder
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
@@ -72,7 +72,7 @@ def corruptions_into(
     else:
         plan = each_corruption(dataset, names or IMAGENET_C, severities or SEVERITIES, seed)
     path = folder / TABLE
-    known = CorruptionTable.load(path) if path.exists() else None
+    known = unless_damaged(CorruptionTable.load, path, "all of it is measured again")
     try:
         done = measure(
             classifier, dataset, plan,

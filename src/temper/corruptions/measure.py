@@ -1,6 +1,5 @@
 """A model's accuracy on corrupted samples, one corruption and severity after the other, stoppable in between."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, EvidenceError, ModelError
 from temper.interrupt import Stop
 from temper.models import Classifier
+from temper.orphans import serve_parent
 from temper.precision import full_precision
 from temper.progress import Bar, progress_bar
 from temper.samples import device_of, few_images
@@ -263,15 +263,8 @@ def _batches(model: nn.Module, part: Dataset, batch_size: int | None, workers: i
     height, width = pixels.image_size
     size = int(np.clip(256 * 64**2 // (height * width), 16, 256)) if batch_size is None else batch_size
     # A generator of its own: the loader would draw a seed for its workers from torch's global one.
-    loader = DataLoader(
-        pixels, size, num_workers=workers, generator=torch.Generator(), worker_init_fn=_leave_signals_to_parent
-    )
+    loader = DataLoader(pixels, size, num_workers=workers, generator=torch.Generator(), worker_init_fn=serve_parent)
     return (images for images, _, _ in loader)
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """A terminal sends Ctrl-C to workers too, which would die noisily before the parent stops in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check_logits(logits: object, count: int, part: Dataset) -> None:

@@ -1,6 +1,5 @@
 """What a model predicted on corrupted samples, and the accuracies that follow."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from temper.errors import EvidenceError
-from temper.files import written
 from temper.margins import intervals
 from temper.margins.intervals import Estimate
+from temper.parquet import read_table, write_table
 
 COLUMNS = {"sample": "int64", "label": "int64", "corruption": "str", "severity": "int64", "prediction": "int64"}
 #: How the rows of the clean images are named; their severity is 0.
@@ -111,31 +108,19 @@ class CorruptionTable:
 
     def save(self, path: Path) -> None:
         """Write as Parquet; the identity goes into the file's metadata."""
-        content = pa.Table.from_pandas(self.frame[list(COLUMNS)], preserve_index=False)
-        notes = {METADATA_KEY: json.dumps(self.identity).encode()}
-        content = content.replace_schema_metadata({**(content.schema.metadata or {}), **notes})
-        with written(path) as unfinished:
-            pq.write_table(content, unfinished, compression="zstd")
+        write_table(path, self.frame[list(COLUMNS)], METADATA_KEY, self.identity, "zstd")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
-            EvidenceError: the file cannot be read or is no such table.
+            DamagedError: the file was cut short or overwritten since.
+            EvidenceError: it cannot be read or is no such table.
         """
+        frame, identity = read_table(path, METADATA_KEY, "no table of corruptions")
         try:
-            content = pq.read_table(path)
-        except FileNotFoundError:
-            raise EvidenceError(f"{path}: is not there") from None
-        except (OSError, pa.ArrowException) as error:
-            raise EvidenceError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-        try:
-            identity = json.loads((content.schema.metadata or {})[METADATA_KEY])
-        except (KeyError, ValueError):
-            raise EvidenceError(f"{path}: is no table of corruptions (temper's metadata is not in it)") from None
-        try:
-            return cls(content.to_pandas(), identity)
+            return cls(frame, identity)
         except EvidenceError as error:
             raise EvidenceError(f"{path}: {error}") from None
 

@@ -3,6 +3,7 @@
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,9 +25,10 @@ PAIRS = (
     ("x", "y"), ("X", "y"), ("x_test", "y_test"), ("X_test", "y_test"), ("test_images", "test_labels"),
 )  # fmt: skip
 
-_DAMAGED = (
-    OSError, ValueError, EOFError, RuntimeError, NotImplementedError, struct.error, zlib.error, lzma.LZMAError,
-    zipfile.BadZipFile,
+#: What NumPy and zipfile raise of a file that is damaged.
+DAMAGE = (
+    OSError, ValueError, EOFError, RuntimeError, SyntaxError, LookupError, OverflowError, struct.error, zlib.error,
+    lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             return {name: _array(path, archive, members[found]) for name, found in chosen.items()}
     except DataError:
         raise
-    except _DAMAGED as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable .npz archive ({reason}): write it anew with np.savez") from error
 

@@ -201,7 +201,7 @@ class PseudoMargin:
             current = json.loads(json.dumps(asdict(RECIPES[notes["recipe"]]))) if notes["recipe"] in RECIPES else None
         except OSError as error:
             raise EvidenceError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except (safetensors.SafetensorError, KeyError, json.JSONDecodeError):
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
             raise EvidenceError(f"{path}: is not a pseudo-margin's file; fit it again") from None
         if (written_by, settings) != (FORMAT, current):
             raise EvidenceError(f"{path}: was written by another version of temper; fit the pseudo-margin again")

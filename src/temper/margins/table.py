@@ -1,6 +1,5 @@
 """The evidence table: what every search found, sample by sample, in a form that merges in any order."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from temper.errors import EvidenceError
-from temper.files import written
 from temper.margins import metrics
 from temper.margins.intervals import Estimate
+from temper.parquet import read_table, write_table
 from temper.threat import parse_threats
 
 COLUMNS: dict[str, str] = {
@@ -163,32 +160,24 @@ class EvidenceTable:
 
     def save(self, path: Path) -> None:
         """Write Parquet with identity and provenance in the file's metadata."""
-        content = pa.Table.from_pandas(self.frame, preserve_index=False)
         notes = {"identity": dict(self.identity), "provenance": asdict(self.provenance)}
-        content = content.replace_schema_metadata({METADATA_KEY: json.dumps(notes, sort_keys=True)})
-        with written(path) as unfinished:
-            pq.write_table(content, unfinished)
+        write_table(path, self.frame, METADATA_KEY, notes)
 
     @classmethod
     def load(cls, path: Path) -> "EvidenceTable":
         """Read what :meth:`save` wrote.
 
         Raises:
-            EvidenceError: the file cannot be read or is not an evidence table.
+            DamagedError: the file was cut short or overwritten since.
+            EvidenceError: it cannot be read or is not an evidence table.
         """
+        frame, notes = read_table(path, METADATA_KEY, "not an evidence table")
         try:
-            content = pq.read_table(path)
-        except FileNotFoundError:
-            raise EvidenceError(f"{path}: is not there") from None
-        except (OSError, pa.ArrowException) as error:
-            raise EvidenceError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-        try:
-            notes = json.loads((content.schema.metadata or {})[METADATA_KEY])
             identity, provenance = notes["identity"], Provenance(**notes["provenance"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError):
             raise EvidenceError(f"{path}: is not an evidence table (temper's metadata is not in it)") from None
         try:
-            return cls(content.to_pandas(), identity, provenance)
+            return cls(frame, identity, provenance)
         except EvidenceError as error:
             raise EvidenceError(f"{path}: {error}") from None
 

@@ -1,6 +1,6 @@
 """Save a classifier so that it loads bit-exactly, and prove that it does before anything depends on it."""
 
-import json
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from temper.errors import ModelError
-from temper.files import write_json, written
+from temper.errors import DamagedError, ModelError
+from temper.files import read_json, write_json, written
 from temper.models.building import build, seeded
 from temper.models.classifier import Classifier
 from temper.models.heads import evaluating
@@ -29,7 +29,7 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
     """Write ``model.json`` and ``weights.safetensors``; ``load(folder)`` restores the classifier bit-exactly.
 
     The weights are the network's own state dict, so other programs can read them too. Each file appears whole
-    or not at all.
+    or not at all, and ``model.json`` has the weights' SHA-256.
 
     Args:
         classifier: one that came from ``load`` (it knows how its network is built).
@@ -41,10 +41,11 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
     """
     folder = Path(folder)
     description, tensors = _description(classifier, extra or {}), _tensors(classifier)
+    content = safetensors.torch.save(tensors)
     with written(folder / WEIGHTS) as unfinished:
         # Through Python's own files, so that a full disk is an OSError that says so.
-        unfinished.write_bytes(safetensors.torch.save(tensors))
-    write_json(folder / DESCRIPTION, description)
+        unfinished.write_bytes(content)
+    write_json(folder / DESCRIPTION, description | {"sha256": hashlib.sha256(content).hexdigest()})
 
 
 def restore(folder: Path) -> tuple[Source, dict[str, Any]]:
@@ -55,14 +56,26 @@ def restore(folder: Path) -> tuple[Source, dict[str, Any]]:
     """
     path = folder / DESCRIPTION
     try:
-        description = json.loads(path.read_text())
+        description = read_json(path)
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {DESCRIPTION} in it, so not a run that has saved its model") from error
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path}: damaged ({error}); save the model again") from error
+    except DamagedError as error:
+        raise ModelError(f"{error}; restore it, or save the model again") from error
     if description.get("format") != FORMAT:
         raise ModelError(f"{path}: format {description.get('format')}, not {FORMAT}; use the Temper that wrote it")
-    return _rebuilt(description, load_tensors(folder / WEIGHTS), folder / WEIGHTS), description["info"]
+    tensors = load_tensors(folder / WEIGHTS)
+    _check_unchanged(folder / WEIGHTS, description.get("sha256"))
+    return _rebuilt(description, tensors, folder / WEIGHTS), description["info"]
+
+
+def _check_unchanged(weights: Path, digest: str | None) -> None:
+    """Refuse weights that are not those that were saved; of a folder without a digest of them, nothing is known."""
+    with weights.open("rb") as file:
+        if digest is not None and hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            raise ModelError(
+                f"{weights}: damaged (its SHA-256 is not that in {DESCRIPTION}); restore it, or if it was changed on"
+                " purpose take sha256 out of there"
+            )
 
 
 def check_restores(classifier: Classifier, images: Tensor) -> None:

@@ -281,8 +281,9 @@ def read_config(source: "FinetuneConfig | Mapping[str, Any] | str | Path") -> Fi
 
 def write_config(config: FinetuneConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that :func:`read_config` reads back to an equal one."""
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, explicit_end=True)
     with written(path) as unfinished:
-        unfinished.write_text(masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)))
+        unfinished.write_text(WHOLE + masked(content))
 
 
 def completed(config: FinetuneConfig) -> FinetuneConfig:
@@ -312,6 +313,9 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
         precision = "bf16" if computes_bf16(device) else "fp32"
     return completed(config).model_copy(update={"precision": precision, "threads": threads})
 
+
+#: How a configuration that Temper wrote begins. One that was cut short is YAML still, and would mean the defaults.
+WHOLE = "# A run of Temper; whole only where the last line is ...\n"
 
 #: A file of settings is no larger, and its aliases stand for no more values: 445 bytes of nested ones can take 2 GB.
 YAML_BYTES, YAML_NODES = 10_000_000, 100_000
@@ -347,6 +351,8 @@ def read_yaml(path: Path, argument: str = "config") -> Mapping[str, Any]:
             text = file.read(YAML_BYTES + 1)
         if len(text) > YAML_BYTES:
             raise ArgumentError(argument, str(path), f"is larger than {YAML_BYTES:,} bytes; name a file of settings")
+        if text.startswith(WHOLE.encode()) and not text.rstrip().endswith(b"\n..."):
+            raise ArgumentError(argument, str(path), "was cut short (its last line is not ...); restore it")
         content = yaml.load(text.decode(), _Loader)
     except OSError as error:
         raise ArgumentError(argument, str(path), f"cannot be read ({error.strerror}); name a YAML file") from None
@@ -355,7 +361,7 @@ def read_yaml(path: Path, argument: str = "config") -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArgumentError(argument, str(path), f"is not YAML: {' '.join(str(error).split())}") from None
     if content is None:
-        return {}
+        raise ArgumentError(argument, str(path), "is empty; write the settings into it, or restore it")
     if not isinstance(content, Mapping):
         raise ArgumentError(argument, str(path), "must hold key: value lines at its top level")
     return content

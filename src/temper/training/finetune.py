@@ -17,8 +17,8 @@ from temper import evaluation, folders, models, samples
 from temper.attacks.suites import get_suite
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
+from temper.files import unless_damaged
 from temper.interrupt import Stop, Stopped
-from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.models.building import is_factory
 from temper.threads import computing_with
@@ -29,7 +29,7 @@ from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
 from temper.training.run import CONFIG, Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
-from temper.training.seen import SEEN, note_seen
+from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.splits import Splits, splits_of
 
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
@@ -148,7 +148,7 @@ def _note_data(run: Run, splits: Splits, model: str) -> None:
     record = splits.record()
     if run.record.get("data", record) != record:
         raise RunError(f"{run.folder}: the data changed since the run was started; restore them, or begin with --force")
-    if not (run.folder / SEEN).exists():
+    if unless_damaged(read_seen, run.folder / SEEN, "it is written again") is None:
         note_seen(run.folder, (splits.train, splits.validation), model)
     run.note(data=record)
 
@@ -165,7 +165,7 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     done = evaluation.measure(
         classifier, test, threats, suite, config.seed,
         batch_size=config.evaluation.batch_size,
-        known=EvidenceTable.load(path) if path.exists() else None,
+        known=folders.known_evidence(path),
         journal=folders.journal(run.folder, suite, config.seed),
     )  # fmt: skip
     done.table.save(path)

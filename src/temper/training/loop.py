@@ -29,6 +29,7 @@ from temper.errors import NonFiniteLossError, RunError
 from temper.files import written
 from temper.interrupt import Stop, Stopped
 from temper.models import Classifier
+from temper.orphans import serve_parent
 from temper.progress import Bar, progress_bar
 from temper.threat import format_eps
 from temper.training import objectives, protocols
@@ -362,7 +363,9 @@ def _batches(session: Session, epoch: int, done: int) -> Iterator[tuple[Tensor, 
     fabric, config = session.fabric, session.task.config
     batches = _epoch_batches(session.task, epoch)[done:]
     indices = [[(epoch, int(i)) for i in batch[fabric.global_rank :: fabric.world_size]] for batch in batches]
-    loader = DataLoader(session.pixels, batch_sampler=indices, num_workers=config.data.workers)
+    loader = DataLoader(
+        session.pixels, batch_sampler=indices, num_workers=config.data.workers, worker_init_fn=serve_parent
+    )
     for images, labels, ids in loader:
         yield to_pixels(images, fabric.device), labels.to(fabric.device), ids.to(fabric.device)
 
@@ -390,7 +393,8 @@ def _accuracy(session: Session, epoch: int) -> float:
     workers = session.task.config.data.workers
     correct, lost = torch.zeros(2, device=fabric.device)
     with crafting(session.classifier, session.pairs) as model, fabric.autocast():
-        for images, labels, _ in DataLoader(pixels, sampler=mine, batch_size=256, num_workers=workers):
+        loader = DataLoader(pixels, sampler=mine, batch_size=256, num_workers=workers, worker_init_fn=serve_parent)
+        for images, labels, _ in loader:
             logits = model(to_pixels(images, fabric.device))
             correct += (predicted(logits) == labels.to(fabric.device)).sum()
             lost += (~torch.isfinite(logits)).any(1).sum()

@@ -1,6 +1,7 @@
 """A run is a folder: what it was asked, what it did, what came out."""
 
 import json
+import logging
 import platform
 import shutil
 import tempfile
@@ -10,13 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from temper.errors import ArgumentError, RunError
-from temper.files import write_json
+from temper.errors import ArgumentError, DamagedError, RunError
+from temper.files import read_json, write_json
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 
+log = logging.getLogger(__name__)
+
 CONFIG, RECORD = "config.yaml", "run.json"
 PACKAGES = ("temper", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+
+#: What the metrics of an epoch say.
+EPOCH = {"epoch", "step", "eps", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds"}
 
 # What may differ between a run and its resumption: where it runs and how it is measured, not what it trains.
 FREE_TO_CHANGE = {"out", "checkpoint_seconds", "loggers", "evaluation"}
@@ -46,11 +52,20 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``run.json`` says."""
+        """What ``run.json`` says.
+
+        Raises:
+            RunError: it is not there, or was cut short or overwritten.
+        """
+        path = self.folder / RECORD
         try:
-            content: dict[str, Any] = json.loads((self.folder / RECORD).read_text())
-        except (OSError, json.JSONDecodeError):
+            content = read_json(path)
+        except OSError:
             raise RunError(f"{self.folder}: is not a run folder (no readable {RECORD})") from None
+        except DamagedError as error:
+            raise RunError(f"{error}; restore it, or begin the run again with --force") from None
+        if not content.keys() >= {"seed", "versions", "finished"}:
+            raise RunError(f"{path}: is no run's record; restore it, or begin the run again with --force")
         return content
 
     @property
@@ -59,16 +74,28 @@ class Run:
         return bool(self.record.get("finished"))
 
     def history(self) -> list[dict[str, Any]]:
-        """The epoch lines of the metrics file."""
+        """The epoch lines of the metrics file; damaged lines are passed over, which a warning says."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [row for row in rows if row["kind"] == "epoch"]
+        rows = [_metrics(line) for line in (path.read_bytes() if path.exists() else b"").splitlines()]
+        if damaged := sum(row is None for row in rows):
+            log.warning("%s: %d damaged lines are passed over", path, damaged)
+        if not rows and self.finished:
+            log.warning("%s: is empty or not there; nothing is known of the training's epochs", path)
+        return [row for row in rows if row is not None and row["kind"] == "epoch"]
 
     def note(self, **facts: Any) -> None:
         """Add facts to ``run.json``."""
         write_json(self.folder / RECORD, self.record | facts)
+
+
+def _metrics(line: bytes) -> dict[str, Any] | None:
+    """A line of the metrics file; None where it is damaged."""
+    try:
+        row = json.loads(line.decode())
+        whole = isinstance(row, dict) and (row["kind"] == "step" or (row["kind"] == "epoch" and row.keys() >= EPOCH))
+    except (ValueError, KeyError):
+        return None
+    return row if whole else None
 
 
 def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:

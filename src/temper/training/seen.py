@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.data import Dataset
-from temper.errors import DataError
+from temper.data.arrays import DAMAGE
+from temper.errors import DamagedError, DataError
 from temper.files import written
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,26 @@ def seen_by(model: str) -> NDArray[np.uint64]:
     if not path.is_file():
         return np.empty(0, np.uint64)
     try:
-        return np.asarray(np.load(path, allow_pickle=False), dtype=np.uint64)
-    except (ValueError, EOFError, OSError):
-        raise DataError(f"{path}: is damaged; it says which images the run was trained on: restore it") from None
+        return read_seen(path)
+    except DamagedError as error:
+        told = "it says which images the run was trained on; temper finetune with --resume writes it again"
+        raise DataError(f"{error}: {told}") from None
+
+
+def read_seen(path: Path) -> NDArray[np.uint64]:
+    """What :func:`note_seen` wrote: rising digests, uint64 [N].
+
+    Raises:
+        DamagedError: the file was cut short or overwritten since.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except DAMAGE:
+        raise DamagedError(f"{path}: is damaged") from None
+    # Overwritten digests do not rise: they would be those of no image, and images that were trained on would count.
+    if found.dtype != np.uint64 or found.ndim != 1 or not (found[1:] > found[:-1]).all():
+        raise DamagedError(f"{path}: is damaged")
+    return np.asarray(found)
 
 
 def untrained(dataset: Dataset, model: str) -> Dataset:
