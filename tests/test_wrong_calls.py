@@ -19,8 +19,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def files(place: Path) -> list[Path]:
-    return sorted(path for path in place.rglob("*") if path.is_file())
+def there(place: Path) -> list[Path]:
+    """Files and folders: not even an empty one is left behind."""
+    return sorted(place.rglob("*"))
 
 
 @pytest.mark.parametrize("call", wrong_calls(), ids=str)
@@ -28,7 +29,7 @@ def test_a_wrong_call_is_one_line(
     call: WrongCall, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    before = files(place)
+    before = there(place)
     status = cli.main(list(call.words))
     out, err = capsys.readouterr()
     assert (status, out) == (2, ""), err
@@ -38,7 +39,7 @@ def test_a_wrong_call_is_one_line(
     assert "S3CRET" not in err and "S3/CRET" not in err
     for words in call.says:
         assert words in err
-    assert files(place) == before
+    assert there(place) == before
 
 
 def test_every_command_and_option_has_wrong_calls() -> None:

@@ -181,6 +181,9 @@ def _by_hand() -> Iterator[WrongCall]:
     for alpha in ("0", "1", "5"):
         yield wrong(["margins", *RIGHT["margins"], "--alpha", alpha], "alpha", "between 0 and 1")
     yield wrong(["margins", *RIGHT["margins"], "--train-data", "nope.npz"], "train-data", "--pseudo-margin")
+    learning = ["margins", *RIGHT["margins"], "--pseudo-margin", "--train-data"]
+    yield wrong([*learning, "nope.npz"], "nope.npz")
+    yield wrong([*learning, "classes"], "cat")
     for precision in ("0", "0.5", "5"):
         yield wrong(["evaluate", *RIGHT["evaluate"], "--precision", precision], "precision")
     yield wrong(["evaluate", *RIGHT["evaluate"], "--suite", "fsat"], "suite = 'fsat'", "fast")
@@ -214,6 +217,7 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong("export --run nowhere --format torch --out new.pt2", "nowhere")
     yield wrong("export --run bundled --format torch --out new.onnx", "out = 'new.onnx'", ".pt2")
     yield wrong("export --run bundled --format torch --out text.txt/new.pt2", "text.txt")
+    yield wrong("export --run nowhere --format torch --out new/below/new.pt2", "nowhere")
     yield wrong("export --run bundled --format torch --out new.pt2 --detector nowhere.json", "nowhere.json")
     yield wrong("merge --out new.parquet", "TABLE")
     yield wrong("merge nowhere.parquet --out new.parquet", "nowhere.parquet: is not there")

@@ -15,7 +15,7 @@ from torch import Tensor
 from temper import models
 from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError
 from temper.files import written
-from temper.folders import make_folder
+from temper.folders import check_out
 from temper.margins.detector import BrittlenessDetector
 from temper.models import Classifier
 from temper.prediction import Deployed, load_detector, names_of, run_folder, threat_of
@@ -76,7 +76,7 @@ def export(spec: str, kind: Format, out: Path, detector: Path | None = None, ima
         raise ArgumentError("out", str(out), f"a file of format {kind} ends in {ENDINGS[kind]}")
     if out.is_dir():
         raise ArgumentError("out", str(out), "is a folder; name a file in it")
-    make_folder(out.parent)
+    check_out(out.parent)
     if kind == "onnx":
         _need_onnx()
     classifier = models.load(spec, image_size=image_size)

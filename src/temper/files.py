@@ -6,7 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,13 +27,15 @@ WRONG_PLACE = {
 def written(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; on success it is flushed to the disk and takes the place of ``path``.
 
-    A crash leaves the old file, or none; an error removes the unfinished one. Of a link, what it points to is written.
+    A crash leaves the old file, or none; an error removes the unfinished one, and the folders that were made for it. Of
+    a link, what it points to is written.
 
     Raises:
         OSError: it cannot be written; names ``path``. Of a folder or a device, before anything is written.
     """
     place = target(path)
     unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.part")
+    made = [folder for folder in place.parents if not folder.exists()]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -46,6 +48,10 @@ def written(path: Path) -> Iterator[Path]:
         raise
     finally:
         unfinished.unlink(missing_ok=True)
+        if not place.exists():
+            for folder in made:
+                with suppress(OSError):  # another file came into it
+                    folder.rmdir()
 
 
 def target(path: Path) -> Path:

@@ -70,7 +70,7 @@ def evaluate_into(
         EvidenceError: ``folder`` holds evidence on another model or other data.
     """
     wanted = parse_threats(threats)
-    make_folder(folder)
+    check_out(folder)
     classifier, dataset = load(model, data_spec, limit, seed, image_size)
     measured, names = samples.from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = evaluate_loaded(
@@ -189,13 +189,19 @@ def journal(folder: Path, suite: str, seed: int) -> Path:
     return folder / JOURNAL / f"{suite}-{seed}"
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder before hours are spent on what goes into it."""
+def check_out(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before hours are spent on what goes into it; none is made.
+
+    Raises:
+        ArgumentError: see above.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
     except OSError as error:
         raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror})") from None
-    if not os.access(folder, os.W_OK):
+    if not there.is_dir():
+        raise ArgumentError("out", str(folder), f"cannot be made ({there.name} is no folder)")
+    if not os.access(there, os.W_OK):
         raise ArgumentError("out", str(folder), "may not be written to; choose another folder")
 
 

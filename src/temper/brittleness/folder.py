@@ -16,10 +16,11 @@ from temper.attacks.evasion import Scored
 from temper.brittleness.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
 from temper.brittleness.scoring import FEATURE, features, head_weight, score, scorers
 from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
+from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, ModelError
 from temper.evaluation import TABLE, Evaluation
 from temper.files import read_json, unless_damaged, write_json, written
-from temper.folders import REPORT, class_names, evaluate_loaded, load, make_folder, report, save_examples
+from temper.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
 from temper.margins import EvidenceTable
 from temper.margins.brittleness import Brittleness, brittleness
 from temper.margins.consistency import detection, eps_sweep, margin_consistency
@@ -86,8 +87,9 @@ def margins_into(
         raise ArgumentError("train-data", train_data, "is what the pseudo-margin learns from: add --pseudo-margin")
     asked = Asked(chosen, alpha, adaptive, seed, batch_size, time_budget)
     training = _training_spec(data_spec, train_data) if pseudo_margin else None
-    make_folder(folder)
+    check_out(folder)
     classifier, dataset = load(model, data_spec, limit, seed, image_size)
+    learnt_from = None if training is None else _training_data(training, digests(dataset), seed)
     measured, names = from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = _search(folder, classifier, measured, names, asked)
     summary: dict[str, Any] = {
@@ -102,8 +104,8 @@ def margins_into(
     if not done.complete:
         return summary, False
     pseudo = None
-    if training is not None:
-        pseudo = _pseudo_margin(folder / "pseudo-margin", classifier, training, digests(dataset), asked)
+    if learnt_from is not None:
+        pseudo = _pseudo_margin(folder / "pseudo-margin", classifier, learnt_from, asked)
         if pseudo is None:
             return summary, False
         pseudo.save(folder / PSEUDO_MARGIN)
@@ -231,16 +233,16 @@ def _defences(
     return {"adaptive": {name: done[name] for name in scored}}
 
 
-def _pseudo_margin(
-    folder: Path, classifier: Classifier, spec: str, measured_on: NDArray[np.uint64], asked: Asked
-) -> PseudoMargin | None:
-    """What is learned from the margins of training images, none of which it is measured on; None where the search for
-    those was stopped."""
+def _training_data(spec: str, measured_on: NDArray[np.uint64], seed: int) -> Dataset:
+    """Training images to learn a margin from, none of which it is measured on."""
     parts = data.available_splits(spec)
     whole = data.load(spec, split="train" if "train" in parts else None)
     dataset = unseen(whole, measured_on, "that the margins are measured on")
-    dataset = dataset.limit(min(LEARNT_FROM, len(dataset)), asked.seed)
-    make_folder(folder)
+    return dataset.limit(min(LEARNT_FROM, len(dataset)), seed)
+
+
+def _pseudo_margin(folder: Path, classifier: Classifier, dataset: Dataset, asked: Asked) -> PseudoMargin | None:
+    """What is learned from the margins of training images; None where the search for those was stopped."""
     measured = from_dataset(dataset, classifier)
     done = _search(folder, classifier, measured, class_names(classifier, dataset), asked)
     if not done.complete:

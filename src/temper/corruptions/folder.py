@@ -11,7 +11,7 @@ from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
 from temper.corruptions.table import CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
 from temper.files import unless_damaged, write_json
-from temper.folders import load, make_folder
+from temper.folders import check_out, load
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
 
@@ -41,7 +41,7 @@ def corruptions_into(
     and a figure (``corruptions.svg``).
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there, once there is something to keep.
         model, data_spec: see :func:`temper.models.load` and :func:`temper.data.load`.
         names, severities: of the preset imagenet-c; its 15 corruptions, and 1 to 5, if none are given.
         preset: ``imagenet-c``, or ``guide`` (see :func:`temper.corruptions.guide_preset`).
@@ -62,7 +62,7 @@ def corruptions_into(
     """
     _check_call(names, severities, preset, baseline, limit)
     against = None if baseline is None else read_baseline(baseline)
-    make_folder(folder)
+    check_out(folder)
     classifier, dataset = load(model, data_spec, limit, seed, image_size)
     if against is ALEXNET and dataset.num_classes != 1000:
         fix = f"is of ImageNet's 1,000 classes, {data_spec} has {dataset.num_classes}: name a folder measured on it"
