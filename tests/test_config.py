@@ -62,12 +62,6 @@ def test_defaults_are_a_configuration():
     assert read_config(config) is config
 
 
-def test_an_empty_file_is_all_defaults(tmp_path):
-    path = tmp_path / "empty.yaml"
-    path.write_text("# nothing yet\n")
-    assert read_config(path) == FinetuneConfig()
-
-
 @pytest.mark.parametrize("eps", ["8/255", 8 / 255, " 8 / 255 "])
 def test_epsilon_reads_fractions(tmp_path, eps):
     assert read_config({"eps": eps}).eps == 8 / 255
