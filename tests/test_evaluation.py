@@ -178,6 +178,27 @@ def test_examples_of_a_table_without_flips_are_none():
     assert examples(Linear(), from_arrays(images, labels), table, "Linf", "apgd", seed=0) == []
 
 
+@pytest.mark.parametrize("favoured", [0, 1, 2])
+@pytest.mark.parametrize("norm", NORMS)
+def test_examples_are_flips_of_two_images_each_asked_about_alone(linear, favoured, norm):
+    """As a report shows them, and not as they came out in a batch, where rounding is another."""
+
+    class Lonely(Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bonus = torch.nn.functional.one_hot(torch.tensor(favoured), 3) * 0.5 * (len(x) == 1)
+            return super().forward(x) + bonus
+
+    _, images, labels, table = linear
+    alone = torch.cat([predictions(Lonely(), image[None]) for image in images])
+    assert 0 < (alone != labels).sum() < len(images)
+    found = examples(Lonely(), from_arrays(images, labels), table, norm, "apgd", seed=0, count=len(images))
+    assert found
+    for example in found:
+        shown = [predictions(Lonely(), picture[None]).item() for picture in (example.image, example.adversarial)]
+        assert shown == [example.prediction, example.adversarial_prediction]
+        assert shown[0] != shown[1]
+
+
 def test_wrong_predictions_are_not_attacked():
     images = pictures()
     labels = (predictions(Linear(), images) + torch.arange(24) % 2) % 3

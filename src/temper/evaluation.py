@@ -509,12 +509,11 @@ def examples(
         for done in engine.flow(CLOSER, Work(x, y, ids, rivals), norm, unlimited, seed):
             if done.nearest is None:
                 continue
-            with torch.no_grad(), crafting(model):
-                asked = done.nearest[None].contiguous()  # alone, as whoever looks at the picture would ask
-                logits = model(asked)
-            if not flipped(logits, y[done.place, None]).item():
+            with torch.no_grad(), crafting(model):  # each alone, as whoever looks at the pictures would ask
+                clean, moved = (model(each[None].contiguous()) for each in (x[done.place], done.nearest))
+            label, becomes = int(y[done.place]), int(predicted(moved))
+            if int(predicted(clean)) != label or not flipped(moved, y[done.place, None]).item():
                 continue
-            label, becomes = int(y[done.place]), int(predicted(logits))
             image, nearest = x[done.place].cpu(), done.nearest.cpu()
             picked.append(Example(image, nearest, label, label, becomes, done.distance, norm))
     return sorted(picked, key=lambda example: example.distance)
