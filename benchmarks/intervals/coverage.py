@@ -11,20 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, rankdata
 
 from temper.benchmark.analysis import rank_intervals
 from temper.margins import intervals
-from temper.margins.brittleness import Brittleness
-from temper.margins.consistency import detection, kendall
+from temper.margins.consistency import TPR, kendall
 from temper.margins.intervals import Estimate
-from temper.margins.metrics import BEYOND
 from temper.margins.subset import plain_estimate
 
 HERE = Path(__file__).parent
 SIZES = (50, 200, 1000)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98, 0.99)
-SLOW = 10  # bootstraps of thousands of draws are measured with so many times fewer repeats
+SLOW = 10  # what draws thousands of times, or sorts many pairs, is measured with so many times fewer repeats
 Row = dict[str, object]
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, float], Values]
@@ -95,7 +93,7 @@ def means(repeats: int) -> Iterator[Row]:
 
 
 def margins(repeats: int) -> Iterator[Row]:
-    """Mean margin: skewed distances, of a share of the samples."""
+    """Mean margin: skewed distances, known of a share of the samples, of one at least."""
 
     def exponential(rng: np.random.Generator, n: int, _: float) -> Values:
         return rng.exponential(1, n)
@@ -113,11 +111,11 @@ def margins(repeats: int) -> Iterator[Row]:
     }
     for case, (draw, truth) in spreads.items():
         for n in SIZES:
-            for share in (0.1, 0.5, 1.0):
+            for share in SHARES:
 
                 def one(rng: np.random.Generator, n: int = n, share: float = share, draw: Draw = draw) -> Estimate:
-                    values = draw(rng, max(int(n * share), 2), share)
-                    return intervals.mean(values, values, bound=BEYOND * values.max())
+                    values = draw(rng, max(int(rng.binomial(n, share)), 1), share)
+                    return intervals.open_mean(values, values)
 
                 yield simulated("mean margin", case, n, share, repeats, float(truth), one)
 
@@ -125,28 +123,70 @@ def margins(repeats: int) -> Iterator[Row]:
 def taus(repeats: int) -> Iterator[Row]:
     """Kendall's tau of two normal variables; ``share`` is the true tau."""
     for n in SIZES:
-        for tau in (0.0, 0.5, 0.9, 0.99):
+        for tau in (0.01, 0.1, 0.5, 0.9, 0.99, -0.9, -0.99):
             rho = np.sin(np.pi / 2 * tau)
 
             def one(rng: np.random.Generator, n: int = n, rho: float = rho) -> Estimate:
                 first, noise = rng.normal(size=(2, n))
-                return kendall(first, rho * first + np.sqrt(1 - rho**2) * noise, seed=int(rng.integers(2**31)))
+                return kendall(first, rho * first + np.sqrt(1 - rho**2) * noise)
 
-            yield simulated("tau", "normal", n, tau, repeats if n == 50 else repeats // SLOW, tau, one)
+            yield simulated("tau", "normal", n, tau, repeats // SLOW if n > 500 else repeats, tau, one)
 
 
-def detections(repeats: int) -> Iterator[Row]:
-    """AUROC of normal scores a standard deviation apart; ``share`` is that of brittle decisions."""
-    truth = float(norm.cdf(1 / np.sqrt(2)))
-    for n in SIZES[:2]:
-        for share in (0.1, 0.5, 0.9):
+def _scores(rng: np.random.Generator, n: int, share: float, apart: float) -> tuple[Values, Values]:
+    """Normal scores of brittle decisions, a ``share`` of n and at least one, and of robust ones, ``apart`` above."""
+    brittle = min(max(int(rng.binomial(n, share)), 1), n - 1)
+    return rng.normal(size=brittle) - apart, rng.normal(size=n - brittle)
 
-            def one(rng: np.random.Generator, n: int = n, share: float = share) -> Estimate:
-                brittle = np.arange(n) < round(n * share)
-                scores = rng.normal(size=n) - brittle
-                return detection(_decisions(brittle), scores, seed=int(rng.integers(2**31))).auroc
 
-            yield simulated("AUROC", "normal", n, share, repeats // SLOW, truth, one)
+def areas(repeats: int) -> Iterator[Row]:
+    """AUROC of normal scores one and three standard deviations apart; ``share`` is that of brittle decisions."""
+    for apart in (1.0, 3.0):
+        for n in SIZES:
+            for share in SHARES:
+
+                def one(rng: np.random.Generator, n: int = n, share: float = share, apart: float = apart) -> Estimate:
+                    brittle, robust = _scores(rng, n, share, apart)
+                    ranks = rankdata(np.concatenate([brittle, robust]))
+                    above = 1 - (ranks[: len(brittle)] - rankdata(brittle)) / len(robust)
+                    below = (ranks[len(brittle) :] - rankdata(robust)) / len(brittle)
+                    return Estimate(float(above.mean()), *intervals.area(above, below), n)
+
+                truth = float(norm.cdf(apart / np.sqrt(2)))
+                count = repeats if n == SIZES[0] else repeats // SLOW
+                yield simulated("AUROC", f"{apart:g} apart", n, share, count, truth, one)
+
+
+def precisions(repeats: int) -> Iterator[Row]:
+    """Average precision of the same scores, and of scores that say nothing."""
+    z = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    for apart in (0.0, 1.0, 3.0):
+        for n in SIZES:
+            for share in SHARES:
+
+                def one(rng: np.random.Generator, n: int = n, share: float = share, apart: float = apart) -> Estimate:
+                    brittle, robust = (np.sort(scores) for scores in _scores(rng, n, share, apart))
+                    found = np.arange(1, len(brittle) + 1)
+                    value = float((found / (found + np.searchsorted(robust, brittle, "right"))).mean())
+                    return Estimate(value, *intervals.average_precision(value, len(brittle), len(robust)), n)
+
+                hits, alarms = share * norm.cdf(z), (1 - share) * norm.cdf(z - apart)
+                truth = float((hits / (hits + alarms)).mean())
+                yield simulated("average precision", f"{apart:g} apart", n, share, repeats, truth, one)
+
+
+def rates(repeats: int) -> Iterator[Row]:
+    """FPR at 95 % TPR of the same scores."""
+    for apart in (1.0, 3.0):
+        for n in SIZES:
+            for share in SHARES:
+
+                def one(rng: np.random.Generator, n: int = n, share: float = share, apart: float = apart) -> Estimate:
+                    low, high = intervals.false_alarms(*_scores(rng, n, share, apart), TPR)
+                    return Estimate(low, low, high, n)
+
+                truth = float(norm.cdf(norm.ppf(TPR) - apart))
+                yield simulated("FPR at 95 % TPR", f"{apart:g} apart", n, share, repeats, truth, one)
 
 
 def subsets(repeats: int) -> Iterator[Row]:
@@ -178,14 +218,9 @@ def ranks(repeats: int) -> Iterator[Row]:
         yield simulated("score over seeds", "normal", n, 0.5, repeats // SLOW, 1.5, one)
 
 
-def _decisions(brittle: NDArray[np.bool_]) -> Brittleness:
-    ids = np.arange(len(brittle))
-    margin = np.where(brittle, 0.0, np.inf)
-    return Brittleness(ids, ids, ids, np.zeros(len(ids)), margin, brittle, ~brittle, "simulated")
-
-
 PARTS = {
-    "share": shares, "mean": means, "mean margin": margins, "tau": taus, "AUROC": detections, "subset": subsets,
+    "share": shares, "mean": means, "mean margin": margins, "tau": taus, "AUROC": areas, "average precision": precisions,
+    "FPR at 95 % TPR": rates, "subset": subsets,
     "score over seeds": ranks,
 }  # fmt: skip
 

@@ -148,8 +148,7 @@ def analyse(
             "robust": int(found.robust.sum()),
         },
         "consistency": {
-            name: margin_consistency(table, norm, SUITE, scores=values, seed=seed).to_json()
-            for name, values in columns.items()
+            name: margin_consistency(table, norm, SUITE, scores=values).to_json() for name, values in columns.items()
         },
         "detection": {name: _detection(found, values, seed) for name, values in columns.items()},
         "sweep": [

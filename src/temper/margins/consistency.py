@@ -5,7 +5,7 @@ margin: the lower, the more brittle.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from temper.errors import ArgumentError, EvidenceError
+from temper.margins import intervals
 from temper.margins.brittleness import Brittleness, brittleness
-from temper.margins.intervals import Estimate, bootstrapped
+from temper.margins.intervals import Estimate
 from temper.margins.table import EvidenceTable
 
 TPR = 0.95  # at which false alarms are counted
 FEWEST = 3  # samples that have a rank correlation
-PAIRWISE = 1000  # up to so many samples all their pairs are held in memory, which is faster than to sort resamples
-RESAMPLES = 2000
-DRAWS = 10_000_000  # samples drawn in a bootstrap, all resamples together
+SPREAD = 1000  # samples, at most, from which a tau's spread is taken, each against all
+BLOCK = 4_000_000  # pairs of samples held in memory
 
 
 # --- rank correlation -----------------------------------------------------------------------------
@@ -51,15 +51,14 @@ class MarginConsistency:
         return asdict(self)
 
 
-def kendall(margins: NDArray[np.float64], scores: NDArray[np.float64], *, seed: int = 0) -> Estimate:
-    """Kendall's tau-b of two rankings, with a bootstrap interval over the samples on Fisher's scale.
+def kendall(margins: NDArray[np.float64], scores: NDArray[np.float64]) -> Estimate:
+    """Kendall's tau-b of two rankings, with an interval over the samples.
 
-    Resamples in which one side is constant have no tau and are passed over. Where every pair is ranked alike the
-    interval is the exact one of n / 2 pairs without a common sample.
+    The interval is :func:`temper.margins.intervals.rank_correlation` with the jackknife's standard error of a
+    U-statistic (Sen 1960; Cliff and Charlin 1991), so it supposes no distribution and draws nothing.
 
     Args:
         margins: float64 [N]; scores: float64 [N], of the same samples.
-        seed: of the resampling.
 
     Raises:
         ArgumentError: the arrays differ in length.
@@ -71,10 +70,9 @@ def kendall(margins: NDArray[np.float64], scores: NDArray[np.float64], *, seed: 
     if reason:
         raise EvidenceError(f"there is no rank correlation: {reason}")
     value = float(kendalltau(margins, scores).statistic)
-    # (1 + tau) / 2 is, but for ties, the share of pairs that are ranked alike.
-    n, draws = len(margins), _resampled_taus(margins, scores, seed)
-    low, high = bootstrapped((1 + value) / 2, (1 + draws) / 2, independent=n // 2, step=1 / (n * (n - 1)))
-    return Estimate(value, min(2 * low - 1, value), max(2 * high - 1, value), n)
+    return Estimate(
+        value, *intervals.rank_correlation(value, _spread(margins, scores, value), len(margins)), len(margins)
+    )
 
 
 def margin_consistency(
@@ -83,7 +81,6 @@ def margin_consistency(
     suite: str | None = None,
     *,
     scores: NDArray[np.float64] | None = None,
-    seed: int = 0,
 ) -> MarginConsistency:
     """Kendall's tau-b of input margin and score, over all decisions, right and wrong (arXiv:2406.18451, section 3.1).
 
@@ -95,7 +92,6 @@ def margin_consistency(
         norm: Linf, L2 or L1; may be left out where there is one.
         suite: may be left out where there is one; flips that other suites found count as well.
         scores: float64 [N], in the order of rising sample ids; None takes the logit margins.
-        seed: of the resampling.
 
     Raises:
         ArgumentError: scores are not one per sample.
@@ -120,14 +116,14 @@ def margin_consistency(
         if reason:
             left_out[label] = reason
         else:
-            per_class[label] = _known_tau(margins[among], scores[among], seed)
-    return MarginConsistency(norm, found.suite, _known_tau(margins, scores, seed), per_class, left_out)
+            per_class[label] = _known_tau(margins[among], scores[among])
+    return MarginConsistency(norm, found.suite, _known_tau(margins, scores), per_class, left_out)
 
 
-def _known_tau(margins: NDArray[np.float64], scores: NDArray[np.float64], seed: int) -> Estimate:
+def _known_tau(margins: NDArray[np.float64], scores: NDArray[np.float64]) -> Estimate:
     """Tau over the finite margins, the share of the others as unknown."""
     known = np.isfinite(margins)
-    found = kendall(margins[known], scores[known], seed=seed)
+    found = kendall(margins[known], scores[known])
     return replace(found, n=len(known), unknown=float((~known).mean()))
 
 
@@ -143,21 +139,21 @@ def _no_tau(margins: NDArray[np.float64], scores: NDArray[np.float64]) -> str:
     return ""
 
 
-def _resampled_taus(margins: NDArray[np.float64], scores: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _spread(margins: NDArray[np.float64], scores: NDArray[np.float64], tau: float) -> float:
+    """Standard error of tau-b by the jackknife: what each sample adds to alike and to untied pairs, linearised."""
     n = len(margins)
-    if n > PAIRWISE:
-        return np.array([kendalltau(margins[drawn], scores[drawn]).statistic for drawn in _draws(n, seed)])
-    # Tau-b of a resample is a sum over pairs of samples, each as often as its two were drawn; a sample drawn twice is a
-    # tie with itself on both sides. So quadratic forms in the counts do for all resamples at once.
-    counts = np.stack([np.bincount(drawn, minlength=n) for drawn in _draws(n, seed)]).astype(np.float32)
-    ranks = (np.unique(values, return_inverse=True)[1] for values in (margins, scores))
-    one, two = (np.sign(rank[:, None] - rank).astype(np.float32) for rank in ranks)
-    # Sums of up to PAIRWISE squared are whole numbers that float32 holds exactly.
-    alike, ranked_one, ranked_two = (
-        np.einsum("rn,rn->r", counts @ signs, counts).astype(np.float64) for signs in (one * two, one**2, two**2)
-    )
-    most = np.sqrt(ranked_one * ranked_two)
-    return np.divide(alike, most, out=np.full(len(counts), np.nan), where=most > 0)
+    counted = [np.unique(values, return_inverse=True, return_counts=True) for values in (margins, scores)]
+    ranks, ties = [rank for _, rank, _ in counted], [count for *_, count in counted]
+    untied = [1 - float((count * (count - 1.0)).sum()) / (n * (n - 1)) for count in ties]
+    most = math.sqrt(untied[0] * untied[1])
+    chosen = np.unique(np.linspace(0, n - 1, min(n, SPREAD)).astype(np.int64))
+    influence = []
+    for block in np.array_split(chosen, math.ceil(len(chosen) * n / BLOCK)):
+        one, two = (np.sign(rank[block, None] - rank).astype(np.float32) for rank in ranks)
+        alike, ranked = ((one * two).sum(1) / (n - 1), [(signs**2).sum(1) / (n - 1) for signs in (one, two)])
+        ties_lost = sum(own / mean - 1 for own, mean in zip(ranked, untied, strict=True))
+        influence.append(alike / most - tau - tau / 2 * ties_lost)
+    return 2 * math.sqrt((n - 1) * float(np.mean(np.concatenate(influence) ** 2))) / (n - 2)
 
 
 # --- detection ------------------------------------------------------------------------------------
@@ -212,16 +208,16 @@ class SweepPoint:
 
 
 def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, seed: int = 0) -> DetectionQuality:
-    """How well low scores detect brittle decisions, with bootstrap intervals over the decisions.
+    """How well low scores detect brittle decisions, with intervals over the decisions.
 
-    The intervals are on the logit scale (:func:`temper.margins.intervals.bootstrapped`). That of the FPR in sample is
-    too short where few decisions are brittle: it takes no account of having chosen the threshold on them.
-    Resamples without any brittle or any robust decision are passed over.
+    They are those of :func:`temper.margins.intervals.area`, :func:`~temper.margins.intervals.average_precision` and
+    :func:`~temper.margins.intervals.false_alarms`. The last is of the FPR at the TPR of 95 % that all decisions like
+    these would show, which both rates estimate, so it allows for the threshold's chance, too.
 
     Args:
         found: which decisions are brittle, robust, unknown; the latter are left out and counted.
         scores: float64 [N], in the order of ``found``, low for brittle; None takes the logit margins.
-        seed: of halves and resampling.
+        seed: of the halves.
 
     Raises:
         ArgumentError: scores are not one per decision.
@@ -230,36 +226,28 @@ def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, 
     _check_both_kinds(found)
     ranked = _ranked(found, scores)
     n, unknown = len(found.sample), float(found.unknown.mean())
+    brittle, robust = int(found.brittle.sum()), int(found.robust.sum())
     everyone = np.arange(len(ranked.brittle))
-    resampled = np.array([_figures(*ranked.flagged(drawn)) for drawn in _draws(len(everyone), seed)])
+    auroc, aupr, trapezoid, in_sample = _figures(*ranked.flagged(everyone))
 
-    def estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
-        kinds = sorted((int(found.brittle.sum()), int(found.robust.sum())))
-        low, high = bootstrapped(value, draws, independent=kinds[0], step=1 / ((kinds[0] + 1) * kinds[1]))
-        return Estimate(value, low, high, n, unknown)
+    def estimate(value: float, ends: tuple[float, float]) -> Estimate:
+        return Estimate(value, min(ends[0], value), max(ends[1], value), n, unknown)
 
-    auroc, aupr, trapezoid, in_sample = (
-        estimate(value, draws) for value, draws in zip(_figures(*ranked.flagged(everyone)), resampled.T, strict=True)
-    )
+    ranks = ranked.ranks.astype(np.float64)
+    rates = intervals.false_alarms(ranks[ranked.brittle], ranks[~ranked.brittle], TPR)
     held_out = None
-    if min(found.brittle.sum(), found.robust.sum()) >= 2:
-        rng = np.random.default_rng(seed)
-        one, two = _halves(ranked.brittle, rng)
-        # Each half is resampled for itself: a decision drawn into both would be scored by its own threshold.
-        rates = [
-            _held_out_rate(ranked, rng.choice(one, len(one)), rng.choice(two, len(two)))
-            for _ in range(_resamples(len(everyone)))
-        ]
-        held_out = estimate(_held_out_rate(ranked, one, two), np.array(rates))
+    if min(brittle, robust) >= 2:
+        halves = _halves(ranked.brittle, np.random.default_rng(seed))
+        held_out = estimate(_held_out_rate(ranked, *halves), rates)
     return DetectionQuality(
-        auroc=auroc,
-        aupr=aupr,
-        aupr_trapezoid=trapezoid,
+        auroc=estimate(auroc, intervals.area(*ranked.placements())),
+        aupr=estimate(aupr, intervals.average_precision(aupr, brittle, robust)),
+        aupr_trapezoid=estimate(trapezoid, intervals.average_precision(trapezoid, brittle, robust)),
         fpr_at_95_tpr=held_out,
-        fpr_at_95_tpr_in_sample=in_sample,
+        fpr_at_95_tpr_in_sample=estimate(in_sample, rates),
         threshold_95=float(ranked.thresholds[_at_95_tpr(*ranked.flagged(everyone))]),
-        brittle=int(found.brittle.sum()),
-        robust=int(found.robust.sum()),
+        brittle=brittle,
+        robust=robust,
         unknown=int(found.unknown.sum()),
     )
 
@@ -351,6 +339,14 @@ class _Ranked:
             np.bincount(ranks[~brittle], minlength=count).cumsum(),
         )
 
+    def placements(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each brittle decision the share of robust ones above it, of each robust one that of brittle ones below."""
+        below = []
+        for kind in (self.brittle, ~self.brittle):
+            counts = np.bincount(self.ranks[kind], minlength=len(self.thresholds))
+            below.append((counts.cumsum() - counts / 2) / kind.sum())
+        return 1 - below[1][self.ranks[self.brittle]], below[0][self.ranks[~self.brittle]]
+
 
 def _ranked(found: Brittleness, scores: NDArray[np.float64] | None) -> _Ranked:
     scores = _checked(found.logit_margin if scores is None else scores, len(found.sample))
@@ -384,7 +380,7 @@ def _figures(tps: NDArray[np.intp], fps: NDArray[np.intp]) -> tuple[float, float
     """AUROC, average precision, trapezoid under precision and recall, in-sample FPR at 95 % TPR; nan where undefined.
 
     They are those of scikit-learn's roc_auc_score, average_precision_score, auc of precision_recall_curve, and
-    det_curve, written out because a bootstrap asks for them thousands of times, of one order.
+    det_curve, of one order.
     """
     if not (tps[-1] and fps[-1]):
         return (np.nan,) * 4
@@ -407,7 +403,7 @@ def _at_95_tpr(tps: NDArray[np.intp], fps: NDArray[np.intp]) -> int:
     Of the points of the curve with a TPR of at least 0.95 it is the one of the smallest TPR, and on ties the one of the
     largest FPR. The curve begins with the last point of FPR 0 and ends with the first of TPR 1.
     """
-    used = np.flatnonzero(np.diff(tps + fps, prepend=0))  # a resample may lack a score
+    used = np.flatnonzero(np.diff(tps + fps, prepend=0))  # a half may lack a score
     first = max(int(np.searchsorted(fps[used], 0, "right")) - 1, 0)
     last = int(np.searchsorted(tps[used], tps[-1]))
     curve = used[first : last + 1]
@@ -446,13 +442,3 @@ def _checked(scores: NDArray[np.float64], n: int) -> NDArray[np.float64]:
         place = int(np.isnan(scores).argmax())
         raise EvidenceError(f"{int(np.isnan(scores).sum())} scores are NaN, first at place {place}; compute them again")
     return scores
-
-
-def _resamples(n: int) -> int:
-    return int(np.clip(DRAWS // n, RESAMPLES // 10, RESAMPLES))
-
-
-def _draws(n: int, seed: int) -> Iterator[NDArray[np.intp]]:
-    """Places of n samples drawn from n, again and again."""
-    rng = np.random.default_rng(seed)
-    return (rng.integers(0, n, n) for _ in range(_resamples(n)))

@@ -4,17 +4,20 @@ Every interval here keeps its level at few samples and at shares next to 0 and 1
 fall below it, and none has zero width unless its outcome is certain. benchmarks/intervals measures their coverage.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import expit, logit
-from scipy.stats import beta, norm, t
+from scipy.stats import beta, binom, chi2, norm, t
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 Z = float(norm.ppf(1 - TAIL))
+#: Numbers without a natural bound, such as margins, are reckoned to exceed the largest found by at most this factor.
+BEYOND = 2.0
 
 
 @dataclass(frozen=True)
@@ -105,27 +108,99 @@ def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], bound: float
     )
 
 
-def bootstrapped(value: float, draws: NDArray[np.float64], independent: int, step: float) -> tuple[float, float]:
-    """Interval of a statistic in [0, 1] that is no mean, such as an AUROC, from resamples.
+def open_mean(lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Estimate:
+    """The mean of numbers from 0 on that have no natural bound, of which only brackets are known.
 
-    Student's t with the spread of the resamples on the logit scale, which is Fisher's z for correlations: a bootstrap's
-    percentiles are too short near 0 and 1. At 0 or 1 itself, where resamples have no spread, the interval is the
-    exact one of as many independent outcomes as the statistic compares.
+    It is :func:`mean` with a bound of twice the largest number. The upper end is at least the largest number over
+    -log(1 - .025^(1/N)), the exact bound for exponential numbers and a valid one for all that are spread less (of
+    increasing failure rate: Barlow and Proschan 1966, Annals of Mathematical Statistics 37): of one to five numbers the
+    largest says little of how far others go.
 
     Args:
-        value: the statistic.
-        draws: float64 [R], of resamples; nan where a resample lacks what it takes.
-        independent: outcomes that it compares independently: pairs, or members of the smaller of two groups.
-        step: how near to 0 or 1 it can be without being there.
+        lowest: float64 [N]; highest: float64 [N], not below ``lowest``.
     """
-    scale = logit(np.clip(draws[~np.isnan(draws)], step, 1 - step))
-    reach = t.ppf(1 - TAIL, max(independent - 1, 1)) * scale.std(ddof=1)
-    low, high = expit(logit(np.clip(value, step, 1 - step)) + np.array([-reach, reach]))
-    if value > 1 - step / 2:  # 1, up to rounding
-        low = min(low, exact(independent, independent)[0])
-    if value < step / 2:
-        high = max(high, exact(0, independent)[1])
+    farthest = float(highest.max())
+    found = mean(lowest, highest, bound=BEYOND * farthest or 1.0)
+    return replace(found, high=max(found.high, farthest / -math.log1p(-(TAIL ** (1 / len(highest))))))
+
+
+def joined(value: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Interval in [0, 1] of a statistic whose error is the sum of independent ones, from the interval of each.
+
+    The distances of the ends from the value add as standard deviations do (Zou and Donner 2008, Statistics in Medicine
+    27), so an end keeps the asymmetry of its parts.
+    """
+    below, above = (math.hypot(*(end - value for end in ends)) for ends in zip(*parts, strict=True))
+    return max(value - below, 0.0), min(value + above, 1.0)
+
+
+def rank_correlation(value: float, spread: float, n: int) -> tuple[float, float]:
+    """Interval of Kendall's tau of ``n`` samples with this standard error, on Fisher's scale.
+
+    Student's t with as many outcomes as there are pairs without a common sample. Where every pair is ranked alike,
+    which shows no spread, the interval is the exact one of that many independent outcomes. The standard error is at
+    least that of a tau whose samples all agree alike with the others, sqrt(2 (1 - tau^2) / (n (n - 1))) (Hoeffding
+    1948).
+    """
+    nearest = 1 - 2 / (n * (n - 1))  # to 1, without being there
+    inside, pairs = min(max(value, -nearest), nearest), n // 2
+    spread = max(spread, math.sqrt(2 * (1 - inside**2) / (n * (n - 1))))
+    reach = t.ppf(1 - TAIL, max(pairs - 1, 1)) * spread / (1 - inside**2)
+    low, high = np.tanh(np.arctanh(inside) + np.array([-reach, reach]))
+    if abs(value) > nearest:
+        doubt = 2 * exact(pairs, pairs)[0] - 1
+        low, high = (min(low, doubt), high) if value > 0 else (low, max(high, -doubt))
     return min(float(low), value), max(float(high), value)
+
+
+def area(brittle: NDArray[np.float64], robust: NDArray[np.float64]) -> tuple[float, float]:
+    """Interval of an AUROC from placements: float64 of each brittle decision, the share of robust ones that score
+    above it, and of each robust one, the share of brittle ones that score below; ties half.
+
+    An AUROC's error is the sum of those of the two means (DeLong and others 1988, Biometrics 44), whose intervals
+    (:func:`mean`, which is exact where all placements are 1) are joined. DeLong's own, on whatever scale, is too short
+    where a group is small or the area near 1.
+    """
+    parts = [mean(placed, placed) for placed in (brittle, robust)]
+    return joined(parts[0].value, [(part.low, part.high) for part in parts])
+
+
+def average_precision(value: float, brittle: int, robust: int) -> tuple[float, float]:
+    """Interval of an average precision, from the numbers of decisions that were to be found and of the others.
+
+    Boyd, Eng and Page (2013, ECML) take the binomial interval of as many outcomes as there are to be found. That holds
+    where they are few, and is too short where the others are: false alarms, 1 - value, then vary as their number does
+    (exact for Poisson counts: Garwood 1936). The two are joined. Measured, not proven.
+    """
+    fewest, most = chi2.ppf(TAIL, 2 * robust) / 2, chi2.ppf(1 - TAIL, 2 * robust + 2) / 2
+    alarms = (1 - (1 - value) * most / robust, 1 - (1 - value) * fewest / robust)
+    return joined(value, [exact(value * brittle, brittle), alarms])
+
+
+def false_alarms(brittle: NDArray[np.float64], robust: NDArray[np.float64], share: float) -> tuple[float, float]:
+    """Interval of the share of robust decisions flagged by the threshold that flags ``share`` of all brittle ones.
+
+    The threshold is a quantile of the brittle scores, which order statistics bracket whatever their distribution
+    (Thompson 1936; for ROC curves Hilgers 1991, Methods of Information in Medicine 30), and the decisions that it
+    flags are counted (:func:`exact`): two errors, joined. Of fewer than 72 brittle decisions none is sure to lie above
+    the quantile of 95 %, so the upper end is 1.
+
+    Args:
+        brittle: float64 [B], scores; robust: float64 [R]. Those up to the threshold are flagged.
+        share: of the brittle ones, in (0, 1).
+    """
+    brittle, n = np.sort(brittle), len(brittle)
+    flagged = np.searchsorted(np.sort(robust), brittle, side="right")  # by a threshold at each brittle score
+    rank = np.arange(1, n + 1)
+    above = np.flatnonzero(binom.sf(rank - 1, n, share) <= TAIL)
+    below = np.flatnonzero(binom.cdf(rank - 1, n, share) <= TAIL)
+    count = int(flagged[math.ceil(n * share - 1e-9) - 1])
+    quantile = (
+        float(flagged[below[-1]]) / len(robust) if len(below) else 0.0,
+        float(flagged[above[0]]) / len(robust) if len(above) else 1.0,
+    )
+    low, high = joined(count / len(robust), [exact(count, len(robust)), quantile])
+    return low, high if len(above) else 1.0
 
 
 def _upper_end(values: NDArray[np.float64]) -> float:

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from temper.margins.table import EvidenceTable
 
 
-#: No margin is reckoned to exceed the largest found by more than this factor: there is no natural bound that helps.
-BEYOND = 2.0
-
-
 @dataclass(frozen=True)
 class Evidence:
     """The two sides of the evidence on every sample in one norm, in the order of the sample ids.
@@ -153,7 +149,8 @@ def mean_margin(table: "EvidenceTable", norm: str, suite: str | None = None) -> 
 
     ``value`` and ``high`` take a margin as the nearest flip found, ``low`` as what was survived: attacks give upper
     bounds. Samples without any flip found have no margin; they are left out of the mean and are its ``unknown`` share.
-    The interval supposes that no margin is more than twice the largest found.
+    The interval (:func:`temper.margins.intervals.open_mean`) supposes that no margin is more than twice the largest
+    found, and where five or fewer are known, that margins are spread no more than exponential ones.
 
     Args:
         table: the evidence, of a suite that looks for the nearest flip, or of another as far as it went.
@@ -167,8 +164,7 @@ def mean_margin(table: "EvidenceTable", norm: str, suite: str | None = None) -> 
     known = np.isfinite(found.upper)
     if not known.any():
         raise EvidenceError(f"no flip was found in {norm} on any of {len(known)} samples, so there is no mean margin")
-    farthest = float(found.upper[known].max())
-    below = intervals.mean(found.survived[known], found.upper[known], bound=BEYOND * farthest or 1.0)
+    below = intervals.open_mean(found.survived[known], found.upper[known])
     return Estimate(
         value=float(found.upper[known].mean()),
         low=below.low,
