@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm, rankdata
 
 from temper.margins import intervals
+from temper.margins.consistency import kendall
 
 REPEATS = 300
 
@@ -64,6 +65,73 @@ def test_expected_robustness_is_covered_near_its_ends(n, robust, gone):
         got = intervals.mean(values, values)
         hits += got.low <= truth <= got.high
     assert hits / REPEATS >= 0.93
+
+
+@pytest.mark.parametrize("known", [1, 2])
+def test_the_mean_of_very_few_margins_is_covered(known):
+    """Twice the largest of one or two exponential margins is often below their mean: that alone covers .61 and .81."""
+    draws = np.random.default_rng(known).exponential(1, (150, known))
+    found = [intervals.open_mean(margins, margins) for margins in draws]
+    assert np.mean([each.low <= 1 <= each.high for each in found]) >= 0.92
+
+
+@pytest.mark.parametrize(("n", "tau"), [(10, 0.98), (12, 0.5), (50, 0.9), (50, -0.99)])
+def test_rank_correlations_are_covered_as_often_as_said(n, tau):
+    rng, hits, rho = np.random.default_rng(n), 0, np.sin(np.pi / 2 * tau)
+    for _ in range(REPEATS):
+        first, noise = rng.normal(size=(2, n))
+        found = kendall(first, rho * first + np.sqrt(1 - rho**2) * noise)
+        assert -1 <= found.low <= found.value <= found.high <= 1
+        hits += found.low <= tau <= found.high
+    assert hits / REPEATS >= 0.92
+
+
+@pytest.mark.parametrize(("brittle", "robust"), [(100, 100), (180, 20), (20, 180), (10, 40)])
+def test_the_false_alarms_of_a_threshold_that_is_itself_chosen_are_covered(brittle, robust):
+    """A bootstrap of the rate on the decisions that the threshold was chosen on covers .80 to .91."""
+    rng, hits = np.random.default_rng(brittle), 0
+    for _ in range(REPEATS):
+        low, high = intervals.false_alarms(rng.normal(size=brittle) - 2, rng.normal(size=robust), 0.95)
+        assert 0 <= low <= high <= 1
+        hits += low <= norm.cdf(norm.ppf(0.95) - 2) <= high
+    assert hits / REPEATS >= 0.93
+
+
+@pytest.mark.parametrize(("brittle", "robust"), [(20, 180), (180, 20), (2, 48)])
+def test_the_area_of_a_good_score_is_covered_where_one_kind_is_rare(brittle, robust):
+    """DeLong's interval covers .82 to .92 here, on the logit scale too."""
+    rng, hits, truth = np.random.default_rng(brittle), 0, norm.cdf(3 / np.sqrt(2))
+    for _ in range(60):
+        one, other = rng.normal(size=brittle) - 3, rng.normal(size=robust)
+        ranks = rankdata(np.concatenate([one, other]))
+        low, high = intervals.area(
+            1 - (ranks[:brittle] - rankdata(one)) / robust, (ranks[brittle:] - rankdata(other)) / brittle
+        )
+        hits += low <= truth <= high
+    assert hits >= 55
+
+
+@pytest.mark.parametrize("share", [0.02, 0.9, 0.95])
+def test_the_average_precision_of_a_score_that_says_nothing_is_covered(share):
+    """It is the share itself; the binomial interval alone covers .88 at .95."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(REPEATS):
+        brittle = rng.random(200) < share
+        found = np.flatnonzero(brittle) + 1
+        if not 0 < len(found) < 200:
+            continue
+        value = float((np.arange(1, len(found) + 1) / found).mean())
+        low, high = intervals.average_precision(value, len(found), 200 - len(found))
+        hits += low <= share <= high
+    assert hits / REPEATS >= 0.92
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
+def test_joined_intervals_hold_the_value_and_are_no_narrower_than_any(value, ends):
+    parts = [(min(low, value), max(high, value)) for low, high in ends]
+    low, high = intervals.joined(value, parts)
+    assert 0 <= low <= min(each for each, _ in parts) + 1e-9 and max(each for _, each in parts) - 1e-9 <= high <= 1
 
 
 def test_where_there_are_many_the_interval_is_nearly_the_normal_one():

@@ -219,9 +219,8 @@ def ranks(repeats: int) -> Iterator[Row]:
 
 
 PARTS = {
-    "share": shares, "mean": means, "mean margin": margins, "tau": taus, "AUROC": areas, "average precision": precisions,
-    "FPR at 95 % TPR": rates, "subset": subsets,
-    "score over seeds": ranks,
+    "share": shares, "mean": means, "mean margin": margins, "tau": taus, "AUROC": areas,
+    "average precision": precisions, "FPR at 95 % TPR": rates, "subset": subsets, "score over seeds": ranks,
 }  # fmt: skip
 
 
