@@ -1,11 +1,9 @@
 """The store: a folder or an object store, rows that appear whole, claims, foreign formats, SQL."""
 
 import json
-import os
 import subprocess
 import sys
 import time
-import uuid
 
 import pandas as pd
 import pytest
@@ -16,37 +14,11 @@ from temper.benchmark.store import Store
 from temper.errors import ArgumentError, RunError, UnreachableError
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    server_module = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    values = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    yield values
-    server.stop()
-    for key, value in before.items():
-        os.environ.pop(key) if value is None else os.environ.update({key: value})
-
-
 @pytest.fixture(params=["local", "s3"])
 def place(request, tmp_path):
     if request.param == "local":
         return str(tmp_path / "store")
-    request.getfixturevalue("s3_server")
-    import s3fs
-
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/results"
+    return request.getfixturevalue("bucket")
 
 
 def test_rows_are_read_as_they_were_written(place):

@@ -366,7 +366,8 @@ def test_kill_loses_at_most_the_batch_in_flight_and_the_same_command_finishes(pl
 def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
     Path("shards.py").write_text(
         # A pause after each shard, so that processes that start later find some left.
-        "import sys, time\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\n"
+        "import os, sys, time\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\n"
+        "now, fast = time.time, float(os.environ['FAST'])\ntime.time = lambda: now() + fast\n"
         "settle = evaluation._Search._settle\n"
         "def slowly(self, *shard):\n    settle(self, *shard)\n    time.sleep(1)\n"
         "evaluation._Search._settle = slowly\n"
@@ -374,11 +375,13 @@ def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
     )
     words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--suite", "apgd"]
 
-    def worker(out: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "shards.py", "evaluate", *words, "--out", out]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def worker(out: str, fast: int = 0) -> subprocess.Popen[str]:
+        command, told = [sys.executable, "shards.py", "evaluate", *words, "--out", out], {"FAST": str(fast)}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | told
+        )
 
-    workers = [worker("out") for _ in range(3)]
+    workers = [worker("out", fast) for fast in (0, 3600, -3600)]
     wait_for_outcomes(workers[0], 1)
     workers[0].kill()
     workers[0].communicate()

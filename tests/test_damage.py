@@ -1,6 +1,7 @@
 """Files that were cut short, zeroed or overwritten: one line that names the file, or mended, which is told."""
 
 import contextlib
+import errno
 import logging
 import random
 import shutil
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench_grid import tiny
-from temper import cli, evaluation, models
+from temper import cli, evaluation, files, models
 from temper.benchmark import engines
 from temper.brittleness import folder
 from temper.corruptions.table import CorruptionTable
@@ -318,3 +319,54 @@ def test_the_epochs_that_can_be_read_are_the_history(place, caplog):
         caplog.clear()
         assert run.history() == whole[:-1]
         assert "metrics.jsonl: 1 damaged lines are passed over" in caplog.text
+
+
+FULL = {
+    "evaluation/report.html": "report evaluation --out evaluation/report.html",
+    "all.parquet": "merge evaluation --out all.parquet",
+    "site/index.html": f"{SPEC.format('report')} --out site",
+    "run.pt2": "export --run run --format torch --out run.pt2",
+    "evaluation/evaluation.json": EVALUATE,
+    "corruptions/corruptions.json": CORRUPTIONS,
+}
+
+
+@pytest.mark.parametrize(("out", "words"), FULL.items())
+def test_a_full_disk_leaves_what_was_there_and_nothing_half(place, capsys, monkeypatch, out, words):
+    assert call(words) == 0
+    before = kept(place)
+    capsys.readouterr()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert call(words) == 1
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
+    assert "the disk is full" in told and Path(out).parts[0] in told
+    assert kept(place) == before
+
+
+def kept(place: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "journal" not in path.parts}
+
+
+@pytest.mark.parametrize(
+    ("words", "column"),
+    [
+        (f"{SPEC.format('report')} --out site", "weights"),
+        (f"{SPEC.format('report')} --out site", "linf"),
+        (f"{SPEC.format('report')} --out site", "clean_low"),
+        ("bench advise --results store", "config"),
+        ("bench advise --results store", "objective"),
+    ],
+)
+def test_rows_of_another_version_are_told(place, capsys, words, column):
+    (path,) = (place / "store" / "runs").iterdir()
+    pd.read_parquet(path).drop(columns=column).to_parquet(path)
+    assert call(words) == 2
+    assert capsys.readouterr().err == (
+        f"temper: error: store: rows without {column}, which another version of Temper wrote; remove runs/, and temper"
+        " bench run does these runs again, from the weights and searches that are there\n"
+    )
+    assert not Path("site").exists()

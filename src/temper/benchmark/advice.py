@@ -15,7 +15,8 @@ from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_inte
 from temper.benchmark.analysis.scores import CONFIGURATION
 from temper.benchmark.findings import Finding, findings
 from temper.benchmark.published import read_published
-from temper.benchmark.store import DONE, Store
+from temper.benchmark.spec import FACTORS
+from temper.benchmark.store import DONE, Store, require
 from temper.data import catalogue
 from temper.errors import ArgumentError, EvidenceError
 
@@ -152,6 +153,7 @@ def _rows(results: str) -> pd.DataFrame:
     rows = rows[rows["status"] == DONE].reset_index(drop=True) if len(rows) else rows
     if rows.empty:
         raise EvidenceError(f"{results}: holds no finished run; temper bench run makes some")
+    require(rows, [*FACTORS, "config"], results)
     return rows.assign(epochs=[json.loads(config)["epochs"] for config in rows["config"]])
 
 

@@ -157,7 +157,8 @@ class Parts:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DamagedError(f"{place}: damaged ({' '.join(str(error).split())[:100]})") from None
         if self.kind == "runs":
-            if table.num_rows != 1 or "run" not in table.column_names:
+            wanted = {"run", "status"} & set(columns or ("run", "status"))
+            if table.num_rows != 1 or not wanted <= set(table.column_names):
                 raise DamagedError(f"{place}: damaged (no result row)")
             return table
         run = name.rpartition("-")[0] if self.kind == "margins" else name

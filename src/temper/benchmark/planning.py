@@ -40,7 +40,7 @@ def sizes(config: DataConfig) -> Sizes:
 
 def past_throughput(rows: pd.DataFrame) -> dict[str, float]:
     """Passes per second by backbone, from runs that are done: their passes divided by the time they took."""
-    if "passes" not in rows:
+    if not {"backbone", "passes", "seconds", "status"} <= set(rows):
         return {}
     done = rows[rows["status"] == DONE].groupby("backbone")[["passes", "seconds"]].sum()
     return {str(name): float(row.passes / row.seconds) for name, row in done.iterrows() if row.seconds > 0}

@@ -23,10 +23,11 @@ from temper.benchmark.leaderboard import (
 from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.progress import State, state
 from temper.benchmark.spec import FACTORS, Cell, Measure, Spec
-from temper.benchmark.store import Store
+from temper.benchmark.store import DONE, Store, require
 from temper.errors import EvidenceError
 from temper.report.views import EpochRow
 
+TOLD = ("config", "seconds", "train_n", "classes", "passes", "weights", "data", "versions", "history", "warnings")
 LISTED = 10  # missing runs that a refusal names
 
 
@@ -46,7 +47,18 @@ def write_site(spec: Spec, cells: Sequence[Cell], store: Store, out: Path, *, pa
         raise EvidenceError(_refusal(found, len(cells), store))
     if not found.done:
         raise EvidenceError(f"{store.place}: no run of this grid is done; temper bench run carries it out")
+    _check_rows(found.rows[found.rows["status"] == DONE], spec.measure, store.place)
     return write_leaderboard(_board(spec, found, store), out)
+
+
+def _check_rows(rows: pd.DataFrame, measure: Measure, place: str) -> None:
+    """Refuse rows without something that the site shows; a constant predictor has no tau."""
+    metrics = [column.key for column in _columns(measure) if column.key != "sum"]
+    require(rows, [*FACTORS, *TOLD, *(name for name in metrics if name != "tau")], place)
+    for name in metrics:
+        if name in rows:
+            parts = [f"{name}_{part}" for part in ("low", "high", "n", "unknown")]
+            require(rows[rows[name].notna()], parts, place)
 
 
 def _refusal(found: State, total: int, store: Store) -> str:

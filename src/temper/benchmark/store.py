@@ -200,5 +200,19 @@ class Store:
             )
 
 
+def require(rows: pd.DataFrame, columns: Sequence[str], place: str) -> None:
+    """Refuse rows of runs that are done in which one of these columns has no value: another version wrote them.
+
+    Raises:
+        RunError: see above; names the column, and the store at ``place``.
+    """
+    lacking = next((name for name in columns if name not in rows or rows[name].isna().any()), None)
+    if lacking and len(rows):
+        raise RunError(
+            f"{place}: rows without {lacking}, which another version of Temper wrote; remove runs/, and temper bench "
+            "run does these runs again, from the weights and searches that are there"
+        )
+
+
 def _unfinished(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts) or path.name.endswith(".part")
