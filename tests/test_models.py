@@ -177,6 +177,11 @@ def test_models_that_do_not_exist(spec, message):
     assert spec.partition("@")[0] in one_line(error) or "gone" in one_line(error)
 
 
+def test_a_timm_model_whose_arguments_add_outputs_is_refused():
+    with pytest.raises(ModelError, match=r"timm:inception_v3 with .'aux_logits': True.: gives tuple of 2 outputs"):
+        load("timm:inception_v3", weights="none", model_args={"aux_logits": True})
+
+
 def test_a_timm_model_without_pretrained_weights_is_never_silently_random():
     name = next(name for name in timm.list_models("resnet*") if not timm.get_pretrained_cfg(name).has_weights)
     with pytest.raises(ModelError, match="timm has no weights for it"):

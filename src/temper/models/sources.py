@@ -99,7 +99,8 @@ def from_timm(
 
     Raises:
         ArgumentError: ``model_args`` say what has an argument of its own.
-        ModelError: no such name or tag, no weights, no way to fetch them, or arguments it does not take.
+        ModelError: no such name or tag, no weights, no way to fetch them, or arguments that it does not take or with
+            which it is no classifier.
     """
     for argument, instead in {"num_classes": "num_classes", "img_size": "image_size"}.items():
         if argument in model_args:
@@ -145,6 +146,8 @@ def from_timm(
     if not head:
         raise ModelError(f"timm:{name}: gives no logits (it is an encoder); choose a classifier")
     channels = arguments.get("in_chans", channels)
+    if model_args:  # which may add outputs, such as those of an auxiliary head
+        _read(f"timm:{name} with {dict(model_args)}", network, torch.zeros(2, channels, *size))
     return Source(
         network,
         for_channels(config.mean, channels),
