@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from temper import randomness
-from temper.attacks.apgd import APGD, checkpoints
-from temper.attacks.attack import input_gradient, perturb
+from temper.attacks.apgd import APGD, L1_START, checkpoints
+from temper.attacks.attack import Problem, ask, input_gradient, learn, perturb
 from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import cross_entropy, flipped, kl_divergence
@@ -473,3 +473,24 @@ def test_low_precision_logits_lose_nothing_more():
 def test_only_finite_logits_flip():
     logits = torch.tensor([[2.0, 1.0], [1.0, 2.0], [float("nan"), 2.0], [float("-inf"), 2.0]])
     assert flipped(logits, torch.zeros(4, dtype=torch.int64)).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_sparse_search_goes_on_with_its_starts_own_sparsity_in_a_smaller_ball(steps):
+    """As the authors' code does, and not with the fifth of the pixels that a search begins with."""
+    model, x, y = linear_case(3, "far")
+    attack, size = APGD(steps, wide=True), x[0].numel()
+    radius = torch.full((len(x),), 0.5, dtype=x.dtype)
+    state = attack.begin(Problem(x, y, radius, "L1", torch.arange(len(x))))
+    starts, _ = attack._phases("L1")
+    narrowed = 0
+    for step in range(1, steps + 1):
+        learn(attack, state, ask(attack, model, state), "L1", model)
+        if step not in starts[1:]:
+            continue
+        narrowed += 1
+        moved = (state["best"] != x).flatten(1).sum(1)
+        assert torch.equal(state["support"].long(), moved)
+        torch.testing.assert_close(1 - state["sparsity"].double(), (moved / size / 1.5).clamp(1 / size, 1).double())
+        assert (1 - state["sparsity"] - L1_START).abs().max() > 1e-3
+    assert narrowed == 2

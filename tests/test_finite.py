@@ -1,5 +1,7 @@
 """Ties, and models whose gradients, logits or batches are not what attacks expect."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,12 @@ from temper.attacks.fmn import FMN
 from temper.attacks.losses import flipped, predicted
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
-from temper.attacks.suites import SUITES
+from temper.attacks.suites import SUITES, Suite
 from temper.attacks.tangent import Tangent
 from temper.errors import TemperWarning
+from temper.evaluation import measure
+from temper.samples import from_arrays
+from temper.threat import parse_threats
 from test_evaluation import Net, pictures, predictions
 
 
@@ -55,17 +60,51 @@ def test_gradients_that_are_no_numbers_hide_nothing(suite, threat):
     assert broken >= expected - 1
 
 
-@pytest.mark.filterwarnings("ignore:the loss has no gradient")
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("suite", ["apgd", "margin"])
-def test_a_constant_model_never_flips(suite, norm):
-    class Constant(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.ones(len(x), 5) + 0 * x.flatten(1)[:, :5]
+def shortened(name: str) -> Suite:
+    """A suite with all its stages, each of few steps."""
+    suite = SUITES[name]
+    stages = (replace(stage, attack=replace(stage.attack, steps=min(stage.attack.steps, 12))) for stage in suite.stages)
+    return replace(suite, stages=tuple(stages))
 
-    table = evaluate(Constant(), pictures(4), [0] * 4, f"{norm}:0.3", suite=suite)
-    assert table.frame["upper"].isin([float("inf")]).all()
-    assert (table.frame["prediction"] == 0).all()
+
+class Tied(nn.Module):
+    """Two logits that are equal everywhere, and a third that is larger beyond a plane; none is, of a constant model."""
+
+    def __init__(self, *, constant: bool = False) -> None:
+        super().__init__()
+        weight = torch.randn(48, generator=torch.Generator().manual_seed(0)) * (not constant)
+        self.weight = nn.Parameter(weight)
+
+    def above(self, x: Tensor) -> Tensor:
+        """How far the equal logits are above the third: [N]."""
+        return (x.flatten(1) - 0.5) @ self.weight + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        above = self.above(x)
+        return torch.stack([above, above, torch.zeros_like(above)], 1)
+
+
+@pytest.mark.filterwarnings("ignore::temper.errors.TemperWarning")
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("suite", sorted(SUITES))
+def test_ties_are_flips_in_no_suite(suite, norm):
+    images = pictures(8)
+    threats = parse_threats({"Linf": "Linf:0.1", "L2": "L2:1", "L1": "L1:5"}[norm])
+
+    def uppers(model: Tied, kept: Tensor) -> Tensor:
+        labels = [0] * int(kept.sum())
+        table = measure(model, from_arrays(images[kept], labels), threats, shortened(suite), 0).table
+        assert (table.frame["prediction"] == 0).all()
+        return torch.tensor(table.frame.sort_values("sample")["upper"].to_numpy())
+
+    everything = torch.ones(8, dtype=torch.bool)
+    assert uppers(Tied(constant=True), everything).isinf().all()
+    tied = Tied()
+    above = tied.above(images).detach()
+    margins = above / tied.weight.detach().norm(p={"Linf": 1, "L2": 2, "L1": torch.inf}[norm])
+    found = uppers(tied, above > 0)
+    assert found.isfinite().any()
+    assert (found >= margins[above > 0] * (1 - 1e-4)).all()
 
 
 def test_a_tie_is_no_flip():

@@ -1,5 +1,6 @@
 """Images that were trained on never count as test images, whoever asks and whatever holds them."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 
 from temper import cli, data, folders
+from temper.data import ArrayImages, Dataset
 from temper.errors import DataError
 from temper.training.finetune import finetune
-from temper.training.seen import SEEN, digests, seen_by, unseen
+from temper.training.seen import SEEN, note_seen, seen_by, unseen
+from temper.training.splits import Splits
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_the_undivided_source_is_measured_without_what_was_trained_on(source, pl
     _, dataset = folders.load("run", source, None, 0)
     assert len(dataset) == len(ids(run, "test")) == 20
     own = data.load("noise.npz").subset(sorted(ids(run, "test")))
-    assert set(digests(dataset).tolist()) == set(digests(own).tolist())
+    assert set(dataset.digests().tolist()) == set(own.digests().tolist())
     assert "left out 80 of 100 images, those that run was trained on" in caplog.text
 
 
@@ -91,4 +94,33 @@ def test_a_damaged_list_is_told(place, monkeypatch, tmp_path):
 def test_equal_images_are_the_same_whatever_their_ids(place, monkeypatch):
     folder, _ = place
     whole, other = (data.load(str(folder / name)) for name in ("noise.npz", "repacked.npz"))
-    assert len(unseen(whole, digests(other.subset(range(30))), "x")) == 70
+    assert len(unseen(whole, other.subset(range(30)).digests(), "x")) == 70
+
+
+def test_what_is_recorded_takes_one_reading_and_is_what_it_was(tmp_path):
+    """Fingerprints as folders hold them already, and digests, from the same bytes."""
+    images = np.random.default_rng(1).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    asked = []
+
+    class Watched(ArrayImages):
+        def content(self, index):
+            asked.append(self.array[index].tobytes())
+            return super().content(index)
+
+        def take(self, indices):
+            return Watched(self.array[indices])
+
+    whole = Dataset(Watched(images), np.arange(9) % 2, ("a", "b"), np.arange(9) + 3, "watched")
+    splits = Splits(whole.subset(range(6)), whole.subset([6, 7]), whole.subset([8]))
+    record = splits.record()
+    note_seen(tmp_path, (splits.train, splits.validation), "bundled")
+    assert sorted(asked) == sorted(image.tobytes() for image in images)
+    expected = hashlib.sha256()
+    for image in images[:6]:
+        content = repr(image.shape).encode() + image.tobytes()
+        expected.update(len(content).to_bytes(8, "little") + content)
+    expected.update(splits.train.labels.astype("<i8").tobytes() + splits.train.ids.astype("<i8").tobytes())
+    assert record["train"]["fingerprint"] == expected.hexdigest()
+    first = hashlib.sha256(repr(images[0].shape).encode() + images[0].tobytes()).digest()[:8]
+    assert splits.train.digests()[0] == int.from_bytes(first, "little")
+    assert set(seen_by(str(tmp_path)).tolist()) == set(whole.digests()[:8].tolist())

@@ -32,7 +32,7 @@ from temper.models.features import features_and_logits
 from temper.samples import Samples, from_dataset, on_device
 from temper.threat import Threat
 from temper.training.run import CONFIG
-from temper.training.seen import digests, unseen
+from temper.training.seen import unseen
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def margins_into(
     training = _training_spec(data_spec, train_data) if pseudo_margin else None
     check_out(folder)
     classifier, dataset = load(model, data_spec, limit, seed, image_size)
-    learnt_from = None if training is None else _training_data(training, digests(dataset), seed)
+    learnt_from = None if training is None else _training_data(training, dataset.digests(), seed)
     measured, names = from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = _search(folder, classifier, measured, names, asked)
     summary: dict[str, Any] = {

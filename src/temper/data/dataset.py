@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -210,14 +211,24 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of every image (file bytes, or pixels), label and id: same samples, same print."""
-        digest = hashlib.sha256()
+        return self._read[0]
+
+    def digests(self) -> NDArray[np.uint64]:
+        """The first 8 bytes of each image's SHA-256 (of its file, or of its pixels in an array): uint64 [N]."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[str, NDArray[np.uint64]]:
+        """Fingerprint and digests, from one reading of the images."""
+        digest, each = hashlib.sha256(), []
         for index in range(len(self)):
             content = self.images.content(index)
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
+            each.append(hashlib.sha256(content).digest()[:8])
         digest.update(self.labels.astype("<i8").tobytes())
         digest.update(self.ids.astype("<i8").tobytes())
-        return digest.hexdigest()
+        return digest.hexdigest(), np.frombuffer(b"".join(each), dtype="<u8").astype(np.uint64)
 
     def describe(self) -> dict[str, Any]:
         """What a run's record says of it, ready for JSON."""

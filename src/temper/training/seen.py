@@ -1,6 +1,5 @@
 """Which images a model was trained on: they never count as test images, whoever asks and whatever holds them."""
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -17,15 +16,9 @@ log = logging.getLogger(__name__)
 SEEN = "trained-on.npy"
 
 
-def digests(dataset: Dataset) -> NDArray[np.uint64]:
-    """The first 8 bytes of each image's SHA-256 (of its file, or of its pixels in an array): uint64 [N]."""
-    contents = (hashlib.sha256(dataset.images.content(index)).digest()[:8] for index in range(len(dataset)))
-    return np.frombuffer(b"".join(contents), dtype="<u8").astype(np.uint64)
-
-
 def note_seen(folder: Path, parts: tuple[Dataset, ...], model: str) -> None:
     """Write down what a run in ``folder`` is trained on: these parts, and what ``model``, which it begins with, was."""
-    seen = np.unique(np.concatenate([seen_by(model), *map(digests, parts)]))
+    seen = np.unique(np.concatenate([seen_by(model), *(part.digests() for part in parts)]))
     with written(folder / SEEN) as unfinished, unfinished.open("wb") as file:
         np.save(file, seen)
 
@@ -84,7 +77,7 @@ def unseen(dataset: Dataset, seen: NDArray[np.uint64], why: str) -> Dataset:
     """
     if not len(seen):
         return dataset
-    fresh = ~np.isin(digests(dataset), seen)
+    fresh = ~np.isin(dataset.digests(), seen)
     if not fresh.any():
         raise DataError(f"{dataset.name}: holds no images but those {why}; name other data")
     if fresh.all():
