@@ -192,8 +192,6 @@ def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path) -> None:
         finetune(config(tmp_path / "run", schedule=schedule))
     # The same rule without the interruption, under the name that the run was started with.
     with pytest.MonkeyPatch.context() as patch:
-        import tiny
-
         patch.setattr(tiny, "interrupting", tiny.constant)
         resumed = finetune(config(tmp_path / "run", schedule=schedule), resume=True)
     whole = finetune(config(tmp_path / "whole", schedule={"name": "custom", "function": "tiny:constant"}))
@@ -202,14 +200,53 @@ def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path) -> None:
     assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
 
 
+@pytest.mark.parametrize(
+    "moment", ["in the last epoch", "in the last update", "while it is validated", "after it is saved"]
+)
+def test_ctrl_c_in_the_last_epoch_is_heard(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = {"name": "custom", "function": "tiny:constant"}
+    whole = finetune(config(tmp_path / "whole", schedule=schedule, epochs=2))
+    settings = config(tmp_path / "run", schedule=schedule, epochs=2)
+
+    def pressing(epoch: float, epochs: int) -> float:
+        if epoch == {"in the last epoch": 4 / 3, "in the last update": 2}.get(moment):
+            signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    def after(function: Any, count: int) -> Any:
+        """The function, and somebody who presses Ctrl-C when it has been called so often."""
+        calls: list[int] = []
+
+        def call(*arguments: Any) -> Any:
+            done = function(*arguments)
+            calls.append(1)
+            if len(calls) == count:
+                signal.raise_signal(signal.SIGINT)
+            return done
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "constant", pressing)
+        if moment == "while it is validated":
+            patch.setattr(loop, "_accuracy", after(loop._accuracy, 2))
+        if moment == "after it is saved":
+            patch.setattr(loop, "save_checkpoint", after(loop.save_checkpoint, 6))
+        with pytest.raises(Stopped, match="--resume continues"):
+            finetune(settings)
+    assert not (tmp_path / "run" / "report.html").exists()
+    resumed = finetune(settings, resume=True)
+    assert_same_weights(resumed, whole)
+    assert [row["step"] for row in steps(resumed)] == list(range(1, 7))
+    assert resumed.finished
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_run_goes_on_with_the_threads_that_it_was_started_with(threads: int, tmp_path: Path) -> None:
     schedule = {"name": "custom", "function": "tiny:interrupting"}
     with computing_with(threads), pytest.raises(Stopped):
         finetune(config(tmp_path / "run", schedule=schedule))
     with pytest.MonkeyPatch.context() as patch:
-        import tiny
-
         seen: list[int] = []
 
         def told(epoch: float, epochs: int) -> float:
