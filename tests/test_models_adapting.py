@@ -117,6 +117,45 @@ def test_a_binary_classifier_goes_everywhere(tmp_path, name):
     assert export(str(run), "torch", tmp_path / "run.pt2").relative < 1e-3
 
 
+@pytest.mark.parametrize("name", ["one_logit", "one_probability"])
+def test_a_binary_classifiers_detector_goes_into_its_onnx_file(tmp_path, name):
+    for needed in ("onnx", "onnxruntime", "onnxscript", "onnx2torch"):
+        pytest.importorskip(needed)
+    pixels, labels = images(200)
+    data = str(tmp_path / "data.npz")
+    np.savez(data, images=pixels, labels=labels)
+    run = finetune(
+        {"out": tmp_path / "run", "model": {"name": f"kinds:{name}"}, "data": {"train": data, "test_fraction": 0.6},
+         "epochs": 1, "batch_size": 16, "evaluation": {"points": 1}, "accelerator": "cpu"}
+    ).folder  # fmt: skip
+    summary, complete = margins_into(tmp_path / "margins", str(run), data, "Linf:40/255")
+    assert complete
+    assert summary["margins"]["brittle"] > 40
+    predictor = Predictor.load(str(run))
+    assert predictor.detector is not None
+    for k in range(8):
+        Image.fromarray(pixels[k]).save(tmp_path / f"{k}.png")
+    flags = [outcome.brittle for outcome in predictor([str(tmp_path / f"{k}.png") for k in range(8)])]
+
+    done = export(str(run), "onnx", tmp_path / "run.onnx")
+    assert done.outputs == ("logits", "margin", "brittle")
+    assert done.relative < 1e-3
+    x = torch.from_numpy(pixels[:8]).permute(0, 3, 1, 2).float() / 255
+    session = onnx_session(done.path)
+    logits, margin, brittle = session.run(None, {"images": x.numpy()})
+    expected = models.load(run)(x).detach()
+    assert logits.shape == (8, 2)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(margin, (expected[:, 0] - expected[:, 1]).abs(), rtol=1e-3, atol=1e-4)
+    assert brittle.tolist() == flags
+
+
+def onnx_session(path: Path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
 def test_one_logit_becomes_several_where_there_are_more_classes():
     assert models.load("kinds:one_logit", image_size=8).num_classes == 2
     three = models.load("kinds:one_logit", image_size=8, num_classes=3)
