@@ -38,7 +38,7 @@ def simulated(
     one: Callable[[np.random.Generator], Estimate],
 ) -> Row:
     """Coverage and mean width over repeats, each of which ``one`` draws and estimates."""
-    rng = np.random.default_rng([n, int(share * 1000), repeats])
+    rng = np.random.default_rng([n, int(share * 1000) % 2**32, repeats])
     found = [one(rng) for _ in range(repeats)]
     covered = np.mean([each.low <= truth <= each.high for each in found])
     width = float(np.mean([each.high - each.low for each in found]))
