@@ -1,5 +1,7 @@
-"""A grid of tiny real runs on digits, for the tests of the benchmark."""
+"""A grid of tiny real runs on digits, and tasks of no work at all, for the tests of the benchmark."""
 
+import os
+import signal
 from typing import Any
 
 TINY: dict[str, Any] = {
@@ -30,3 +32,13 @@ TINY: dict[str, Any] = {
 def tiny(**changes: Any) -> dict[str, Any]:
     """The grid with some of its keys changed."""
     return TINY | changes
+
+
+def suicide(cell: Any) -> Any:
+    """A task that kills its worker; here, so that workers need not import a whole file of tests."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_once(cell: Any) -> Any:
+    """A task that is done at once."""
+    return "done"

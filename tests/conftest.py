@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-# Files whose tests compare numbers that the processor's instructions and the number of threads may round otherwise:
-# continuous integration repeats them on others (pytest -m numerical).
-NUMERICAL = {
-    "test_attacks", "test_bench_running", "test_crafting", "test_engine", "test_evaluation", "test_fab", "test_finite",
-    "test_finetune", "test_hyperplane", "test_nearest", "test_resuming", "test_square",
-}  # fmt: skip
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it: processes side by side must not share cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+# Files that take longest, so that none of them is begun last.
+LONGEST = ("test_ray_engine", "test_bench_running", "test_finetune", "test_bench_search", "test_cli_evaluate")
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +56,12 @@ def bucket(s3_server: dict[str, str]) -> str:
     return f"s3://{name}/results"
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, whose drawing takes longer than a tiny run."""
+    monkeypatch.setattr("temper.report.page._plot", lambda figure, alt, caption: f"<figure>{caption}</figure>")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the numerical tests."""
-    for item in items:
-        if item.path.stem in NUMERICAL:
-            item.add_marker(pytest.mark.numerical)
+    """Begin with the longest files."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

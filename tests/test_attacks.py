@@ -20,6 +20,8 @@ from temper.attacks.losses import cross_entropy, flipped, kl_divergence
 from temper.attacks.pgd import PGD
 from temper.threat import NORMS
 
+pytestmark = pytest.mark.numerical
+
 
 def pgd(model, x, y, eps, norm, *, steps, keys, step_size=None, loss=cross_entropy, keep_flips=False) -> Tensor:
     attack = PGD(steps, step_size=step_size, climbs=loss)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import bench_grid
 from bench_grid import tiny
 from temper import cli
 from temper.benchmark import driving, running
@@ -95,6 +96,7 @@ def _only_done(store):
     return store
 
 
+@pytest.mark.numerical
 def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
     store, engine = Store(tmp_path, create=True), LocalEngine(1)
     killed = []
@@ -122,24 +124,16 @@ def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
 
 def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
     store = Store(tmp_path, create=True)
-    found = run_grid(grid(schedules=["fixed"]), store, LocalEngine(1), task=lambda store: suicide)
+    found = run_grid(grid(schedules=["fixed"]), store, LocalEngine(1), task=lambda store: bench_grid.suicide)
     (error,) = found.errors().values()
     assert "its process died 3 times (signal 9)" in error
 
 
-def suicide(cell):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_many_workers_share_the_grid_and_each_run_is_done_once():
     many = grid(seeds=list(range(30)))
-    ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2).run(many, at_once))
+    ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2).run(many, bench_grid.at_once))
     assert len(ended) == 60 and set(ended.values()) == {1}
     assert not any(isinstance(outcome, Died) for _, outcome in ended)
-
-
-def at_once(cell):
-    return "done"
 
 
 def test_a_worker_ends_soon_after_its_driver_is_killed(tmp_path):

@@ -133,12 +133,12 @@ def test_hyperparameters_come_from_a_table_and_missing_rows_are_named(tmp_path):
         grid(hyperparameters=str(table), objectives=["trades"])
 
 
-def test_ten_thousand_runs_are_planned():
+def test_thousands_of_runs_are_planned():
     from temper.benchmark.planning import plan
 
-    spec = read_spec(tiny(objectives=["at", "trades"], seeds=list(range(2500))))
+    spec = read_spec(tiny(objectives=["at", "trades"], seeds=list(range(500))))
     found = plan(cells(spec))
-    assert len(found) == 10_000
+    assert len(found) == 2_000
     assert found["run"].is_unique
 
 

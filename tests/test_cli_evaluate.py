@@ -23,6 +23,8 @@ from temper.cli import main
 from temper.errors import TemperWarning
 from temper.margins import EvidenceTable
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KEYS = {"model", "data", "clean_accuracy", "threats", "passes", "precision", "seconds", "table"}
 ESTIMATE = {"value", "low", "high", "n", "unknown"}
 FACTORY = """

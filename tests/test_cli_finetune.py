@@ -17,6 +17,8 @@ from temper.training import loop
 from temper.training.config import FinetuneConfig, read_config
 from temper.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FAST = [
     "--data.train", "digits", "--data.train-limit", "60", "--data.test-limit", "20", "--epochs", "1",
     "--batch-size", "30", "--attack.steps", "1", "--evaluation.points", "2", "--accelerator", "cpu",

@@ -14,6 +14,8 @@ from temper.attacks.crafting import crafting, foldable
 from temper.attacks.losses import cross_entropy
 from temper.attacks.pgd import PGD
 
+pytestmark = pytest.mark.numerical
+
 
 def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
     """Statistics, scales and shifts as after training; fresh ones would make folding nearly an identity."""

@@ -21,6 +21,8 @@ from temper.attacks.suites import Stage
 from temper.errors import ModelError
 from test_attacks import linear_case
 
+pytestmark = pytest.mark.numerical
+
 CE = Stage("apgd-ce", APGD(12))
 TARGETED = Stage("apgd-t", APGD(8, runs=3, climbs=dlr_targeted))
 

@@ -20,6 +20,8 @@ from temper.margins import EvidenceTable
 from temper.samples import from_arrays, from_dataset
 from temper.threat import NORMS, parse_threats
 
+pytestmark = pytest.mark.numerical
+
 RADII = {"Linf": "0.01,0.02,0.04,0.08", "L2": "0.05,0.1,0.2,0.4", "L1": "0.2,0.5,1,2"}
 # By how much the last radius survived may exceed the margin: ten steps of L2 and L1 end near the best point only, and
 # cross-entropy may climb towards another class than the nearest.

@@ -13,6 +13,8 @@ from temper.attacks.fab import FAB, FABTargeted
 from temper.attacks.losses import flipped
 from test_attacks import EVERY_NORM, Linear, images_of, keys_of, linear_case
 
+pytestmark = pytest.mark.numerical
+
 small, network = test_attacks.small, test_attacks.network  # fixtures
 BOTH = pytest.mark.parametrize("kind", [FAB, FABTargeted])
 

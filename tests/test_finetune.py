@@ -30,6 +30,8 @@ from temper.training.finetune import finetune
 from temper.training.run import Run
 from temper.training.schedules import EpsilonSchedule
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def _tiny_importable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +80,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
         return finetune(config(tmp_path_factory.mktemp("reference") / "run"))
 
 
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What a run that ``tiny:interrupting`` stopped, and that goes on with ``tiny:constant``, has to end as."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        schedule = {"name": "custom", "function": "tiny:constant"}
+        return finetune(config(tmp_path_factory.mktemp("constant") / "run", schedule=schedule))
+
+
 def test_run_folder_holds_everything(reference: Run) -> None:
     files = {path.name for path in reference.folder.iterdir()}
     assert files == {
@@ -102,6 +113,7 @@ def test_split_is_recorded_and_disjoint(reference: Run) -> None:
     assert not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])
 
 
+@pytest.mark.numerical
 def test_config_file_repeats_the_run_bit_identically(reference: Run, tmp_path: Path) -> None:
     again = yaml.safe_load((reference.folder / "config.yaml").read_text()) | {"out": str(tmp_path / "again")}
     path = tmp_path / "again.yaml"
@@ -186,7 +198,8 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path) -> None:
+@pytest.mark.numerical
+def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path, constant: Run) -> None:
     schedule = {"name": "custom", "function": "tiny:interrupting"}
     with pytest.raises(Stopped, match="--resume continues"):
         finetune(config(tmp_path / "run", schedule=schedule))
@@ -194,10 +207,9 @@ def test_ctrl_c_saves_and_resume_ends_bit_identical(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "interrupting", tiny.constant)
         resumed = finetune(config(tmp_path / "run", schedule=schedule), resume=True)
-    whole = finetune(config(tmp_path / "whole", schedule={"name": "custom", "function": "tiny:constant"}))
-    assert_same_weights(resumed, whole)
+    assert_same_weights(resumed, constant)
     assert [row["step"] for row in steps(resumed)] == list(range(1, 10))
-    assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
+    assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(constant)]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +253,7 @@ def test_ctrl_c_in_the_last_epoch_is_heard(moment: str, tmp_path: Path, monkeypa
     assert resumed.finished
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_run_goes_on_with_the_threads_that_it_was_started_with(threads: int, tmp_path: Path) -> None:
     schedule = {"name": "custom", "function": "tiny:interrupting"}
@@ -270,6 +283,7 @@ def _run_in_process(settings: dict[str, Any]) -> None:
     finetune(settings, resume=(settings["out"] / "run.json").exists())
 
 
+@pytest.mark.numerical
 def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
     settings = config(tmp_path / "killed", epochs=8, optimiser={"ema": 0.9, "clip_norm": 1.0})
     # A fork server imports once; its children are fresh processes all the same.
@@ -384,6 +398,7 @@ def test_lora_is_merged_into_plain_weights(tmp_path: Path) -> None:
     assert 1 <= torch.linalg.matrix_rank(update, tol=1e-6) <= 2
 
 
+@pytest.mark.numerical
 def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
     plain = {"name": "tiny:plain", "image_size": 8}
     whole = finetune(config(tmp_path / "whole", model=plain, precision="fp32"))
@@ -392,6 +407,7 @@ def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(parts)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     # bf16 rounds the same sums differently in another order, on machines that compute it.
     same: dict[str, Any] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2, "precision": "fp32"}
@@ -609,7 +625,12 @@ def test_damaged_metrics_stop_nothing(
 @pytest.mark.parametrize("name", ["model.safetensors", "optimiser.pt", "progress.json"])
 @pytest.mark.parametrize("content", [None, b"", b"half"])
 def test_a_damaged_checkpoint_falls_back(
-    tmp_path: Path, name: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    name: str,
+    content: bytes | None,
+    constant: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings, folder = _stopped(tmp_path / "run")
     newest = last_checkpoint(folder / "checkpoints")
@@ -621,6 +642,5 @@ def test_a_damaged_checkpoint_falls_back(
 
     monkeypatch.setattr(tiny, "interrupting", tiny.constant)
     run = finetune(settings, resume=True)
-    whole = finetune(config(tmp_path / "whole", schedule={"name": "custom", "function": "tiny:constant"}))
-    assert_same_weights(run, whole)
+    assert_same_weights(run, constant)
     assert f"{newest}: is damaged" in caplog.text

@@ -23,6 +23,8 @@ from temper.samples import from_arrays
 from temper.threat import parse_threats
 from test_evaluation import Net, pictures, predictions
 
+pytestmark = pytest.mark.numerical
+
 
 class Edges(nn.Module):
     """A linear model of the lengths of an image's gradients: a root whose slope at 0 is NaN, or almost so."""

@@ -14,6 +14,8 @@ from temper.attacks.hyperplane import step_to_plane
 from temper.threat import NORMS
 from test_attacks import distances_to_planes
 
+pytestmark = pytest.mark.numerical
+
 EVERY_NORM = pytest.mark.parametrize("norm", NORMS)
 examples = settings(max_examples=40, deadline=None)
 

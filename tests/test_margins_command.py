@@ -15,6 +15,8 @@ from temper.errors import ArgumentError
 from temper.margins import EvidenceTable
 from temper.margins.detector import BrittlenessDetector
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLASSES, COUNT = 4, 120
 
 

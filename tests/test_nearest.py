@@ -15,6 +15,8 @@ from temper.attacks.losses import flipped, logit_difference, logit_difference_ta
 from temper.attacks.tangent import PATIENCE, Tangent
 from test_attacks import EVERY_NORM, images_of, keys_of, linear_case
 
+pytestmark = pytest.mark.numerical
+
 small, network = test_attacks.small, test_attacks.network  # fixtures
 ATTACKS = {"fmn": FMN(60, climbs=logit_difference_targeted), "tangent": Tangent(30)}
 BOTH = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())

@@ -25,7 +25,10 @@ from test_evaluation import Net, pictures, predictions
 
 RADII = {"Linf": "0.03,0.2", "L2": "0.3,1.2", "L1": "1,6"}
 STEPS = 3
-pytestmark = pytest.mark.filterwarnings("ignore:accuracy does not fall", "ignore:.*gradients are masked")
+pytestmark = [
+    pytest.mark.numerical,
+    pytest.mark.filterwarnings("ignore:accuracy does not fall", "ignore:.*gradients are masked"),
+]
 
 
 def shortened(suite: Suite) -> Suite:

@@ -17,6 +17,8 @@ from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
 from test_attacks import EPS, EVERY_NORM, images_of, keys_of, linear_case
 
+pytestmark = pytest.mark.numerical
+
 small, network = test_attacks.small, test_attacks.network  # fixtures
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from temper.benchmark.running import Outcome, execute
 from temper.benchmark.spec import Cell
-from temper.benchmark.store import Store
+from temper.benchmark.store import Outcome, Store
 from temper.errors import RunError
 from temper.interrupt import Stop, Stopped
 from temper.orphans import end_with_parent
@@ -34,13 +33,15 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Execute:
-    """:func:`execute` with a store and an owner; it travels to other processes and machines."""
+    """:func:`running.execute` with a store and an owner; it travels to other processes and machines."""
 
     store: Store
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self, cell: Cell) -> Outcome:
         """Carry the cell out."""
+        from temper.benchmark.running import execute  # seconds, where runs are carried out, not where they are begun
+
         return execute(cell, self.store, self.owner)
 
 

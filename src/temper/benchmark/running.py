@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from temper import evaluation, folders, models, samples
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.progress import damaged
 from temper.benchmark.spec import NEAREST, Cell
-from temper.benchmark.store import DONE, FAILED, Store
+from temper.benchmark.store import DONE, FAILED, Outcome, Store
 from temper.claims import repeated
 from temper.corruptions.measure import guide
 from temper.corruptions.measure import measure as measure_corruptions
@@ -36,7 +36,6 @@ from temper.training.finetune import train_only
 from temper.training.run import Run
 from temper.training.splits import splits_of
 
-Outcome = Literal["done", "failed", "elsewhere"]
 PUSH_SECONDS = 10.0
 MAX_ERROR = 500  # characters of an error that are kept
 

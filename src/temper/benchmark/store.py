@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -30,6 +30,7 @@ FORMAT = 1
 HEADER = "store.json"
 KINDS = ("runs", "margins", "corruptions")
 DONE, FAILED = "done", "failed"
+Outcome = Literal["done", "failed", "elsewhere"]  # elsewhere: another process is at the run
 
 
 class Store:
