@@ -170,6 +170,18 @@ def test_columns_of_two_types_become_text(store):
     assert query(store, "SELECT depth FROM results ORDER BY run")["depth"].tolist()[:2] == ["3", "deep"]
 
 
+@pytest.mark.parametrize("name", ["plain", "it's [1] here?", "*", "[ab]", "a, b; --"])
+def test_a_store_in_a_folder_of_any_name_is_queried(tmp_path, name):
+    others = [Store(tmp_path / other, create=True) for other in ("a", "it's 1 here1")]  # what patterns would match
+    own = Store(tmp_path / name, create=True)
+    for store, count in (*((other, 5) for other in others), (own, 9)):
+        fill(store, count)
+        store.compact("runs")
+    assert query(own, "SELECT count(*) AS n FROM results")["n"].tolist() == [9]
+    with pytest.raises(ArgumentError, match="SQL"):
+        query(own, f"SELECT * FROM read_parquet('{tmp_path}/a/runs/0000.parquet'), results")
+
+
 LOOP = (
     "import sys; from temper.benchmark import parts; parts.SIZE = 4; from temper.benchmark.store import Store\n"
     "store = Store(sys.argv[1]); print('ready', flush=True)\n"

@@ -20,6 +20,7 @@ from temper.training.config import DataConfig
 from temper.training.splits import load_splits
 
 MEASURED_BATCH, MEASURED_SECONDS, SMALL_SIZE = 32, 1.0, 32
+SPENT = ("run", "status", "backbone", "passes", "seconds")  # columns that say what runs have cost
 
 
 def sizes(config: DataConfig) -> Sizes:
@@ -169,7 +170,7 @@ def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -
 
 def _rows(place: str) -> pd.DataFrame:
     try:
-        return Store(place).rows()
+        return Store(place).rows(SPENT)
     except RunError as error:
         if "holds no benchmark results" not in str(error):
             raise

@@ -36,9 +36,13 @@ def query(store: Store, sql: str, *, limit: int | None = None) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as here, duckdb.connect() as connection, _told(sql):
         connection.execute("SET temp_directory=''")  # a query writes nothing, not even what memory cannot hold
         _check_reads(connection, sql)
-        for view in VIEWS:
-            if view in sql.lower():  # what is surely not asked for is not looked at
-                _show(connection, store, view, Path(here))
+        read = [
+            path
+            for view in VIEWS
+            if view in sql.lower()  # what is surely not asked for is not looked at
+            for path in _show(connection, store, view, Path(here))
+        ]
+        connection.execute("SET allowed_paths=?", [read])
         connection.execute("SET enable_external_access=false")  # a query reads the store, and no other file
         connection.execute("SET lock_configuration=true")
         return _answer(connection, sql, limit)
@@ -52,21 +56,25 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise ArgumentError("SQL", sql, "only reads results: write one SELECT; nothing in a store is changed by SQL")
 
 
-def _show(connection: duckdb.DuckDBPyConnection, store: Store, view: str, here: Path) -> None:
-    """Make a view of what the store holds of a kind; its files are read when the query needs them."""
+def _show(connection: duckdb.DuckDBPyConnection, store: Store, view: str, here: Path) -> list[str]:
+    """Make a view of what the store holds of a kind; its files are read when the query needs them. Returns those that
+    DuckDB reads itself, which takes a fraction of the memory; it takes some names for patterns, and those not."""
     store.compact(VIEWS[view])
     parts = store.parts[VIEWS[view]]
-    contents, sources = parts.look(), []
-    for part in contents.parts:
-        path = parts.place.path(part.name)
-        sources.append(pads.dataset(path, filesystem=None if parts.place.folder else parts.place.fs, format="parquet"))
-    sources += [pads.dataset(path, format="parquet") for path in _copied(parts, contents.loose, here)]
-    if not sources:
-        return
-    for number, source in enumerate(sources):
-        connection.register(f"{view}_{number}", source)
-    union = " UNION ALL BY NAME ".join(f"SELECT * FROM {view}_{number}" for number in range(len(sources)))
-    connection.execute(f"CREATE VIEW {view} AS {union}")
+    contents = parts.look()
+    paths = [parts.place.path(part.name) for part in contents.parts]
+    own = [path for path in paths if parts.place.folder and not set(path) & set("*?[")]
+    others = [path for path in paths if path not in own]
+    own += [str(path) for path in _copied(parts, contents.loose, here)]
+    for number, path in enumerate(others):
+        fs = None if parts.place.folder else parts.place.fs
+        connection.register(f"{view}_{number}", pads.dataset(path, filesystem=fs, format="parquet"))
+    for number, path in enumerate(own, start=len(others)):
+        connection.read_parquet(path).create_view(f"{view}_{number}")
+    if own or others:
+        union = " UNION ALL BY NAME ".join(f"SELECT * FROM {view}_{n}" for n in range(len(own) + len(others)))
+        connection.execute(f"CREATE VIEW {view} AS {union}")
+    return own
 
 
 def _copied(parts: Parts, loose: dict[str, str], here: Path) -> Iterator[Path]:
