@@ -333,10 +333,12 @@ def test_a_stdout_that_takes_nothing_is_one_line():
     assert done.stderr.count("\n") == 1
 
 
-def started(*more: str, out: str = "out") -> subprocess.Popen[str]:
+SLOWLY = ["--suite", "apgd", "--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6"]
+
+
+def started(*more: str) -> subprocess.Popen[str]:
     """The command on a slow network, as a process of its own."""
-    words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--out", out, *more]
-    command = [sys.executable, "-m", "temper", "evaluate", "--suite", "apgd", *words]
+    command = [sys.executable, "-m", "temper", "evaluate", *SLOWLY, "--out", "out", *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -359,8 +361,8 @@ def test_kill_loses_at_most_the_batch_in_flight_and_the_same_command_finishes(pl
     kept = sum(len(path.read_text().splitlines()) - 1 for path in Path("out/journal").rglob("*.csv"))
     assert kept >= 4
     assert not Path("out/margins.parquet").exists()
-    assert started("--batch-size", "2").wait(timeout=120) == 0
-    assert started(out="whole").wait(timeout=120) == 0
+    assert call(*SLOWLY, "--out", "out", "--batch-size", "2") == 0
+    assert call(*SLOWLY, "--out", "whole") == 0
     whole, resumed = (EvidenceTable.load(Path(folder) / "margins.parquet") for folder in ("whole", "out"))
     pd.testing.assert_frame_equal(whole.frame, resumed.frame)
 
@@ -375,22 +377,20 @@ def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
         "evaluation._Search._settle = slowly\n"
         "sys.exit(cli.main())\n"
     )
-    words = ["--model", "mine:Slow", "--data", "some.npz", "--threat", "Linf:1e-6,2e-6", "--suite", "apgd"]
-
-    def worker(out: str, fast: int = 0) -> subprocess.Popen[str]:
-        command, told = [sys.executable, "shards.py", "evaluate", *words, "--out", out], {"FAST": str(fast)}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | told
+    command = [sys.executable, "shards.py", "evaluate", *SLOWLY, "--out", "out"]
+    workers = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"FAST": str(fast)}
         )
-
-    workers = [worker("out", fast) for fast in (0, 3600, -3600)]
+        for fast in (0, 3600, -3600)
+    ]
     wait_for_outcomes(workers[0], 1)
     workers[0].kill()
     workers[0].communicate()
     assert [process.wait(timeout=120) for process in workers[1:]] == [0, 0]
     files = [path.read_text().splitlines()[1:] for path in Path("out/journal").rglob("*.csv")]
     assert len(files) > 1  # more than one had a part in it
-    assert worker("whole").wait(timeout=120) == 0
+    assert call(*SLOWLY, "--out", "whole") == 0
     whole, shared = (EvidenceTable.load(Path(folder) / "margins.parquet") for folder in ("whole", "out"))
     found = [column for column in whole.frame.columns if column not in ("forward", "backward")]
     pd.testing.assert_frame_equal(whole.frame[found], shared.frame[found])
