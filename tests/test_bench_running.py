@@ -79,7 +79,7 @@ def test_measuring_anew_does_not_train_anew(reference, monkeypatch, tmp_path):
 
 
 def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, reference):
-    broken = {"name": "timm:resnet18", "weights": str(tmp_path / "none.safetensors")}
+    broken = {"name": "bundled", "weights": str(tmp_path / "none.safetensors")}
     both = grid(backbones={"broken": broken, "bundled": {}})
     store = Store(tmp_path / "store", create=True)
     found = run_grid(both, store, LocalEngine(1))
