@@ -87,7 +87,7 @@ def suites(draw: st.DrawFn) -> Suite:
     return Suite("ball", stages, closer=draw(st.sampled_from([None, replace(CLOSER, attack=Tangent(3))])))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     suite=suites(),
     norm=st.sampled_from(NORMS),

@@ -48,6 +48,7 @@ def bordered() -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:accuracy does not fall")
+@pytest.mark.filterwarnings("ignore:signs of masked gradients")
 @pytest.mark.parametrize("suite", ["apgd", "pgd", "fast", "margin"])
 @pytest.mark.parametrize("threat", ["Linf:0.1", "L2:1"])
 def test_gradients_that_are_no_numbers_hide_nothing(suite, threat):

@@ -40,6 +40,8 @@ TUNED = (
 )
 
 JUDGED = (
+    Entry("mnist_pgd", "Linf", 0.3),
+    Entry("mnist_pgd_pooled", "Linf", 0.25),
     Entry("mnist_smallcnn_trades", "Linf", 0.3),
     Entry("mnist_oscarknagg_linf", "Linf", 0.3),
     Entry("mnist_smallcnn_trades", "L2", 2.0),

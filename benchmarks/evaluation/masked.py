@@ -137,6 +137,8 @@ class Recipe:
         radius, step: of adversarial training in Linf; 0 trains on clean images. One step as long as the radius from the
             image itself is FGSM, after which gradients often mislead.
         norm: of adversarial training.
+        ramp: let the radius grow from 0 over the first half of the training; at full length from the start, large ones
+            are never learned.
         epochs, seed: of training; no epochs leave the random weights.
     """
 
@@ -151,6 +153,7 @@ class Recipe:
     radius: float = 0.0
     steps: int = 1
     norm: str = "Linf"
+    ramp: bool = False
     epochs: int = 4
     seed: int = 0
 
@@ -172,6 +175,8 @@ RECIPES = {
     "cifar_jpeg": Recipe("cifar", strided, 24, front=lambda: Jpeg(0.06), shape=CIFAR, epochs=6, seed=16),
     "cifar_random": Recipe("cifar", pooled, 16, shape=CIFAR, epochs=0, seed=17),
     "mnist_l2": Recipe("mnist", pooled, 12, radius=2.0, steps=5, norm="L2", epochs=6, seed=18),
+    "mnist_pgd": Recipe("mnist", strided, 32, radius=0.3, steps=8, epochs=12, seed=19, ramp=True),
+    "mnist_pgd_pooled": Recipe("mnist", pooled, 24, radius=0.25, steps=8, epochs=8, seed=20, ramp=True),
 }
 
 
@@ -185,21 +190,19 @@ def images(recipe: Recipe, data: Path, part: str) -> tuple[Tensor, Tensor]:
     return x.float().contiguous() / 255, y % 2 if recipe.classes == 2 else y
 
 
-def moved(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
+def moved(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, share: float = 1.0) -> Tensor:
     """Adversarial training images: steps of the gradient, as long as the radius when there is one alone."""
-    at = x
-    length = recipe.radius if recipe.steps == 1 else 2 * recipe.radius / recipe.steps
-    for _ in range(recipe.steps if recipe.radius else 0):
+    at, radius = x, share * recipe.radius
+    length = radius if recipe.steps == 1 else 2 * radius / recipe.steps
+    for _ in range(recipe.steps if radius else 0):
         at = at.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(functional.cross_entropy(network(at), y), at)
         if recipe.norm == "Linf":
-            delta = (at + length * gradient.sign() - x).clamp(-recipe.radius, recipe.radius)
+            delta = (at + length * gradient.sign() - x).clamp(-radius, radius)
         else:
             unit = gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
             delta = at + length * unit - x
-            delta = delta * (recipe.radius / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1).view(
-                -1, 1, 1, 1
-            )
+            delta = delta * (radius / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1).view(-1, 1, 1, 1)
         at = (x + delta).clamp(0, 1)
     return at.detach()
 
@@ -229,7 +232,8 @@ def train(network: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total)
     for _ in range(recipe.epochs):
         for batch in torch.randperm(len(x))[: len(x) // 100 * 100].split(100):
-            loss = functional.cross_entropy(network(moved(network, x[batch], y[batch], recipe)), y[batch])
+            share = min(2 * schedule.last_epoch / total, 1.0) if recipe.ramp else 1.0
+            loss = functional.cross_entropy(network(moved(network, x[batch], y[batch], recipe, share)), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -3,7 +3,7 @@
     python benchmarks/evaluation/masking.py --data ../shared/data --group judged [--only NAME ...]
 
 Writes masking.csv beside this file, a row per network as it comes. AutoAttack's verdicts are kept in autoattack.csv and
-taken from there the next time; networks of masked.py are trained where their weights are missing.
+taken from there the next time, for the very same weights; networks of masked.py are trained where theirs are missing.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from temper.errors import TemperWarning
 from temper.evaluation import measure
+from temper.models import weights_fingerprint
 from temper.samples import from_arrays
 from temper.threat import Threat
 
@@ -48,11 +49,12 @@ def prepared(entry: Entry, data: Path) -> tuple[nn.Module, Tensor, Tensor]:
 def reference(entry: Entry, data: Path) -> "pd.Series[Any]":
     """AutoAttack's verdict: which samples are wrong or broken, as a text of 0 and 1, and the passes it took."""
     path = HERE / "autoattack.csv"
-    columns = ["case", "n", "broken", "forward", "backward", "seconds"]
+    columns = ["case", "n", "weights", "broken", "forward", "backward", "seconds"]
     known = pd.read_csv(path, dtype={"broken": str}) if path.exists() else pd.DataFrame(columns=columns)
-    row = known[(known["case"] == entry.name) & (known["n"] == entry.count)]
+    network, x, y = prepared(entry, data)
+    weights = weights_fingerprint(network)[:12]
+    row = known[(known["case"] == entry.name) & (known["n"] == entry.count) & (known["weights"] == weights)]
     if row.empty:
-        network, x, y = prepared(entry, data)
         network = network.requires_grad_(False)
         if x.shape[1] == 1:  # sooner; the package cannot take gradients of several channels in this layout
             network = network.to(memory_format=torch.channels_last)
@@ -61,7 +63,8 @@ def reference(entry: Entry, data: Path) -> "pd.Series[Any]":
         attacks = [attack for attack in STANDARD if not (few and attack == "apgd-t")]
         done = autoattack(network, x, y, entry.norm, entry.eps, BATCH, attacks)
         verdict = "".join(map(str, done.broken.astype(int)))
-        values = [entry.name, entry.count, verdict, done.forward, done.backward, round(sum(done.seconds.values()))]
+        seconds = round(sum(done.seconds.values()))
+        values = [entry.name, entry.count, weights, verdict, done.forward, done.backward, seconds]
         row = pd.DataFrame([dict(zip(columns, values, strict=True))])
         known = pd.read_csv(path, dtype={"broken": str}) if path.exists() else known
         pd.concat([known, row]).to_csv(path, index=False)

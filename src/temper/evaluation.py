@@ -66,12 +66,14 @@ class Clean:
     Attributes:
         columns: those of an evidence table that do not depend on a search, [N] each.
         rivals: int64 [N, R], the likeliest classes other than the predicted one, likeliest first.
+        gaps: float64 [N, R], by how much the predicted class's logit leads theirs.
         classes: K.
         inside: low precisions that the model computes in of its own accord.
     """
 
     columns: dict[str, NDArray[Any]]
     rivals: NDArray[np.int64]
+    gaps: NDArray[np.float64]
     classes: int
     inside: list[str]
 
@@ -187,7 +189,7 @@ def measure(
         versions=[metadata.version("temper")],
         precision=sorted({*searched_in, *(f"{lower} inside the model" for lower in clean.inside)}),
     )
-    findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"]) for norm in radii}
+    findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"], clean.gaps, norm) for norm in radii}
 
     def table() -> EvidenceTable:
         frames = [_rows(clean, found, norm, seed) for norm, found in findings.items()]
@@ -400,11 +402,13 @@ def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) ->
         # Stable, so that of classes with one logit the first comes first, as in every prediction.
         top, ranked = (each[:, : RIVALS + 1] for each in logits.double().sort(dim=1, descending=True, stable=True))
         third = top[:, 2] if classes > 2 else torch.full_like(top[:, 0], torch.nan)
-        columns = (ids, y, ranked[:, 0], top[:, 0] - top[:, 1], top[:, 0], top[:, 1], third, ranked[:, 1:])
+        gaps = top[:, :1] - top[:, 1:]
+        columns = (ids, y, ranked[:, 0], gaps[:, 0], top[:, 0], top[:, 1], third, ranked[:, 1:], gaps)
         parts.append([column.cpu().numpy() for column in columns])
-    *columns_, rivals = (np.concatenate(column) for column in zip(*parts, strict=True))
+    *columns_, rivals, gaps = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(columns_[0])
-    return Clean(dict(zip(names, (c[order] for c in columns_), strict=True)), rivals[order], classes, inside)
+    told = dict(zip(names, (c[order] for c in columns_), strict=True))
+    return Clean(told, rivals[order], gaps[order], classes, inside)
 
 
 def _rows(clean: Clean, found: Findings, norm: Norm, seed: int) -> pd.DataFrame:
@@ -437,6 +441,7 @@ def _warn_of_signs(
 ) -> None:
     for norm, found in findings.items():
         fitness.warn_if_masked(found, norm)
+        fitness.warn_of_signs(found, norm)
         if not suite.nearest:
             own = sorted(threat for threat in threats if threat.norm == norm)
             curve = [table.robust_accuracy(norm, threat.eps, suite.name).value for threat in own]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from temper.attacks.attack import gradient_of, input_gradient
 from temper.attacks.losses import cross_entropy
+from temper.attacks.masking import SIGNS
 from temper.attacks.search import Findings
 from temper.attacks.suites import Suite
 from temper.errors import ArgumentError, ModelError, TemperWarning
@@ -160,8 +161,8 @@ def note_few_classes(suite: Suite, classes: int) -> None:
 
 def warn_if_masked(findings: Findings, norm: Norm) -> None:
     """Warn where an attack without gradients broke what the gradient attacks before it left standing."""
-    blind = [stage.name for stage in findings.suite.stages if stage.attack.asks == "logits"]
-    if len(blind) == len(findings.suite.stages):
+    blind = [stage.name for stage in findings.suite.first if stage.attack.asks == "logits"]
+    if len(blind) == len(findings.suite.first):
         return
     for name in blind:
         alone, attacked = int((findings.attack == name).sum()), int((findings.failed[name] > -1).sum())
@@ -171,6 +172,21 @@ def warn_if_masked(findings: Findings, norm: Norm) -> None:
                 f"standing ({attacked} withstood it too): gradients are masked, by rounding, saturation or noise "
                 "inside the model; a stronger search would break more"
             )
+
+
+def warn_of_signs(findings: Findings, norm: Norm) -> None:
+    """Name each sign of masked gradients, and on how many of the samples that withstood the first attacks it shows."""
+    names = [stage.name for stage in findings.suite.stages if stage.on != "all"]
+    withstood = np.logical_and.reduce([findings.failed[stage.name] >= 0 for stage in findings.suite.first])
+    if not names or not (masked := findings.masked() & withstood).any():
+        return
+    counts = {SIGNS[sign]: int((shown & withstood).sum()) for sign, shown in findings.signs().items()}
+    named = ", ".join(f"{sign} ({count})" for sign, count in counts.items() if count)
+    broken = int(np.isin(findings.attack[masked], names).sum())
+    _warn(
+        f"signs of masked gradients in {norm} on {int(masked.sum())} of the {int(withstood.sum())} samples that "
+        f"withstood the first attacks: {named}; {', '.join(names)} searched these too and broke {broken}"
+    )
 
 
 def warn_if_flat(curve: Sequence[float], threats: Sequence[Threat]) -> None:

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,8 +49,8 @@ class Journal:
             # Own outcomes are not news.
             self._file, self._read[path] = path.open("w", buffering=1), -1
             self._file.write(self._header + "\n")
-        values = (norm, outcome.sample, outcome.stage, outcome.radius, outcome.distance, outcome.forward)
-        self._file.write(",".join(map(str, (*values, outcome.backward))) + "\n")
+        values = asdict(outcome) | {"leads": " ".join(map(str, outcome.leads))}
+        self._file.write(",".join(map(str, (norm, *values.values()))) + "\n")
 
     def news(self) -> Iterator[tuple[Norm, Outcome]]:
         """Outcomes of other processes, and of earlier ones, that were not read yet.
@@ -115,8 +116,8 @@ class Journal:
 def _outcome(line: str) -> tuple[Norm, Outcome] | None:
     """The outcome of a line; None where the line is damaged."""
     try:
-        norm, sample, stage, radius, distance, forward, backward = line.split(",")
-        outcome = Outcome(int(sample), stage, float(radius), float(distance), int(forward), int(backward))
-        return check_norm(norm), outcome
+        norm, sample, stage, radius, distance, forward, backward, leads, rise = line.split(",")
+        searched = int(sample), stage, float(radius), float(distance), int(forward), int(backward)
+        return check_norm(norm), Outcome(*searched, tuple(map(float, leads.split())), float(rise))
     except (ValueError, ArgumentError):
         return None

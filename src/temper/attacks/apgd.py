@@ -37,7 +37,8 @@ def checkpoints(steps: int, norm: Norm) -> list[int]:
 class APGD(Attack):
     """Climbs the loss by steps whose size needs no tuning, and returns the iterate of the highest loss.
 
-    Costs ``steps + 1`` forward and ``steps`` backward passes.
+    Costs ``steps + 1`` forward and ``steps`` backward passes. Its state notes how much the gradient promised the first
+    step to raise the loss, and by how much it rose.
 
     Attributes:
         climbs: the loss.
@@ -79,6 +80,8 @@ class APGD(Attack):
             "best_loss": lowest,
             "last_loss": lowest,
             "rises": torch.zeros_like(lowest),
+            "promised": torch.zeros_like(lowest),
+            "risen": torch.zeros_like(lowest),
         }
         if norm == "L1":
             state["sparsity"] = torch.full_like(lowest, 1 - L1_START)
@@ -103,6 +106,10 @@ class APGD(Attack):
         if norm != "L1":
             momentum = moved + MOMENTUM * (target - moved) + (1 - MOMENTUM) * (moved - previous)
             target = torch.where(rows(state["step"] > 0, x), project(x, momentum, radius, norm), target)
+        first = state["step"] == 0
+        if first.any():
+            promised = (gradient * (target - moved)).flatten(1).sum(1)
+            state["promised"] = torch.where(first, promised.to(state["promised"].dtype), state["promised"])
         state["previous"], state["query"], state["step"] = moved, target, state["step"] + 1
         starts, widths = self._phases(norm)
         for start, width in zip(starts[1:], widths[1:], strict=True):
@@ -122,6 +129,7 @@ class APGD(Attack):
             state["best_gradient"] = torch.where(rows(better, x), answer.gradient, state["best_gradient"])
         state["best_loss"] = torch.where(better, losses, state["best_loss"])
         state["rises"] = state["rises"] + ((losses > state["last_loss"]) & (state["step"] > 0))
+        state["risen"] = torch.where(state["step"] == 1, losses - state["last_loss"], state["risen"])
         state["last_loss"] = losses
 
     def _reconsider(self, state: State, gradient: Tensor, norm: Norm) -> Tensor:

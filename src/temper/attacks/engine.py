@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from temper import randomness
 from temper.attacks.attack import Answer, Problem, State, ask, learn
 from temper.attacks.ball import distance, exact_distance, into_ball, rows
 from temper.attacks.crafting import Fold, Pair, crafting, folded, lay_out
-from temper.attacks.losses import flipped, logit_difference
+from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.suites import Stage
 from temper.errors import ModelError
 from temper.precision import full_precision
@@ -63,6 +64,10 @@ class Finished:
         distance: of the nearest verified flip; inf where there is none.
         nearest: the flip, float [C, H, W], or None.
         forward, backward: passes spent on it.
+        leads: how far each run that counts came in a ball, as a logit difference: above 0 flips. To its target, if it
+            has one.
+        rise: of the loss in the runs' first steps, over what their gradients promised; 0 where they promised nothing,
+            1 where none of that is noted.
         led: whether any question's gradient had a finite entry, or none was asked for: otherwise nothing was searched.
     """
 
@@ -72,6 +77,8 @@ class Finished:
     forward: int
     backward: int
     led: bool = True
+    leads: tuple[float, ...] = ()
+    rise: float = 1.0
 
 
 class Engine:
@@ -192,10 +199,13 @@ class _Flow:
         self.forward = np.zeros((len(work), self.runs), np.int64)
         self.backward = np.zeros((len(work), self.runs), np.int64)
         self.led = np.zeros((len(work), self.runs), dtype=np.bool_)  # runs that were given a direction, or need none
+        # How far each run came, and by how much its first step was promised to raise the loss and did.
+        self.lead, self.promised, self.risen = (np.full((len(work), self.runs), np.nan) for _ in range(3))
         self.odd = np.zeros((len(work), self.runs), dtype=np.bool_)  # runs that met logits or gradients without numbers
         self.found: dict[tuple[int, int], tuple[float, Tensor]] = {}
         self.strange: set[tuple[int, int]] = set()
         self.lost: dict[int, tuple[int, int]] = {}
+        self.reached: Tensor  # how far each row's run came
         self._open(engine.batch_size)
 
     @property
@@ -237,6 +247,7 @@ class _Flow:
 
         settled = self._verify(np.flatnonzero(suspects & ~strange), images)
         ended = np.setdiff1d(np.flatnonzero(over & ~strange), settled)
+        self._note_end(ended)
         settled = np.concatenate([settled, self._end(ended), np.flatnonzero(strange)])
         self.strange.update((int(self.who[row]), int(self.run[row])) for row in np.flatnonzero(strange))
         np.minimum.at(self.needed, self.who[settled], self.run[settled] + 1)
@@ -249,7 +260,8 @@ class _Flow:
         self._enter(np.union1d(stopped, dropped).astype(np.int64))
 
     def _note(self, looked: NDArray[np.bool_], answer: Answer) -> None:
-        """Note in these rows where the answer has no numbers, and which runs were given a direction at all."""
+        """Note in these rows where the answer has no numbers, which runs were given a direction at all, and how far
+        they came."""
         whole, led = torch.isfinite(answer.logits).all(1), torch.ones_like(answer.logits[:, 0], dtype=torch.bool)
         if answer.gradient is not None:
             finite = torch.isfinite(answer.gradient).flatten(1)
@@ -259,6 +271,12 @@ class _Flow:
         rows_ = looked & ~whole.cpu().numpy()
         if rows_.any():
             self.odd[self.who[rows_], self.run[rows_]] = True
+        y, target, query = self.state["y"], self.state.get("target"), self.state["query"]
+        lead = logit_difference if target is None else partial(logit_difference_targeted, target=target)
+        further = torch.fmax(self.reached, lead(answer.logits, y))
+        if self.norm == "L1":  # where a search begins in a wider ball
+            further = torch.where(self._inside(distance(query - self.state["x"], "L1")), further, self.reached)
+        self.reached = further
 
     def halve(self, error: BaseException) -> None:
         """After running out of memory: go on with half the rows; the samples in flight start their attack anew."""
@@ -283,6 +301,7 @@ class _Flow:
         self.who = np.full(_filled_size(size, self.work.x), -1)
         self.run, self.asked = np.zeros_like(self.who), np.zeros_like(self.who)
         self.refused = torch.full((len(self.who),), -torch.inf, device=self.work.x.device)
+        self.reached = self.refused.clone()
         self.state: State = {}
         self._enter(np.arange(size))
 
@@ -312,7 +331,7 @@ class _Flow:
             begun = np.where(self.who >= 0, np.arange(len(self.who)), 0)
         if len(begun) and self.busy:
             places = torch.as_tensor(begun, device=self.work.x.device)
-            self.refused[places] = -torch.inf
+            self.refused[places] = self.reached[places] = -torch.inf
             fresh = self._begin(begun)
             if not self.state:
                 self.state = fresh
@@ -349,7 +368,7 @@ class _Flow:
         kept = np.concatenate([alive, np.flatnonzero(self.who < 0)[: size - len(alive)]])
         places = torch.as_tensor(kept, device=self.work.x.device)
         self.who, self.run, self.asked = self.who[kept], self.run[kept], self.asked[kept]
-        self.refused = self.refused[places]
+        self.refused, self.reached = self.refused[places], self.reached[places]
         self.state = {name: tensor[places] for name, tensor in self.state.items()}
 
     def _suspects(self, answer: Answer) -> Tensor:
@@ -384,6 +403,16 @@ class _Flow:
         for i in np.flatnonzero(flips).tolist():
             flips[i] = self._keep(chosen[i], float(reached[i]), tried[i], y[i])
         return chosen[flips]
+
+    def _note_end(self, ended: NDArray[np.int64]) -> None:
+        """Keep what the runs in these rows, which end without a flip, say about the gradients."""
+        if self.attack.nearest or not len(ended):
+            return
+        key = self.who[ended], self.run[ended]
+        self.lead[key] = self.reached.double().cpu().numpy()[ended]
+        for name, noted in (("promised", self.promised), ("risen", self.risen)):
+            if name in self.state:
+                noted[key] = self.state[name].double().cpu().numpy()[ended]
 
     def _end(self, over: NDArray[np.int64]) -> NDArray[np.int64]:
         """What a run's end adds: its best image, which may flip at full precision alone, or its nearest flip,
@@ -454,7 +483,15 @@ class _Flow:
             self.found.pop((place, run), None)
         if self.odd[place, runs].any():
             self.engine.not_finite.add(int(self.work.ids[place]))
-        yield Finished(place, reached, nearest, forward, backward, bool(self.led[place, runs].any()))
+        led, leads = bool(self.led[place, runs].any()), () if self.attack.nearest else self.lead[place, runs].tolist()
+        yield Finished(place, reached, nearest, forward, backward, led, tuple(leads), self._rise(place))
+
+    def _rise(self, place: int) -> float:
+        """Rise of the loss in a sample's first steps, over what was promised; 1 where this is not noted."""
+        if "promised" not in self.state:
+            return 1.0
+        promised, risen = (noted[place, : self.needed[place]].sum() for noted in (self.promised, self.risen))
+        return float(risen / promised) if np.isfinite(promised) and promised else 0.0
 
 
 def _strange(answer: Answer) -> NDArray[np.bool_]:

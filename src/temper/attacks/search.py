@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from temper.attacks.engine import Engine, Work
+from temper.attacks.masking import Notes, near, signs
 from temper.attacks.suites import Stage, Suite
 from temper.threat import ROUNDING, Norm
 
@@ -28,6 +29,8 @@ class Outcome:
         radius: that was searched; inf for a search for the nearest flip, 0 where no gradient said where to search.
         distance: of the nearest verified flip found; inf if none.
         forward, backward: passes spent.
+        leads: how far its runs came (:class:`temper.attacks.engine.Finished`), to 4 digits; so the rise.
+        rise: of the loss over what gradients promised.
     """
 
     sample: int
@@ -36,6 +39,8 @@ class Outcome:
     distance: float
     forward: int
     backward: int
+    leads: tuple[float, ...] = ()
+    rise: float = 1.0
 
 
 @dataclass
@@ -45,19 +50,26 @@ class Findings:
     Attributes:
         suite: which attacks must fail for a sample to survive.
         ids: int64 [N], rising.
+        gaps: float64 [N, R], by how much the logits of a clean image's class lead those of its rivals, likeliest first;
+            without them there are no signs of masked gradients.
+        norm: of the search.
         upper: float64 [N], distance of the nearest verified flip; inf where none was found.
         attack: [N], name of the stage that found it; empty where this suite did not.
         failed: per stage, float64 [N], largest radius at which it searched and found nothing; -1 before it ran.
         forward, backward: int64 [N], passes spent.
+        notes: per stage that every sample gets, what it noted at the radius ``failed``.
     """
 
     suite: Suite
     ids: NDArray[np.int64]
+    gaps: NDArray[np.float64] | None = None
+    norm: Norm = "Linf"
     upper: NDArray[np.float64] = field(init=False)
     attack: NDArray[np.object_] = field(init=False)
     failed: dict[str, NDArray[np.float64]] = field(init=False)
     forward: NDArray[np.int64] = field(init=False)
     backward: NDArray[np.int64] = field(init=False)
+    notes: dict[str, Notes] = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -65,6 +77,7 @@ class Findings:
         self.upper, self.attack = np.full(count, np.inf), np.full(count, "", dtype=object)
         self.failed = {stage.name: np.full(count, -1.0) for stage in stages}
         self.forward, self.backward = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        self.notes = {stage.name: Notes.none(count, stage.attack.runs) for stage in self.suite.first}
 
     def place(self, sample: int) -> int:
         """Where a sample stands; -1 if it is not among them."""
@@ -80,6 +93,8 @@ class Findings:
             self.upper[place], self.attack[place] = outcome.distance, outcome.stage
         # A search without a limit has survived everything below the flip that it ends with.
         if outcome.distance > outcome.radius or outcome.radius == np.inf:
+            if outcome.stage in self.notes and outcome.radius >= self.failed[outcome.stage][place]:
+                self.notes[outcome.stage].take(place, outcome.leads, outcome.rise)
             self.failed[outcome.stage][place] = max(self.failed[outcome.stage][place], outcome.radius)
         self.forward[place] += outcome.forward
         self.backward[place] += outcome.backward
@@ -107,12 +122,29 @@ class Findings:
         """All that is known, an array [N] each."""
         return [self.upper, self.attack, self.forward, self.backward, *self.failed.values()]
 
+    def signs(self) -> dict[str, NDArray[np.bool_]]:
+        """Which samples show which sign of masked gradients: bool [N] each; see :mod:`temper.attacks.masking`."""
+        return signs(self.suite.first, self.failed, self.notes, self.gaps, self.norm)
+
+    def masked(self) -> NDArray[np.bool_]:
+        """Which samples show any sign of masked gradients: bool [N]."""
+        return np.logical_or.reduce(list(self.signs().values()))
+
+    def wanted(self) -> dict[str, NDArray[np.bool_]]:
+        """Which samples each stage is to search, if those before it find nothing: bool [N], by the stage's name."""
+        on = {"all": np.ones(len(self.ids), dtype=np.bool_)}
+        if len(self.suite.first) < len(self.suite.stages):
+            on["masked"] = self.masked()
+            on["near"] = on["masked"] | near(self.notes, self.gaps)
+        return {stage.name: on[stage.on] for stage in self.suite.stages}
+
     def survived(self) -> NDArray[np.float64]:
         """Largest radius at which every attack of the suite searched and found nothing: float64 [N], 0 if none.
 
         A search for the nearest flip that found none at all says nothing: it looked in no ball to its end.
         """
-        least = np.minimum.reduce([self.failed[stage.name] for stage in self.suite.stages]).clip(0)
+        searched = [np.where(mask, self.failed[name], np.inf) for name, mask in self.wanted().items()]
+        least = np.minimum.reduce(searched).clip(0)
         if self.suite.nearest:
             return np.where(np.isfinite(self.upper), np.minimum(least, self.upper), 0.0)
         return np.minimum(least, self.upper)
@@ -139,7 +171,7 @@ class Findings:
 
     def _given_up(self) -> NDArray[np.bool_]:
         """Samples on which an attack had nothing to go by, when all had their turn: what is open stays unknown."""
-        turns = np.array([self.failed[stage.name] for stage in self.suite.stages])
+        turns = np.array([np.where(mask, self.failed[name], np.inf) for name, mask in self.wanted().items()])
         return np.asarray((turns == 0).any(0) & (turns >= 0).all(0))
 
 
@@ -168,7 +200,8 @@ def search(
         for done in engine.flow(stage, some, norm, eps, seed):
             at = float(radius[places[rows[done.place]]]) if done.led else 0.0
             sample = int(some.ids[done.place])
-            outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward)
+            leads, rise = tuple(map(_digits, done.leads)), _digits(done.rise)
+            outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward, leads, rise)
             findings.add(outcome)
             yield outcome
 
@@ -185,4 +218,10 @@ def search(
             return
         for stage in suite.stages:
             standing = open_ & (suite.nearest | (findings.upper > radius * (1 + ROUNDING)))
+            standing &= findings.wanted()[stage.name]
             yield from run(stage, standing & (findings.failed[stage.name] < radius), radius)
+
+
+def _digits(number: float) -> float:
+    """As a journal can hold it, so that what follows from it is the same when it is read back."""
+    return float(f"{number:.4g}")

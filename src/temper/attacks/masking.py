@@ -1,0 +1,114 @@
+"""Signs that gradients are masked, or that little is missing for a flip.
+
+They are read sample by sample from what attacks noted while they searched in vain. What a sample's runs noted depends
+on nothing outside the sample, and so do its signs. The bounds were set on networks of the first group of
+benchmarks/evaluation/groups.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temper.attacks.suites import Stage
+from temper.threat import Norm
+
+# How far a number may be off before it is a faint sign, and before it is a clear one. A loss that is nearly straight
+# in the ball rises by about what its gradient promises.
+RISE = ((0.75, 1.3), (0.65, 1.5))
+APART = (0.04, 0.15)  # between searches for one class from two starts, as a share of the way to a flip
+BLIND = (0.72, 1.02)  # how far a short search without gradients comes, as a share of how far those with came
+
+NEAR = 0.9  # of the way to a flip
+
+SIGNS = {
+    "flat": "the loss has no gradient",
+    "slope": "a step along the gradient does not change the loss as it promises",
+    "starts": "searches for the same class from two starts end far apart",
+    "blind": "a short search without gradients comes about as near to a flip as those with",
+}
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What one attack noted on samples that withstood it.
+
+    Attributes:
+        leads: float64 [N, runs], how far each run came as a logit difference, to its target if it has one: above 0
+            flips; nan where it has not run.
+        rise: float64 [N], of the loss in the first steps over what their gradients promised; 0 where they promised
+            nothing, 1 before it ran.
+    """
+
+    leads: NDArray[np.float64]
+    rise: NDArray[np.float64]
+
+    @classmethod
+    def none(cls, count: int, runs: int) -> "Notes":
+        """Those of an attack that has not run yet."""
+        return cls(np.full((count, runs), np.nan), np.ones(count))
+
+    def take(self, place: int, leads: Sequence[float], rise: float) -> None:
+        """Note what came of one sample."""
+        self.leads[place], self.rise[place] = np.nan, rise
+        self.leads[place, : len(leads)] = leads
+
+
+def near(notes: Mapping[str, Notes], gaps: NDArray[np.float64] | None) -> NDArray[np.bool_]:
+    """Which samples came near a flip in any run: bool [N]; see :func:`signs`."""
+    shares = [_share(each.leads, gaps) for each in notes.values()] if gaps is not None else []
+    return np.asarray(np.fmax.reduce(shares) > NEAR) if shares else np.zeros(len(next(iter(notes.values())).rise), bool)
+
+
+def _share(leads: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest share of the way from the clean image to a flip that any run came: float64 [N]."""
+    runs = min(leads.shape[1], gaps.shape[1])
+    return np.asarray(np.fmax.reduce(1 + leads[:, :runs] / np.maximum(gaps[:, :runs], 1e-12), 1))
+
+
+def signs(
+    stages: Sequence[Stage],
+    failed: Mapping[str, NDArray[np.float64]],
+    notes: Mapping[str, Notes],
+    gaps: NDArray[np.float64] | None,
+    norm: Norm,
+) -> dict[str, NDArray[np.bool_]]:
+    """Which samples show which of :data:`SIGNS`: bool [N] each. One clear sign counts, and so do two faint ones.
+
+    Args:
+        stages: the attacks; those that climb towards a class from the image and from elsewhere are compared, and so are
+            those with and without gradients.
+        failed: per stage, float64 [N], the radius that its notes are of; only notes of one radius are compared.
+        notes: per stage.
+        gaps: float64 [N, R], by how much the clean image's class leads its rivals, likeliest first; None shows no sign.
+        norm: in L1 starts are not compared, since runs as short as these end apart on every network.
+    """
+    climbing = [stage for stage in stages if stage.attack.asks == "gradient" and not stage.attack.nearest]
+    still = [stage.name for stage in climbing if stage.attack.targeted and not stage.random_start]
+    moved = [stage.name for stage in climbing if stage.attack.targeted and stage.random_start]
+    blind = [stage.name for stage in stages if stage.attack.asks == "logits"]
+    if gaps is None or not (still and moved and blind):
+        return {sign: np.zeros(len(next(iter(failed.values()))), dtype=np.bool_) for sign in SIGNS}
+    a, b, c = still[0], moved[0], blind[0]
+    gaps = np.maximum(gaps, 1e-12)
+    rise = notes[b].rise
+    runs = min(notes[a].leads.shape[1], notes[b].leads.shape[1], gaps.shape[1])
+    apart = np.fmax.reduce(np.abs(notes[a].leads - notes[b].leads)[:, :runs] / gaps[:, :runs], 1)
+    apart = np.where((failed[a] == failed[b]) & (norm != "L1"), apart, 0)
+    climbed = np.fmax.reduce([np.fmax.reduce(notes[stage.name].leads, 1) for stage in climbing])
+    reached, blindly = climbed + gaps[:, 0], notes[c].leads[:, 0] + gaps[:, 0]
+    blindly = np.where(failed[b] == failed[c], blindly, 0)
+
+    def beyond(level: int) -> dict[str, NDArray[np.bool_]]:
+        low, high = RISE[level]
+        return {
+            "flat": rise == 0,
+            "slope": (rise != 0) & ((rise < low) | (rise > high)),
+            "starts": apart > APART[level],
+            "blind": blindly > BLIND[level] * reached,
+        }
+
+    faint, clear = beyond(0), beyond(1)
+    masked = np.logical_or.reduce(list(clear.values())) | (np.sum(list(faint.values()), 0) >= 2)
+    return {sign: shown & masked for sign, shown in faint.items()}

@@ -1,0 +1,130 @@
+"""Masked gradients: signs are seen sample by sample, and what they cost is spent there alone."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from temper.attacks import search
+from temper.attacks.square import Square
+from temper.attacks.suites import SUITES
+from temper.errors import TemperWarning
+from temper.evaluation import measure
+from temper.samples import from_arrays
+from temper.threat import Threat
+
+EPS = [Threat("Linf", 0.06)]
+FAST = SUITES["fast"]
+SHALLOW = replace(FAST, stages=FAST.first)
+# As FAST with a shorter random search: these tests look at who gets it, not at how strong it is.
+QUICK = replace(FAST, stages=(*FAST.first, replace(FAST.stages[8], attack=Square(600))))
+
+
+class Net(nn.Module):
+    """Two convolutions; pixels may be rounded to so many levels, and only above a brightness of the first pixel."""
+
+    def __init__(self, levels: int = 0, above: float = -1.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten())
+            self.head = nn.Linear(128, 5)
+        self.levels, self.above = levels, above
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.levels:
+            coarse = (x * self.levels).round() / self.levels
+            x = torch.where(x[:, :1, :1, :1] > self.above, coarse, x)
+        return self.head(self.net(x))
+
+
+def samples(net: nn.Module, count: int = 48):
+    x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    x[:, :, 0, 0] = (torch.arange(count) % 2)[:, None].float()  # far from any brightness between
+    with torch.no_grad():
+        return from_arrays(x, net(x).argmax(1))
+
+
+def frame(net: nn.Module, suite, **options):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", TemperWarning)
+        done = measure(net, options.pop("given", None) or samples(net), EPS, suite, 0, **options)
+    return done.table.frame, [str(each.message) for each in told]
+
+
+def test_what_gradients_do_not_see_is_found_where_they_are_masked():
+    shallow, deep = (frame(Net(3), suite)[0] for suite in (SHALLOW, QUICK))
+    assert (deep["upper"] <= shallow["upper"]).all()
+    found = np.isfinite(deep["upper"]) & np.isinf(shallow["upper"])
+    assert found.any()
+    assert set(deep["attack"][found]) == {"square-5000"}
+
+
+def test_a_network_without_signs_pays_only_where_it_comes_near_a_flip():
+    near = tuple(stage for stage in FAST.stages if stage.on == "near")
+    frames = [frame(Net(), suite) for suite in (SHALLOW, replace(FAST, stages=(*FAST.first, *near)), FAST)]
+    (shallow, _), (nearer, _), (deep, told) = frames
+    assert np.isinf(shallow["upper"]).sum() > 5
+    for column in ("upper", "forward", "backward"):
+        assert nearer[column].tolist() == deep[column].tolist()
+    assert (shallow["forward"] == deep["forward"]).mean() > 0.8
+    assert not [each for each in told if "signs of masked" in each]
+
+
+def test_one_that_came_near_a_flip_is_searched_from_more_starts():
+    net = Net()
+    deep, shallow = (frame(net, suite)[0] for suite in (FAST, SHALLOW))
+    more = deep["forward"] > shallow["forward"]
+    assert more.any()
+    assert (shallow["upper"][more] == np.inf).all()
+    assert (deep["upper"] <= shallow["upper"]).all()
+
+
+def test_samples_are_judged_one_by_one_and_counted_in_the_warning():
+    net = Net(6, above=0.5)
+    deep, told = frame(net, QUICK)
+    shallow, _ = frame(net, SHALLOW)
+    more = (deep["forward"] > shallow["forward"]).to_numpy()
+    assert more[1::2].any()
+    assert not more[::2].any()  # their gradients are as they should be
+    (warning,) = (each for each in told if "signs of masked" in each)
+    assert f"on {more.sum()} of " in warning
+    assert f"the loss has no gradient ({more.sum()})" in warning
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_the_decision_depends_on_the_sample_alone(size):
+    net = Net(6, above=0.5)
+    whole, _ = frame(net, QUICK)
+    part, _ = frame(net, QUICK, given=samples(net).take([5, 6, 11, 21, 40]), batch_size=size)
+    picked = whole.set_index("sample").loc[part["sample"]].reset_index()
+    for column in ("upper", "survived", "attack", "forward", "backward"):
+        assert picked[column].tolist() == part[column].tolist()
+
+
+@pytest.mark.parametrize("stopped_after", [30, 80, 110])
+def test_signs_outlive_an_interruption(tmp_path, monkeypatch, stopped_after):
+    net = Net(6, above=0.5)
+    whole, told = frame(net, QUICK)
+    real, count = search.Findings.add, 0
+
+    class KilledError(Exception):
+        pass
+
+    def add(self, outcome):
+        nonlocal count
+        count += 1
+        if count > stopped_after:
+            raise KilledError
+        real(self, outcome)
+
+    monkeypatch.setattr(search.Findings, "add", add)
+    with pytest.raises(KilledError):
+        frame(net, QUICK, journal=tmp_path)
+    monkeypatch.setattr(search.Findings, "add", real)
+    again, repeated = frame(net, QUICK, journal=tmp_path)
+    assert again.equals(whole)
+    assert [each for each in repeated if "signs" in each] == [each for each in told if "signs" in each]
