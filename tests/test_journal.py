@@ -18,7 +18,7 @@ HEADER = {"suite": "apgd", "seed": 0}
 OUTCOMES = [
     ("Linf", Outcome(3, "apgd-ce", 0.1, float("inf"), 11, 10)),
     ("L2", Outcome(4, "apgd-ce", 0.1 + 0.2, 0.1 + 0.7, 5, 4)),
-    ("L1", Outcome(4, "apgd-ce", float("inf"), 1e-300, 5, 4)),
+    ("L1", Outcome(4, "apgd-ce", float("inf"), 1e-300, 5, 4, (-0.1235, float("-inf"), 1e-9), 0.8123)),
 ]
 
 

@@ -16,6 +16,8 @@ from temper.evaluation import measure
 from temper.samples import from_arrays
 from temper.threat import Threat
 
+pytestmark = pytest.mark.numerical
+
 EPS = [Threat("Linf", 0.06)]
 FAST = SUITES["fast"]
 SHALLOW = replace(FAST, stages=FAST.first)
@@ -53,6 +55,52 @@ def frame(net: nn.Module, suite, **options):
         warnings.simplefilter("always", TemperWarning)
         done = measure(net, options.pop("given", None) or samples(net), EPS, suite, 0, **options)
     return done.table.frame, [str(each.message) for each in told]
+
+
+def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-8.0, radius=0.1):
+    """Findings on one sample, 10 from a flip, that withstood the first attacks with these notes."""
+    found = search.Findings(FAST.in_norm("Linf"), np.array([7]), np.full((1, 9), 10.0), "Linf")
+    far = (-9.0,) * 8
+    for stage, leads, own, at in (
+        ("apgd-ce", (-9.0,), 1.0, 0.1),
+        ("apgd-t", (still, *far), 1.0, 0.1),
+        ("apgd-t-long", (moved, *far), rise, 0.1),
+        ("square", (blind,), 1.0, radius),
+    ):
+        found.add(search.Outcome(7, stage, at, np.inf, 1, 1, leads, own))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("notes", "shown"),
+    [
+        ({}, set()),
+        ({"rise": 0.0}, {"flat"}),
+        ({"rise": 0.6}, {"slope"}),
+        ({"rise": -0.5}, {"slope"}),
+        ({"rise": 1.6}, {"slope"}),
+        ({"rise": 0.72}, set()),  # faint
+        ({"still": -5.5}, set()),
+        ({"blind": -6.0}, set()),
+        ({"still": -7.0}, {"starts"}),
+        ({"blind": -4.0}, {"blind"}),
+        ({"blind": -4.0, "radius": 0.05}, set()),  # of another radius
+        ({"rise": 0.72, "still": -5.5}, {"slope", "starts"}),
+        ({"rise": 1.4, "blind": -6.0}, {"slope", "blind"}),
+    ],
+)
+def test_a_clear_sign_counts_and_so_do_two_faint_ones(notes, shown):
+    found = noted(**notes)
+    assert {sign for sign, samples in found.signs().items() if samples[0]} == shown
+    assert found.masked()[0] == bool(shown)
+    assert found.survived()[0] == (0 if shown else min(0.1, notes.get("radius", 0.1)))  # deeper attacks are to come
+
+
+@pytest.mark.parametrize(("moved", "wanted"), [(-1.5, False), (-0.5, True)])
+def test_little_missing_for_a_flip_asks_for_more_starts(moved, wanted):
+    found = noted(still=moved, moved=moved)
+    assert found.wanted()["apgd-long"][0] == wanted
+    assert not found.wanted()["square-5000"][0]
 
 
 def test_what_gradients_do_not_see_is_found_where_they_are_masked():
