@@ -639,7 +639,7 @@ def test_more_severities_are_added_and_nothing_is_computed_twice(tmp_path, monke
     into(tmp_path / "a")
     assert not seen
     summary, _ = into(tmp_path / "a", severities=(4, 5))
-    assert sum(seen) == 2 * 40
+    assert [size for size in seen if size != 16] == [40, 40]  # those of 16 ask whether outputs depend on the batch
     assert list(summary["corruptions"]["fog"]["severities"]) == ["4", "5"]
     into(tmp_path / "b", severities=(1, 4, 5))
     key = ["corruption", "severity", "sample"]
