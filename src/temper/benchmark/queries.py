@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import duckdb
@@ -98,7 +98,9 @@ def _answer(connection: duckdb.DuckDBPyConnection, sql: str, limit: int | None) 
         try:
             return answer.result()
         except KeyboardInterrupt:
-            connection.interrupt()
+            while not answer.done():  # a query that has not quite begun does not hear the first
+                connection.interrupt()
+                wait([answer], timeout=0.05)
             raise
 
 
