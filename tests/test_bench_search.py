@@ -269,13 +269,13 @@ def test_a_trial_that_diverges_is_one_trial_of_value_zero(monkeypatch, tmp_path,
 
 
 def test_a_search_whose_every_trial_diverges_ends(monkeypatch, tmp_path):
-    """The only update of the first epoch leaves weights that no logits come of, and the second finds no loss."""
+    """The only update of the first epoch leaves weights that no logits come of: no epoch ended."""
     monkeypatch.setattr(module, "LEARNING_RATES", (1e30, 1e31))
     (cell,) = grid(trials=2, finetune=FINETUNE | {"batch_size": 80})
     store, _ = carried_out(cell, tmp_path)
     trials = noted(store, cell)["trials"]
     assert [trial["state"] for trial in trials] == ["diverged", "diverged"]
-    assert [trial["epochs"] for trial in trials] == [{"1": 0.0}] * 2 and noted(store, cell)["value"] == 0.0
+    assert [trial["epochs"] for trial in trials] == [{}] * 2 and noted(store, cell)["value"] == 0.0
 
 
 def test_a_stopped_trial_is_better_than_none_but_diverged_ones(monkeypatch, tmp_path):
