@@ -559,7 +559,7 @@ def test_folders_that_hold_no_model(tmp_path):
     with pytest.raises(ModelError, match="format 2, not 1"):
         load(tmp_path)
     (tmp_path / "model.json").write_text(description[:50])
-    with pytest.raises(ModelError, match=r"model.json: damaged"):
+    with pytest.raises(ModelError, match=r"model.json: is damaged"):
         load(tmp_path)
     (tmp_path / "model.json").write_text(description)
     (tmp_path / "weights.safetensors").unlink()
