@@ -449,12 +449,27 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    with _logged():
+        return _status(arguments)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """Log to stderr while a command runs, unless whoever calls it in its own process has arranged for the log."""
+    handler, root = logging.StreamHandler(sys.stderr), logging.getLogger()
+    handler.setFormatter(_OneLine())
+    logging.getLogger("temper").setLevel(logging.INFO)
+    if not root.handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+def _status(arguments: Sequence[str] | None) -> int:
     if sys.stdout is None:
         return _say("error: stdout is closed; send it to a file, or to /dev/null", WRONG_CALL)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("temper").setLevel(logging.INFO)
     try:
         with _plain_warnings():
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
