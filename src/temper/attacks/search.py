@@ -218,8 +218,10 @@ def search(
             return
         for stage in suite.stages:
             standing = open_ & (suite.nearest | (findings.upper > radius * (1 + ROUNDING)))
-            standing &= findings.wanted()[stage.name]
-            yield from run(stage, standing & (findings.failed[stage.name] < radius), radius)
+            standing &= findings.failed[stage.name] < radius
+            if stage.on != "all" and standing.any():  # signs are looked for where they can matter
+                standing &= findings.wanted()[stage.name]
+            yield from run(stage, standing, radius)
 
 
 def _digits(number: float) -> float:
