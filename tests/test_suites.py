@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from temper.attacks.names import SUITE_NAMES
 from temper.attacks.suites import SUITES, get_suite
 from temper.errors import ArgumentError
 from temper.threat import NORMS
@@ -34,6 +35,10 @@ def test_standard_has_autoattacks_budgets():
 
 def test_only_margin_searches_without_a_radius():
     assert [name for name, suite in SUITES.items() if suite.nearest] == ["margin"]
+
+
+def test_the_names_that_are_known_without_torch_are_those_of_the_suites():
+    assert set(SUITE_NAMES) == set(SUITES)
 
 
 def test_a_suite_that_is_none_is_refused():
