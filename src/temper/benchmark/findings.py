@@ -59,7 +59,7 @@ def _best(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[s
         also = f" {len(rivals)} of {len(own)} configurations cannot be told from the first." if len(rivals) > 1 else ""
         yield (
             f"The best configuration, protocol {protocol}",
-            f"{_configuration(best)}: Borda {best['score']:.0f}, first in {best['first']:.0%} of bootstrap draws over "
+            f"{_configuration(best)}: Borda {best['score']:.0f}, first in {best['first']:.0%} of draws over "
             f"{best['over']}, rank interval {best['low']:.0f} to {best['high']:.0f} of {len(own)}.{also}",
         )
 
@@ -133,7 +133,7 @@ def _rankings_by_schedule(
             yield (
                 f"Does {other} change the ranking of backbones? Protocol {protocol}",
                 f"Kendall's tau between the rankings of {len(backbones)} backbones under {BASELINE} and {other}: "
-                f"{first['tau']:.2f}, 95 % interval {first['low']:.2f} to {first['high']:.2f} (bootstrap over "
+                f"{first['tau']:.2f}, 95 % interval {first['low']:.2f} to {first['high']:.2f} (over "
                 f"{first['over']}). "
                 + (f"In opposite order: {changes}." if swapped else "No pair of backbones changes its order.")
                 + f" Likeliest to change: {probable[0]} and {probable[1]}, in {swaps[probable]:.0%} of draws.",

@@ -170,7 +170,7 @@ def _history(row: "pd.Series[Any]") -> list[EpochRow]:
 
 
 def _rankings(rows: pd.DataFrame, by_sample: pd.DataFrame | None, metrics: Sequence[str]) -> list[Ranking]:
-    note = "Intervals: 95 % bootstrap over {}; a configuration is ranked over all data sets of its protocol."
+    note = "Intervals: 95 %, over {}; a configuration is ranked over all data sets of its protocol."
     found = []
     for score, title in (("borda", "Borda (as in arXiv:2508.14079)"), ("sum", "Sum of the perturbations")):
         ranked = rank_intervals(rows, outcomes=by_sample, metrics=metrics, score=score)

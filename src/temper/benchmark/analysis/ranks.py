@@ -1,16 +1,18 @@
-"""How sure a ranking is: percentile-bootstrap intervals over samples and seeds.
+"""How sure a ranking is, over samples and seeds.
 
 What is drawn again is what another test set, or another training run, would change:
 
 - samples, within each data set, with the same draw for every configuration, objective and protocol on it: networks
   err on the same images, so their differences are surer than their levels;
-- seeds, for each configuration and data set by itself, because each is a training run of its own. With the usual
-  three to five seeds this bootstrap understates the spread, by sqrt((n - 1) / n) in standard deviation.
+- seeds, for each configuration by itself, because each run is a training of its own. A bootstrap of three to five seeds
+  is far too sure of itself, so their mean is drawn from Student's t with the seeds' own spread and the degrees of
+  freedom of Welch and Satterthwaite, which suppose that runs of one configuration are spread normally.
 
-Configurations, data sets and perturbations are taken as given. Drawing again adds noise to scores that have some, so
-the best configuration's interval reaches further down than up, and the worst one's further up.
-
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 (structured data) and 13 (percentile interval).
+Configurations, data sets and perturbations are taken as given. Ranks have no percentile interval: drawing again adds
+noise to scores that have some, and among near equals a bootstrap of ranks covers .6 of the time. A configuration is
+surely better than another where the other reaches its score in few enough draws, by Bonferroni for all that it is
+compared with; its rank lies between those that are surely better and those that are surely worse (Goldstein and
+Spiegelhalter 1996, JRSS A 159; Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91).
 """
 
 import zlib
@@ -35,6 +37,7 @@ SCORES: dict[str, Callable[[Values], Values]] = {
     "sum": lambda values: values.sum(axis=(-1, -2)),
     "product": lambda values: values.prod(axis=-1).sum(axis=-1),
 }
+MOST = 10_000  # draws
 _AGREE = 1e-6  # rows may have been written with fewer digits than the outcomes give
 
 
@@ -48,7 +51,7 @@ def rank_intervals(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Score and rank of each configuration within its protocol, with percentile-bootstrap intervals.
+    """Score and rank of each configuration within its protocol, with intervals.
 
     Scores are of the mean over seeds, data set by data set.
 
@@ -60,15 +63,16 @@ def rank_intervals(
         metrics: columns in which higher is better.
         score: "borda", "sum" or "product" as in :func:`temper.benchmark.analysis.borda`, or a function from values
             [..., configurations, data sets, metrics] to scores [..., configurations], highest best.
-        resamples: bootstrap draws.
+        resamples: draws, at least; up to 10,000 where fewer could not tell so many configurations apart.
         seed: of the draws; a data set's draws of samples do not depend on which others there are.
         confidence: of the intervals.
 
     Returns:
-        One row per protocol and configuration, by protocol and rank: ``score``, ``score_low``, ``score_high``;
-        ``rank`` (1 = best, ties get the lowest place), ``low``, ``high`` (ranks that occurred); ``first``, the share
-        of draws in which it is first (a tie for first is shared, so they add up to 1); ``over``, what was drawn:
-        "samples", "seeds" or "samples and seeds".
+        One row per protocol and configuration, by protocol and rank: ``score``, ``score_low``, ``score_high`` (with
+        outcomes the draws are those of :func:`temper.margins.intervals.mean`; NaN for Borda points, which jump
+        where near equals change places); ``rank`` (1 = best, ties get the lowest place), ``low``, ``high``;
+        ``first``, the share of draws in which it is first (a tie for first is shared, so they add up to 1); ``over``,
+        what was drawn: "samples", "seeds" or "samples and seeds".
 
     Raises:
         ArgumentError: for a column that is not there, an unknown score, or numbers out of range.
@@ -80,19 +84,22 @@ def rank_intervals(
     tables = []
     for protocol, part in rows.groupby("protocol", sort=True, observed=True):
         part_outcomes = None if outcomes is None else _of(outcomes, "protocol", [protocol])
-        cells = _cells(part, part_outcomes, [CONFIGURATION, ("dataset",)], metrics, resamples, seed)
+        count = len(part[[*CONFIGURATION]].drop_duplicates())
+        draws = _enough(resamples, count - 1, confidence)
+        cells = _cells(part, part_outcomes, [CONFIGURATION, ("dataset",)], metrics, draws, seed)
         observed, drawn = function(cells.observed), function(cells.drawn)
-        ranks, drawn_ranks = rank_descending(observed), rank_descending(drawn)
-        leads = drawn_ranks == 1
-        score_low, score_high = _interval(drawn, confidence)
-        low, high = _interval(drawn_ranks, confidence, method="inverted_cdf")
+        ranks, leads = rank_descending(observed), rank_descending(drawn) == 1
+        surely = _surely_better(drawn, count - 1, confidence)
+        score_low, score_high = (
+            (np.full(count, np.nan),) * 2 if score == "borda" else _score(cells, function, confidence)
+        )
         table = cells.labels[0].assign(
             score=observed,
             score_low=score_low,
             score_high=score_high,
             rank=ranks,
-            low=low,
-            high=high,
+            low=np.minimum(1 + surely.sum(axis=0), ranks),
+            high=np.maximum(count - surely.sum(axis=1), ranks),
             first=(leads / leads.sum(axis=1, keepdims=True)).mean(axis=0),
             over=cells.over,
         )
@@ -121,8 +128,9 @@ def rank_correlation_interval(
     Does the schedule change which backbone is best? At each level the backbones are scored over data sets and the
     other factors (a Borda ballot for each data set, objective and metric), so that like is ranked with like.
 
-    Drawing again adds noise to rankings that already have some, so the interval leans towards 0: a lower end far from
-    1 says that these data cannot show the rankings to be equal, not that they differ. ``swap`` is the sharper answer.
+    The interval counts each pair of backbones whose order is sure at both levels as it is, and any other as alike for
+    the upper end and as opposite for the lower one, by Bonferroni over pairs and levels. So a lower end far from 1 says
+    that these data cannot show the rankings to be equal, not that they differ. ``swap`` is the sharper answer.
 
     Args:
         rows: as for :func:`rank_intervals`; other levels of ``factor`` are not used.
@@ -166,16 +174,24 @@ def rank_correlation_interval(
             parts.append((name, part, None if told is None else _of(told, "protocol", [name])))
     records = []
     for protocol, part, part_outcomes in parts:
-        cells = _cells(part, part_outcomes, [(factor,), ("backbone",), units], metrics, resamples, seed)
+        comparisons = part["backbone"].nunique() * (part["backbone"].nunique() - 1)
+        draws = _enough(resamples, comparisons, confidence)
+        cells = _cells(part, part_outcomes, [(factor,), ("backbone",), units], metrics, draws, seed)
         names = cells.labels[1]["backbone"].tolist()
         if len(cells.labels[0]) < 2:
             raise EvidenceError(f"protocol {protocol} has only one of {levels[0]!r} and {levels[1]!r}: run both")
         if len(names) < 2:
             raise EvidenceError(f"a ranking needs at least 2 backbones, there is only {names[0]}")
         observed, drawn = function(cells.observed), function(cells.drawn)  # [levels, backbones], [resamples, ...]
-        low, high = _interval(_kendall(drawn), confidence)
+        tau = float(_kendall(observed))
+        orders = [
+            (sure := _surely_better(drawn[:, level], comparisons, confidence)).astype(int) - sure.T for level in (0, 1)
+        ]
+        sure_pairs = orders[0] * orders[1]
+        alike, open_pairs = sure_pairs.sum() / comparisons, 1 - np.abs(sure_pairs).sum() / comparisons
+        low, high = min(alike - open_pairs, tau), max(alike + open_pairs, tau)
         record: dict[str, object] = {} if protocol is None else {"protocol": protocol}
-        record |= {"tau": float(_kendall(observed)), "low": low, "high": high, "n": len(names), "over": cells.over}
+        record |= {"tau": tau, "low": low, "high": high, "n": len(names), "over": cells.over}
         if pair is not None:
             first, second = (names.index(_one_of("pair", name, names)) for name in pair)
             record["swapped"] = bool(_swaps(observed, first, second))
@@ -186,11 +202,14 @@ def rank_correlation_interval(
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Metrics averaged over seeds: ``observed`` [*axes, metrics], ``drawn`` [resamples, *axes, metrics]."""
+    """Metrics averaged over seeds: ``observed`` [*axes, metrics], ``drawn`` [resamples, *axes, metrics]; ``lowest`` and
+    ``highest`` [resamples, *axes, metrics] for the ends of levels, which one sample more might lower or raise."""
 
     labels: list[pd.DataFrame]
     observed: Values
     drawn: Values
+    lowest: Values
+    highest: Values
     over: str
 
 
@@ -209,19 +228,35 @@ def _cells(
         raise EvidenceError(
             "there is one seed and no outcomes, so nothing to draw from: run more seeds, or pass outcomes by sample"
         )
-    if outcomes is None:
-        drawn = np.broadcast_to(values, (resamples, *values.shape))
-    else:
-        drawn = _drawn_samples(outcomes, axes, labels, values, metrics, resamples, seed)
-    if seeds > 1:
-        runs = values.shape[:-2]
-        # Drawing n seeds with replacement is counting how often each one came.
-        counts = _stream(seed, "seeds").multinomial(seeds, [1 / seeds] * seeds, size=(resamples, *runs))
-        drawn = np.einsum("...s,...sm->...m", counts.astype(float), drawn) / seeds
-    else:
-        drawn = drawn[..., 0, :]
+    observed = values.mean(axis=-2)
+    drawn, lowest, highest = (
+        (observed,) * 3
+        if outcomes is None
+        else _drawn_samples(outcomes, axes, labels, values, metrics, resamples, seed)
+    )
+    noise = _drawn_seeds(values, resamples, seed) if seeds > 1 else 0.0
     over = " and ".join([*(["samples"] if outcomes is not None else []), *(["seeds"] if seeds > 1 else [])])
-    return _Cells(labels[:-1], values.mean(axis=-2), np.round(drawn, 12), over)
+    drawn, lowest, highest = (np.round(each + noise, 12) for each in (drawn, lowest, highest))
+    return _Cells(labels[:-1], observed, drawn, lowest, highest, over)
+
+
+def _drawn_seeds(values: Values, resamples: int, seed: int) -> Values:
+    """What other seeds might change of the means over seeds: ``values`` [*axes, units, seeds, metrics] to [resamples,
+    *axes, units, metrics].
+
+    Normal with the covariance of the seeds' mean, divided by the root of a chi-square over its degrees of freedom: one
+    per configuration, with those of Welch and Satterthwaite (Satterthwaite 1946) for the sum over units and metrics.
+    """
+    seeds, stream = values.shape[-2], _stream(seed, "seeds")
+    deviations = values - values.mean(axis=-2, keepdims=True)
+    steps = stream.normal(size=(resamples, *values.shape[:-1])) / np.sqrt(seeds * (seeds - 1))
+    variances = deviations.sum(axis=-1).var(axis=-1)
+    squares = (variances**2).sum(axis=-1)
+    freedom = (seeds - 1) * np.divide(
+        variances.sum(axis=-1) ** 2, squares, out=np.ones_like(squares), where=squares > 0
+    )
+    scale = np.sqrt(freedom / stream.chisquare(freedom, size=(resamples, *freedom.shape)))
+    return np.einsum("...s,...sm->...m", steps, deviations) * scale[..., None, None]
 
 
 def _drawn_samples(
@@ -232,10 +267,14 @@ def _drawn_samples(
     metrics: Sequence[str],
     resamples: int,
     seed: int,
-) -> Values:
-    """Means over samples drawn within each data set: [resamples, *axes, seeds, metrics]."""
+) -> tuple[Values, Values, Values]:
+    """Means over seeds and over samples drawn within each data set: [resamples, *axes, metrics].
+
+    Drawn with replacement; and for the ends of levels with weights that are uniform on the simplex, one sample more
+    standing at 0 for the lowest, at 1 for the highest (Gaffke 2005).
+    """
     check_columns(outcomes, (), ["dataset"])
-    drawn = np.empty((resamples, *values.shape))
+    drawn, lowest, highest = (np.empty((resamples, *values.shape[:-2], values.shape[-1])) for _ in range(3))
     units = labels[-2]
     extra = sorted(set(outcomes["dataset"]) - set(units["dataset"]))
     if extra:
@@ -261,9 +300,14 @@ def _drawn_samples(
                 "they are not of the same runs and samples"
             )
         samples = results.shape[-2]
-        counts = _stream(seed, "samples", str(dataset)).multinomial(samples, [1 / samples] * samples, size=resamples)
-        drawn[..., places, :, :] = np.tensordot(counts.astype(float), results, axes=(1, results.ndim - 2)) / samples
-    return drawn
+        by_sample, stream = results.mean(axis=-3), _stream(seed, "samples", str(dataset))
+        counts = stream.multinomial(samples, [1 / samples] * samples, size=resamples)
+        weights = stream.dirichlet(np.ones(samples + 1), size=resamples)
+        for target, chances in ((drawn, counts / samples), (lowest, weights[:, :-1])):
+            target[..., places, :] = np.tensordot(chances, by_sample, axes=(1, by_sample.ndim - 2))
+        one_more = weights[:, -1].reshape(-1, *[1] * (lowest.ndim - 1))
+        highest[..., places, :] = lowest[..., places, :] + one_more
+    return drawn, lowest, highest
 
 
 def _stream(seed: int, *words: str) -> np.random.Generator:
@@ -275,12 +319,26 @@ def _of(rows: pd.DataFrame, column: str, values: Sequence[object]) -> pd.DataFra
     return rows[rows[column].isin([*values])]
 
 
-def _interval(
-    drawn: NDArray[np.generic], confidence: float, method: str = "linear"
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Percentile interval along the first axis."""
+def _enough(resamples: int, comparisons: int, confidence: float) -> int:
+    """As many draws as it takes for an outcome that occurs in none of them to be sure, and as many again."""
+    return max(resamples, min(int(np.ceil(2 * comparisons / (1 - confidence))), MOST))
+
+
+def _surely_better(drawn: Values, comparisons: int, confidence: float) -> NDArray[np.bool_]:
+    """Which of K scores [resamples, K] is surely higher than which: bool [K, K]."""
+    reached = np.stack([(drawn >= own[:, None]).sum(axis=0) for own in drawn.T])
+    sure: NDArray[np.bool_] = (reached + 1) / (len(drawn) + 1) * comparisons <= 1 - confidence
+    np.fill_diagonal(sure, False)
+    return sure
+
+
+def _score(cells: _Cells, function: Callable[[Values], Values], confidence: float) -> tuple[Values, Values]:
+    """Ends of the scores' intervals."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method=method)  # type: ignore[call-overload]
+    low, high = (
+        np.quantile(function(cells.lowest), tail, axis=0),
+        np.quantile(function(cells.highest), 1 - tail, axis=0),
+    )
     return low, high
 
 
