@@ -243,6 +243,7 @@ class _Search:
         self.radii, self.findings, self.journal, self.interrupted = radii, findings, journal, interrupted
         self.batch_size, self.half = batch_size, half
         self._engine: Engine | None = None
+        self._unsettled: dict[Norm, NDArray[np.bool_]] = {}
 
     def run(self) -> bool:
         """Search what is open; whether everything is settled in the end."""
@@ -250,7 +251,7 @@ class _Search:
         total = sum(int(self._attacked(norm).sum()) for norm in self.radii)
         with progress_bar(f"attacking ({self._suite.name})", total) as bar:
             self._bar = bar
-            self._advance("")
+            self._show("")
             while not self.interrupted():
                 elsewhere = False
                 for norm in self.radii:
@@ -262,7 +263,7 @@ class _Search:
                     break
                 time.sleep(POLL_SECONDS)  # other processes work on what is left
                 self._listen()
-        return all(not self._open(norm).any() for norm in self.radii)
+        return not any(unsettled.any() for unsettled in self._unsettled.values())
 
     def run_subset(self, precision: float) -> tuple[bool, SubsetEstimate | None]:
         """Search as many samples, in one norm at one radius, as a precision takes; whether it is reached, and the
@@ -277,7 +278,7 @@ class _Search:
                 asked = plan.next(SHARD)
                 places = np.searchsorted(ids, asked)
                 self._settle(norm, places)
-                if self._open(norm)[places].any():  # interrupted: those that ended sooner are no fair sample
+                if self._unsettled[norm][places].any():  # interrupted: those that ended sooner are no fair sample
                     return False, plan.estimate() if plan.begun else None
                 broken = found.upper[places] <= eps * (1 + ROUNDING)
                 plan.observe(asked, ~broken, np.zeros_like(broken))
@@ -296,9 +297,11 @@ class _Search:
         """Samples whose evidence is wanted: all for the nearest flip, the correct ones otherwise."""
         return np.ones_like(self.clean.correct) if self._suite.nearest else self.clean.correct
 
-    def _open(self, norm: Norm) -> NDArray[np.bool_]:
-        """Samples (bool [N]) of which something is not settled."""
-        return ~np.isnan(self.findings[norm].next_radius(self.radii[norm], self._attacked(norm)))
+    def _look(self, norm: Norm, places: NDArray[np.int64]) -> None:
+        """Note which samples at these places are not settled: where something came in, for to look at all of them each
+        time takes longer than to search a few, once they are many."""
+        radii = self.findings[norm].at(places).next_radius(self.radii[norm])
+        self._unsettled[norm][places] = ~np.isnan(radii) & self._attacked(norm)[places]
 
     def _shards(self, norm: Norm) -> Iterator[NDArray[np.int64]]:
         places = np.flatnonzero(self._attacked(norm))
@@ -306,7 +309,7 @@ class _Search:
 
     def _shard(self, norm: Norm, places: NDArray[np.int64]) -> bool:
         """Settle the samples at these places, unless another process does; whether they are settled or given up."""
-        if not self._open(norm)[places].any():
+        if not self._unsettled[norm][places].any():
             return True
         name = f"{norm}-{places[0]}"
         if self.journal and not self.journal.claim(name):
@@ -321,14 +324,17 @@ class _Search:
 
     def _settle(self, norm: Norm, places: NDArray[np.int64]) -> None:
         """Search the samples at these places that are open."""
-        rows = places[self._open(norm)[places]]
+        rows = places[self._unsettled[norm][places]]
         if not len(rows):
             return
         work = self._load(rows)
         for outcome in search(self._ready(work), work, norm, self.radii[norm], self.findings[norm], self.seed):
             if self.journal:
                 self.journal.append(norm, outcome)
-            self._advance(outcome.stage)
+            if time.monotonic() - self._moved >= BAR_SECONDS:
+                self._look(norm, rows)
+                self._show(outcome.stage)
+        self._look(norm, rows)
 
     def _catch_up(self) -> None:
         """Take in what the journal holds. A table that was made from it counts the same passes."""
@@ -339,12 +345,21 @@ class _Search:
         self._listen()
         for count, before in zip(passes, recalled, strict=True):
             np.maximum(count, before, out=count)
+        for norm in self.radii:
+            self._unsettled[norm] = np.zeros_like(self.clean.correct)
+            self._look(norm, np.arange(len(self.clean.correct)))
 
     def _listen(self) -> None:
         """Take in what other processes, and earlier ones, have written down."""
+        heard = {norm: set[int]() for norm in self.findings}
         for norm, outcome in self.journal.news() if self.journal else ():
-            if norm in self.findings:
+            if norm in heard:
                 self.findings[norm].add(outcome)
+                heard[norm].add(outcome.sample)
+        for norm in self._unsettled:
+            places = np.flatnonzero(np.isin(self.findings[norm].ids, list(heard[norm])))
+            if len(places):
+                self._look(norm, places)
 
     def _load(self, places: NDArray[np.int64]) -> Work:
         columns = self.clean.columns
@@ -362,12 +377,10 @@ class _Search:
             self._engine = Engine(self.model, pairs, size, half=self.half, interrupted=self.interrupted)
         return self._engine
 
-    def _advance(self, stage: str) -> None:
-        """Move the bar by the samples that were settled since; a few times a second, for it looks at all of them."""
-        if time.monotonic() - self._moved < BAR_SECONDS:
-            return
+    def _show(self, stage: str) -> None:
+        """Move the bar by the samples that were settled since."""
         self._moved = time.monotonic()
-        settled = sum(int((self._attacked(norm) & ~self._open(norm)).sum()) for norm in self.radii)
+        settled = sum(int((self._attacked(norm) & ~self._unsettled[norm]).sum()) for norm in self.radii)
         self._bar.advance(stage, by=settled - self._settled)
         self._settled = settled
 

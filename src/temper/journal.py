@@ -59,26 +59,34 @@ class Journal:
             EvidenceError: the folder is the journal of something else.
         """
         for path in sorted(self.folder.glob("*.csv")):
-            start = self._read.get(path, 0)
-            if start < 0:
-                continue
-            with path.open("rb") as file:
-                file.seek(start)
-                content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]  # a process may have been killed inside a line
-            lines = whole.decode(errors="replace").split("\n")[:-1]
-            self._read[path] = start + len(whole)
-            if lines and start == 0:
-                header = lines.pop(0)
-                if header != self._header:
-                    self._refuse(path, header)
-                    self._read[path] = -1
-                    continue
-            outcomes = [_outcome(line) for line in lines]
-            damaged = sum(outcome is None for outcome in outcomes)
+            damaged = 0
+            for line in self._lines(path):
+                outcome = _outcome(line)
+                if outcome is None:
+                    damaged += 1
+                else:
+                    yield outcome
             if damaged:
                 log.warning("%s: %d damaged lines are passed over; what they held is searched again", path, damaged)
-            yield from (outcome for outcome in outcomes if outcome is not None)
+
+    def _lines(self, path: Path) -> Iterator[str]:
+        """Whole lines that were not read yet, one at a time, without the header; see :meth:`news`."""
+        if self._read.get(path, 0) < 0:
+            return
+        with path.open("rb") as file:
+            file.seek(self._read.get(path, 0))
+            for content in file:
+                if not content.endswith(b"\n"):  # a process may have been killed inside a line
+                    return
+                first = self._read.get(path, 0) == 0
+                self._read[path] = self._read.get(path, 0) + len(content)
+                line = content[:-1].decode(errors="replace")
+                if not first:
+                    yield line
+                elif line != self._header:
+                    self._refuse(path, line)
+                    self._read[path] = -1
+                    return
 
     def _refuse(self, path: Path, header: str) -> None:
         """Raise EvidenceError where a file begins with the header of something else; warn where it has none."""

@@ -84,6 +84,15 @@ class Findings:
         place = int(np.searchsorted(self.ids, sample))
         return place if place < len(self.ids) and self.ids[place] == sample else -1
 
+    def at(self, places: NDArray[np.int64]) -> "Findings":
+        """What is known by now of the samples at these rising places alone: a copy."""
+        gaps = None if self.gaps is None else self.gaps[places]
+        some = Findings(self.suite, self.ids[places], gaps, self.norm)
+        for theirs, mine in zip(some._columns(), self._columns(), strict=True):
+            theirs[:] = mine[places]
+        some.notes = {name: Notes(noted.leads[places], noted.rise[places]) for name, noted in self.notes.items()}
+        return some
+
     def add(self, outcome: Outcome) -> None:
         """Take an outcome in."""
         place = self.place(outcome.sample)
@@ -114,7 +123,7 @@ class Findings:
             survived = np.where(np.isfinite(told.upper) & (survived >= told.upper), np.inf, 0.0)
         for stage in self.suite.stages:
             told.failed[stage.name] = np.where(survived > 0, survived, -1.0)
-        settled = np.isnan(told.next_radius(radii, np.ones(len(self.ids), dtype=np.bool_)))
+        settled = np.isnan(told.next_radius(radii))
         for mine, theirs in zip(self._columns(), told._columns(), strict=True):
             mine[settled] = theirs[settled]
 
@@ -143,22 +152,31 @@ class Findings:
 
         A search for the nearest flip that found none at all says nothing: it looked in no ball to its end.
         """
-        searched = [np.where(mask, self.failed[name], np.inf) for name, mask in self.wanted().items()]
-        least = np.minimum.reduce(searched).clip(0)
+        return self._survived(self._turns())
+
+    def _turns(self) -> NDArray[np.float64]:
+        """Per stage and sample, [stages, N], what ``failed`` says; inf where the stage is not to search."""
+        return np.array([np.where(mask, self.failed[name], np.inf) for name, mask in self.wanted().items()])
+
+    def _survived(self, turns: NDArray[np.float64]) -> NDArray[np.float64]:
+        least = turns.min(0).clip(0)
         if self.suite.nearest:
             return np.where(np.isfinite(self.upper), np.minimum(least, self.upper), 0.0)
         return np.minimum(least, self.upper)
 
-    def next_radius(self, radii: Sequence[float], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The radius to search each sample at next: float64 [N], nan where all is settled or not ``chosen``.
+    def next_radius(self, radii: Sequence[float]) -> NDArray[np.float64]:
+        """The radius to search each sample at next: float64 [N], nan where all is settled.
 
         The largest radius that is not settled comes first. Once a flip is known, and nothing brings flips closer,
         it is the middle one of those below. Then, if the suite has a resolution, the middle of the gap.
         """
+        turns = self._turns()
+        # An attack had nothing to go by, and all had their turn: what is open stays unknown.
+        given_up = (turns == 0).any(0) & (turns >= 0).all(0)
         if self.suite.nearest:
-            done = (np.minimum.reduce(list(self.failed.values())) == np.inf) | self._given_up()
-            return np.where(chosen & ~done, np.inf, np.nan)
-        survived, rising = self.survived(), np.asarray(sorted(radii))
+            done = (np.minimum.reduce(list(self.failed.values())) == np.inf) | given_up
+            return np.where(done, np.nan, np.inf)
+        survived, rising = self._survived(turns), np.asarray(sorted(radii))
         unsettled = (survived[:, None] < rising * (1 - ROUNDING)) & (rising * (1 + ROUNDING) < self.upper[:, None])
         count, first = unsettled.sum(1), unsettled.argmax(1)
         step = np.where(np.isfinite(self.upper) & (self.suite.closer is None), count // 2, count - 1)
@@ -167,12 +185,7 @@ class Findings:
             gap = np.where(np.isfinite(self.upper), self.upper, 0.0) - survived
             wide = (count == 0) & (gap > self.suite.resolution * rising[-1]) & (survived < rising[-1])
             target = np.where(wide, survived + gap / 2, target)
-        return np.where(chosen & ~self._given_up(), target, np.nan)
-
-    def _given_up(self) -> NDArray[np.bool_]:
-        """Samples on which an attack had nothing to go by, when all had their turn: what is open stays unknown."""
-        turns = np.array([np.where(mask, self.failed[name], np.inf) for name, mask in self.wanted().items()])
-        return np.asarray((turns == 0).any(0) & (turns >= 0).all(0))
+        return np.where(given_up, np.nan, target)
 
 
 def search(
@@ -188,17 +201,15 @@ def search(
         findings: from where to go on.
         seed: of the random streams.
     """
-    places = np.array([findings.place(sample) for sample in work.ids.tolist()])
-    chosen = np.zeros(len(findings.ids), dtype=np.bool_)
-    chosen[places] = True
+    places = np.searchsorted(findings.ids, work.ids.cpu().numpy())
     suite = findings.suite
 
     def run(stage: Stage, mask: NDArray[np.bool_], radius: NDArray[np.float64]) -> Iterator[Outcome]:
-        rows = np.flatnonzero(mask[places])
+        rows = np.flatnonzero(mask)
         some = work.take(torch.as_tensor(rows, device=work.x.device))
-        eps = torch.as_tensor(radius[places][rows], device=work.x.device)
+        eps = torch.as_tensor(radius[rows], device=work.x.device)
         for done in engine.flow(stage, some, norm, eps, seed):
-            at = float(radius[places[rows[done.place]]]) if done.led else 0.0
+            at = float(radius[rows[done.place]]) if done.led else 0.0
             sample = int(some.ids[done.place])
             leads, rise = tuple(map(_digits, done.leads)), _digits(done.rise)
             outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward, leads, rise)
@@ -209,18 +220,20 @@ def search(
     # on as if it had not been.
     while not engine.interrupted():
         if suite.closer:
-            unsettled = ~np.isnan(findings.next_radius(radii, chosen)) & np.isfinite(findings.upper)
-            fresh = findings.failed[suite.closer.name] < 0
-            yield from run(suite.closer, unsettled & fresh, np.full(len(chosen), np.inf))
-        radius = findings.next_radius(radii, chosen)
+            own = findings.at(places)
+            unsettled = ~np.isnan(own.next_radius(radii)) & np.isfinite(own.upper)
+            fresh = own.failed[suite.closer.name] < 0
+            yield from run(suite.closer, unsettled & fresh, np.full(len(places), np.inf))
+        radius = findings.at(places).next_radius(radii)
         open_ = ~np.isnan(radius)
         if not open_.any():
             return
         for stage in suite.stages:
-            standing = open_ & (suite.nearest | (findings.upper > radius * (1 + ROUNDING)))
-            standing &= findings.failed[stage.name] < radius
+            own = findings.at(places)
+            standing = open_ & (suite.nearest | (own.upper > radius * (1 + ROUNDING)))
+            standing &= own.failed[stage.name] < radius
             if stage.on != "all" and standing.any():  # signs are looked for where they can matter
-                standing &= findings.wanted()[stage.name]
+                standing &= own.wanted()[stage.name]
             yield from run(stage, standing, radius)
 
 
