@@ -182,16 +182,16 @@ def test_a_radius_that_is_none_is_refused(eps):
 # --- intervals ------------------------------------------------------------------------------------
 
 
-def test_wilson_matches_published_values():
-    """Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: score interval without correction."""
+def test_exact_matches_published_values():
+    """Newcombe 1998 (Statistics in Medicine 17:857), table I, method 5: Clopper and Pearson."""
     published = {
-        (81, 263): (0.2553, 0.3662),
-        (15, 148): (0.0624, 0.1605),
-        (0, 20): (0, 0.1611),
-        (1, 29): (0.0061, 0.1718),
+        (81, 263): (0.2527, 0.3676),
+        (15, 148): (0.0578, 0.1617),
+        (0, 20): (0, 0.1684),
+        (1, 29): (0.0009, 0.1776),
     }
     for (count, n), (low, high) in published.items():
-        assert intervals.wilson(count / n, n) == pytest.approx((low, high), abs=5e-5)
+        assert intervals.exact(count, n) == pytest.approx((low, high), abs=5e-5)
     whole = clean_accuracy(exact([0.1] * 7))
     assert whole.value == whole.high == 1
     assert 0.55 < whole.low < 1

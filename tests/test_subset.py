@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom, norm
+from scipy.stats import beta, hypergeom, norm
 from sklearn.metrics import det_curve
 
 from temper.errors import ArgumentError, EvidenceError
@@ -178,8 +178,27 @@ def test_pooling_and_variance_by_hand():
     variance = (1 / 4) ** 2 * (1 - 4 / 10) / 4 * (2 * ends + 2 * middle)
     n_equal = 0.25 / variance
     assert share == 0.5
-    reach = 1.959964 * math.sqrt(0.25 / n_equal + 1.959964**2 / (4 * n_equal**2)) / (1 + 1.959964**2 / n_equal)
-    assert (low, high) == pytest.approx((0.5 - reach, 0.5 + reach))
+    above = float(beta.ppf(0.975, n_equal / 2 + 1, n_equal / 2))  # Clopper and Pearson's, of so many samples
+    assert (low, high) == pytest.approx((1 - above, above))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("slope", [0.0, 3.0])
+def test_a_stratified_interval_covers_at_few_attacks_and_shares_near_the_ends(slope, share):
+    """By Wilson's for the same effective sample size it covered .80 to .87 at shares of .02 and .99."""
+    rng, size, held = np.random.default_rng(int(100 * share)), 1000, 0
+    for repeat in range(60):
+        margins = rng.normal(size=size)
+        robust = np.argsort(np.argsort(slope * margins + rng.logistic(size=size))) >= size - round(size * share)
+        plan = SubsetPlan(np.arange(size), margins, np.ones(size, dtype=bool), seed=repeat)
+        attacked = 0
+        while attacked < 50:
+            ids = plan.next(50 - attacked)
+            plan.observe(ids, robust[ids], np.zeros(len(ids), dtype=bool))
+            attacked += len(ids)
+        found = plan.estimate().test_set
+        held += found.low <= round(size * share) / size <= found.high
+    assert held / 60 > 0.88  # two and a half standard errors below .95
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 25, 333])

@@ -5,24 +5,29 @@
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binom, norm, rankdata
+from scipy.stats import binom, binomtest, hypergeom, kendalltau, norm, rankdata
 
-from temper.benchmark.analysis import rank_intervals
+from temper.benchmark.analysis import proxy, rank_correlation_interval, rank_intervals
+from temper.benchmark.findings import schedule_tests
+from temper.corruptions.baseline import ALEXNET
 from temper.margins import intervals
 from temper.margins.consistency import TPR, kendall
 from temper.margins.intervals import Estimate
-from temper.margins.subset import plain_estimate
+from temper.margins.subset import SubsetPlan, plain_estimate
 
 HERE = Path(__file__).parent
 SIZES = (50, 200, 1000)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98, 0.99)
-SLOW = 10  # what draws thousands of times, or sorts many pairs, is measured with so many times fewer repeats
+FEW = (0.01, 0.1, 0.5, 0.9, 0.99)
+SLOW = 10  # what takes a second or so each is measured with so many times fewer repeats
+POPULATION = 2000  # samples that a subset is drawn from
+SPREAD = 0.01  # of accuracies over seeds
 Row = dict[str, object]
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, float], Values]
@@ -39,13 +44,23 @@ def simulated(
 ) -> Row:
     """Coverage and mean width over repeats, each of which ``one`` draws and estimates."""
     rng = np.random.default_rng([n, int(share * 1000) % 2**32, repeats])
-    found = [one(rng) for _ in range(repeats)]
-    covered = np.mean([each.low <= truth <= each.high for each in found])
-    width = float(np.mean([each.high - each.low for each in found]))
+    ends = np.array([(found.low, found.high) for found in (one(rng) for _ in range(repeats))])
+    return counted(name, case, n, share, ends, truth)
+
+
+def counted(name: str, case: str, n: int, share: float, ends: Values, truth: float | Values) -> Row:
+    """Coverage and mean width of ``ends`` [repeats, ..., 2]; of several numbers, such as ranks, the worst one's."""
+    held = (ends[..., 0] <= np.asarray(truth) + 1e-9) & (np.asarray(truth) - 1e-9 <= ends[..., 1])
     return {
-        "interval": name, "case": case, "n": n, "share": share, "repeats": repeats, "coverage": float(covered),
-        "width": width,
+        "interval": name, "case": case, "n": n, "share": share, "repeats": len(ends),
+        "coverage": float(held.mean(axis=0).min()), "width": float((ends[..., 1] - ends[..., 0]).mean()),
     }  # fmt: skip
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval, for comparison."""
+    found = binomtest(count, n).proportion_ci(0.95, "wilson")
+    return float(found.low), float(found.high)
 
 
 def shares(_: int) -> Iterator[Row]:
@@ -54,7 +69,7 @@ def shares(_: int) -> Iterator[Row]:
         counts = np.arange(n + 1)
         for name, ends in (
             ("share", np.array([intervals.exact(int(count), n) for count in counts])),
-            ("share, Wilson (before)", np.array([intervals.wilson(count / n, n) for count in counts])),
+            ("share, Wilson (before)", np.array([wilson(int(count), n) for count in counts])),
         ):
             for share in SHARES:
                 chance = binom.pmf(counts, n, share)
@@ -130,7 +145,7 @@ def taus(repeats: int) -> Iterator[Row]:
                 first, noise = rng.normal(size=(2, n))
                 return kendall(first, rho * first + np.sqrt(1 - rho**2) * noise)
 
-            yield simulated("tau", "normal", n, tau, repeats // SLOW if n > 500 else repeats, tau, one)
+            yield simulated("tau", "normal", n, tau, repeats, tau, one)
 
 
 def _scores(rng: np.random.Generator, n: int, share: float, apart: float) -> tuple[Values, Values]:
@@ -153,8 +168,7 @@ def areas(repeats: int) -> Iterator[Row]:
                     return Estimate(float(above.mean()), *intervals.area(above, below), n)
 
                 truth = float(norm.cdf(apart / np.sqrt(2)))
-                count = repeats if n == SIZES[0] else repeats // SLOW
-                yield simulated("AUROC", f"{apart:g} apart", n, share, count, truth, one)
+                yield simulated("AUROC", f"{apart:g} apart", n, share, repeats, truth, one)
 
 
 def precisions(repeats: int) -> Iterator[Row]:
@@ -189,38 +203,212 @@ def rates(repeats: int) -> Iterator[Row]:
                 yield simulated("FPR at 95 % TPR", f"{apart:g} apart", n, share, repeats, truth, one)
 
 
-def subsets(repeats: int) -> Iterator[Row]:
-    """Robust accuracy of 2,000 samples from n of them, drawn at random."""
+def corruption_errors(repeats: int) -> Iterator[Row]:
+    """mCE against AlexNet of 15 corruptions at severity 3; ``share`` is the accuracy, which goes together by image."""
+    totals = np.array([errors[3] for errors in ALEXNET.errors.values()])
     for n in SIZES:
         for share in SHARES:
 
             def one(rng: np.random.Generator, n: int = n, share: float = share) -> Estimate:
-                drawn = rng.permutation(np.arange(2000) < round(2000 * share))[:n]
-                return plain_estimate(drawn, np.zeros(n, dtype=bool), 2000, 2000).test_set
+                wrong = rng.random((n, len(totals))) < rng.beta(1.5 * (1 - share), 1.5 * share, n)[:, None]
+                samples = (wrong / totals).mean(axis=1)
+                return intervals.mean(samples, samples, float((1 / totals).mean()))
 
-            yield simulated("subset", "test set", n, share, repeats // SLOW, share, one)
+            truth = (1 - share) * float((1 / totals).mean())
+            yield simulated("mCE", "15 corruptions of each image", n, share, repeats, truth, one)
+
+
+def subsets(_: int) -> Iterator[Row]:
+    """Robust accuracy of a test set from n of its samples, drawn at random; without chance."""
+    for n in SIZES:
+        counts = np.arange(n + 1)
+        settled = np.zeros(n, dtype=np.bool_)
+        found = [plain_estimate(np.arange(n) < count, settled, POPULATION, POPULATION).test_set for count in counts]
+        ends = np.array([(each.low, each.high) for each in found])
+        for share in SHARES:
+            chance = hypergeom.pmf(counts, POPULATION, round(POPULATION * share), n)
+            held = (ends[:, 0] <= share + 1e-9) & (share - 1e-9 <= ends[:, 1])
+            yield {
+                "interval": "subset", "case": "test set", "n": n, "share": share, "repeats": 0,
+                "coverage": chance[held].sum(), "width": chance @ (ends[:, 1] - ends[:, 0]),
+            }  # fmt: skip
+
+
+def strata(repeats: int) -> Iterator[Row]:
+    """Robust accuracy of a test set from n of its samples, drawn by logit margins that say nothing, or much."""
+    for slope, case in ((0.0, "margins say nothing"), (3.0, "margins say much")):
+        for n in SIZES:
+            for share in SHARES:
+
+                def one(rng: np.random.Generator, n: int = n, share: float = share, slope: float = slope) -> Estimate:
+                    margins, order = rng.normal(size=POPULATION), rng.logistic(size=POPULATION)
+                    robust = rankdata(slope * margins + order) > POPULATION - round(POPULATION * share)
+                    correct = np.ones(POPULATION, dtype=np.bool_)
+                    plan = SubsetPlan(np.arange(POPULATION), margins, correct, int(rng.integers(2**31)))
+                    attacked = 0
+                    while attacked < n:
+                        drawn = plan.next(n - attacked)
+                        plan.observe(drawn, robust[drawn], np.zeros(len(drawn), dtype=np.bool_))
+                        attacked += len(drawn)
+                    return plan.estimate().test_set
+
+                count = repeats if n < SIZES[-1] else repeats // SLOW
+                yield simulated("stratified subset", case, n, share, count, share, one)
+
+
+def board_means(repeats: int) -> Iterator[Row]:
+    """Leaderboard: means over 3 seeds on the same samples, and over data sets; as leaderboard/app.js joins them."""
+    for datasets in (1, 3):
+        for n in SIZES:
+            ends = np.array([intervals.exact(count, n) for count in range(n + 1)])
+            for share in SHARES:
+                accuracy = norm.cdf(norm.ppf(share) + 0.3 * (np.arange(datasets) - (datasets - 1) / 2))
+
+                def one(
+                    rng: np.random.Generator, n: int = n, accuracy: Values = accuracy, ends: Values = ends
+                ) -> Estimate:
+                    size = (len(accuracy), 1, n)
+                    hard = np.sqrt(0.7) * rng.normal(size=size) + np.sqrt(0.3) * rng.normal(size=(len(accuracy), 3, n))
+                    counts = (hard < norm.ppf(accuracy)[:, None, None]).sum(axis=-1)
+                    values = counts.mean(axis=1) / n
+                    low, high = ends[counts].mean(axis=1).T
+                    below, above = (float(np.linalg.norm(values - end)) / len(values) for end in (low, high))
+                    mean = float(values.mean())
+                    return Estimate(mean, mean - below, mean + above, n)
+
+                case = f"3 seeds, {datasets} data sets"
+                yield simulated("leaderboard mean", case, n, share, repeats, float(accuracy.mean()), one)
+
+
+def runs(values: Values, **factors: str) -> pd.DataFrame:
+    """Result rows of accuracies [backbones, data sets, seeds]."""
+    backbone, dataset, seed = (each.ravel() for each in np.indices(values.shape))
+    common = {"objective": "at", "schedule": "fixed", "protocol": "p"} | factors
+    return pd.DataFrame(
+        {"backbone": np.array([*"abcdefgh"])[backbone], "dataset": dataset.astype(str), "seed": seed}
+    ).assign(clean=values.ravel(), **common)
 
 
 def ranks(repeats: int) -> Iterator[Row]:
-    """Score of a configuration over seeds (``n``) and 3 data sets; its spread over seeds is .01."""
+    """Ranks and scores of 6 configurations over seeds (``n``) and 3 data sets; the worst of the six.
+
+    Their spread over seeds is .01, of the first .03; ``share`` is by how much neighbours differ in truth.
+    """
     for n in (3, 5):
+        for score in ("sum", "borda"):
+            for gap in (0.0, 0.003, 0.01):
+                rng = np.random.default_rng([n, int(gap * 1000)])
+                truth, spread = 0.5 + gap * np.arange(6)[::-1], SPREAD * np.array([3, 1, 1, 1, 1, 1])
+                found = []
+                for _ in range(repeats):
+                    values = truth[:, None, None] + spread[:, None, None] * rng.normal(size=(6, 3, n))
+                    table = rank_intervals(runs(values), metrics=["clean"], score=score)
+                    found.append(table.sort_values("backbone")[["low", "high", "score_low", "score_high"]].to_numpy())
+                ends = np.array(found)
+                right = np.arange(1.0, 7) if gap else np.ones(6)
+                yield counted("rank over seeds", score, n, gap, ends[..., :2], right)
+                if score == "sum":
+                    yield counted("score over seeds", score, n, gap, ends[..., 2:], 3 * truth)
 
-        def one(rng: np.random.Generator, n: int = n) -> Estimate:
-            records = [
-                {"backbone": name, "objective": "at", "schedule": "fixed", "protocol": "p", "dataset": d, "seed": seed,
-                 "clean": 0.5 + 0.01 * rng.normal()}
-                for name in ("a", "b") for d in ("x", "y", "z") for seed in range(n)
-            ]  # fmt: skip
-            found = rank_intervals(pd.DataFrame(records), metrics=["clean"], score="sum")
-            first = found[found["backbone"] == "a"].to_dict("records")[0]
-            return Estimate(first["score"], first["score_low"], first["score_high"], n)
 
-        yield simulated("score over seeds", "normal", n, 0.5, repeats // SLOW, 1.5, one)
+def sample_ranks(repeats: int) -> Iterator[Row]:
+    """Ranks and scores of 4 configurations over ``n`` samples of 2 data sets; ``share`` is the first one's accuracy."""
+    for case, apart, seeds in (("alike", 0.0, 1), ("apart", 0.2, 1), ("alike, 3 seeds", 0.0, 3)):
+        for n in SIZES if seeds == 1 else SIZES[:1]:
+            for share in FEW:
+                rng = np.random.default_rng([n, int(share * 1000), int(apart * 10)])
+                accuracy = norm.cdf(norm.ppf(share) - apart * np.arange(4))
+                found = []
+                for _ in range(repeats if n < SIZES[-1] else repeats // SLOW):
+                    hard = np.sqrt(0.7) * rng.normal(size=(1, 2, 1, n))
+                    hard = hard + np.sqrt(0.3) * rng.normal(size=(4, 2, seeds, n))
+                    right = (hard < norm.ppf(accuracy)[:, None, None, None]).astype(float)
+                    rows = runs(right.mean(axis=-1))
+                    told = rows.loc[rows.index.repeat(n)].assign(
+                        sample=np.tile(np.arange(n), len(rows)), clean=right.ravel()
+                    )
+                    table = rank_intervals(rows, outcomes=told, metrics=["clean"], score="sum")
+                    found.append(table.sort_values("backbone")[["low", "high", "score_low", "score_high"]].to_numpy())
+                ends = np.array(found)
+                places = np.arange(1.0, 5) if apart else np.ones(4)
+                yield counted("rank over samples", case, n, share, ends[..., :2], places)
+                yield counted("score over samples", case, n, share, ends[..., 2:], 2 * accuracy)
+
+
+def rank_correlations(repeats: int) -> Iterator[Row]:
+    """Tau between 5 backbones' rankings at two levels, over seeds (``n``) and 3 data sets; ``share`` as for ranks."""
+    first, second = np.arange(5)[::-1], np.array([3, 4, 2, 0, 1])
+    truth = float(kendalltau(first, second).statistic)
+    for n in (3, 5):
+        for gap in (0.003, 0.01, 0.03):
+
+            def one(rng: np.random.Generator, n: int = n, gap: float = gap) -> Estimate:
+                rows = [
+                    runs(0.5 + gap * order[:, None, None] + SPREAD * rng.normal(size=(5, 3, n)), schedule=schedule)
+                    for order, schedule in ((first, "fixed"), (second, "hinge"))
+                ]
+                told = rank_correlation_interval(pd.concat(rows), "schedule", ("fixed", "hinge"), metrics=["clean"])
+                return Estimate(*told.loc[0, ["tau", "low", "high"]].to_numpy(float).tolist(), n)
+
+            yield simulated("tau between levels", "5 backbones", n, gap, repeats, truth, one)
+
+
+def proxies(repeats: int) -> Iterator[Row]:
+    """Spearman's and Pearson's correlation of two protocols over n backbones; ``share`` is the true one."""
+    for n in (4, 8, 16, 50):
+        names = [f"b{place}" for place in range(n)]
+        for share in (-0.9, 0.0, 0.5, 0.9, 0.99):
+            for kind in ("pearson", "spearman"):
+                rho = share if kind == "pearson" else 2 * np.sin(np.pi * share / 6)
+
+                def one(
+                    rng: np.random.Generator, n: int = n, rho: float = rho, names: Sequence[str] = names,
+                    kind: str = kind,
+                ) -> Estimate:  # fmt: skip
+                    first, noise = rng.normal(size=(2, n))
+                    scores = {"linear": first, "full": rho * first + np.sqrt(1 - rho**2) * noise}
+                    scored = pd.concat(
+                        pd.DataFrame({"backbone": names, "sum": sums}).assign(
+                            objective="all", schedule="all", protocol=name
+                        )
+                        for name, sums in scores.items()
+                    )
+                    found = proxy(scored, "linear", "full").loc["all"]
+                    return Estimate(found[kind], found[f"{kind}_low"], found[f"{kind}_high"], n)
+
+                yield simulated(f"{kind} of protocols", "normal", n, share, repeats, share, one)
+
+
+def comparisons(repeats: int) -> Iterator[Row]:
+    """Schedules without any effect: how often no p-value, corrected by Holm, is .05 or less; ``n`` pairs, 3 seeds.
+
+    Backbones and data sets have their own level; ``share`` is the spread over seeds.
+    """
+    metrics = ["clean", "linf", "l2", "l1", "common"]
+    for backbones, datasets in ((4, 1), (4, 2), (8, 3)):
+        for spread in (0.01, 0.1):
+            rng = np.random.default_rng([backbones, datasets])
+            found = []
+            for _ in range(repeats):
+                levels = rng.normal(size=(backbones, datasets, 1))
+                rows = [
+                    runs(levels + spread * rng.normal(size=(backbones, datasets, 3)), schedule=schedule)
+                    for schedule in ("fixed", "hinge", "linear")
+                ]
+                table = pd.concat(rows, ignore_index=True)
+                for metric in metrics[1:]:
+                    table[metric] = table["clean"] + spread * rng.normal(size=len(table))
+                found.append((schedule_tests(table, metrics)["holm"].min(), 1.0))
+            yield counted("schedules, Holm's p", "no effect", backbones * datasets, spread, np.array(found), 1.0) | {
+                "coverage": float((np.array(found)[:, 0] > 0.05).mean()), "width": float("nan"),
+            }  # fmt: skip
 
 
 PARTS = {
-    "share": shares, "mean": means, "mean margin": margins, "tau": taus, "AUROC": areas,
-    "average precision": precisions, "FPR at 95 % TPR": rates, "subset": subsets, "score over seeds": ranks,
+    "share": shares, "mean": means, "mCE": corruption_errors, "mean margin": margins, "tau": taus, "AUROC": areas,
+    "average precision": precisions, "FPR at 95 % TPR": rates, "subset": subsets, "stratified subset": strata,
+    "leaderboard mean": board_means, "rank over seeds": ranks, "rank over samples": sample_ranks,
+    "tau between levels": rank_correlations, "protocols": proxies, "schedules": comparisons,
 }  # fmt: skip
 
 

@@ -71,18 +71,14 @@ def share_among(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate | 
     return share(hit[among]) if among.any() else None
 
 
-def exact(count: float, n: int) -> tuple[float, float]:
-    """The exact interval for a proportion (Clopper and Pearson 1934, Biometrika 26); ``count`` need not be whole."""
+def exact(count: float, n: float) -> tuple[float, float]:
+    """The exact interval for a proportion (Clopper and Pearson 1934, Biometrika 26).
+
+    Neither number need be whole; ``n`` may be an effective sample size.
+    """
     low = float(beta.ppf(TAIL, count, n - count + 1)) if count else 0.0
     high = float(beta.ppf(1 - TAIL, count + 1, n - count)) if count < n else 1.0
     return low, high
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval (Wilson 1927) for an ``n`` that need not be whole, such as an effective sample size."""
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    reach = Z * np.sqrt(max(share * (1 - share), 0.0) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return max(min(float(centre - reach), share), 0.0), min(max(float(centre + reach), share), 1.0)
 
 
 def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], bound: float = 1.0) -> Estimate:

@@ -18,7 +18,7 @@ from scipy.special import expit
 from scipy.stats import hypergeom, norm
 
 from temper.errors import ArgumentError, EvidenceError
-from temper.margins.intervals import TAIL, Estimate, exact, wilson
+from temper.margins.intervals import TAIL, Estimate, exact
 
 PAPER_ALPHAS = (0.80, 0.825, 0.85, 0.875, 0.90, 0.925, 0.95, 0.99)
 NAIVE_ALPHA = 0.95
@@ -387,8 +387,9 @@ def _stratified(count: NDArray[np.int64], n: NDArray[np.int64], size: NDArray[np
     """Share of a stratified population, and its 95 % interval: ``count`` of ``n`` drawn from ``size``, int64 [H] each.
 
     The variance is the textbook one with finite-population correction, sum of W^2 (1 - n / N) s^2 / n (Cochran 1977,
-    section 5.3), with s^2 of :func:`_variances`. The interval is Wilson's for the sample size that would give a simple
-    random sample that variance, so it is sound near 0 and 1, too.
+    section 5.3), with s^2 of :func:`_variances`. The interval is the exact one (Clopper and Pearson) for the sample size
+    that would give a simple random sample that variance (Korn and Graubard 1998, Survey Methodology 24), so it is
+    sound near 0 and 1, too; Wilson's is not.
     """
     weight = size / size.sum()
     share = float(weight @ (count / n))
@@ -397,7 +398,8 @@ def _stratified(count: NDArray[np.int64], n: NDArray[np.int64], size: NDArray[np
     if variance == 0:
         return share, share, share
     level = float(weight @ smoothed)
-    return share, *wilson(share, level * (1 - level) / variance)
+    effective = level * (1 - level) / variance
+    return share, *exact(share * effective, effective)
 
 
 def _variances(count: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

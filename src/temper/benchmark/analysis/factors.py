@@ -171,17 +171,17 @@ def spearman_matrix(rows: pd.DataFrame, metrics: Sequence[str] = PERTURBATIONS) 
     )
     for place, first in enumerate(metrics):
         for second in metrics[place + 1 :]:
-            result = _correlation(rows[first].to_numpy(float), rows[second].to_numpy(float), "spearman", 0.95)
-            rho.loc[first, second] = rho.loc[second, first] = result["spearman"]
-            p.loc[first, second] = p.loc[second, first] = result["spearman_p"]
+            found = _correlation(rows[first].to_numpy(float), rows[second].to_numpy(float), "spearman")
+            rho.loc[first, second], p.loc[first, second] = rho.loc[second, first], p.loc[second, first] = found
     return rho, p
 
 
 def proxy(scored: pd.DataFrame, cheap: str, full: str, *, score: str = "sum", confidence: float = 0.95) -> pd.DataFrame:
     """How well a cheap protocol's scores foretell a full one's, over configurations (arXiv:2508.14079, figure 8).
 
-    Intervals are by Fisher's z, for Spearman's with Bonett and Wright's standard error (Psychometrika 65, 2000).
-    They take configurations as independent.
+    Intervals are on Fisher's scale: Student's t (n - 2) with the larger of the jackknife's standard error and
+    1 / sqrt(n - 3), for Spearman's Bonett and Wright's (Psychometrika 65, 2000). They take configurations as
+    independent.
 
     Args:
         scored: one row per protocol and configuration, such as from :func:`temper.benchmark.analysis.borda`.
@@ -221,8 +221,8 @@ def proxy(scored: pd.DataFrame, cheap: str, full: str, *, score: str = "sum", co
         pair = of[cheap][members], of[full][members]
         records.append(
             {"n": int(members.sum())}
-            | _correlation(*pair, "pearson", confidence)
-            | _correlation(*pair, "spearman", confidence)
+            | _correlated(*pair, "pearson", confidence)
+            | _correlated(*pair, "spearman", confidence)
         )
     return pd.DataFrame(records, index=pd.Index([*groups], name="objective"))
 
@@ -296,17 +296,35 @@ def _wins(difference: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _correlation(
+    first: NDArray[np.float64], second: NDArray[np.float64], kind: Literal["pearson", "spearman"]
+) -> tuple[float, float]:
+    """The correlation and its two-sided p-value; NaN where one of the two is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return np.nan, np.nan
+    result = stats.pearsonr(first, second) if kind == "pearson" else stats.spearmanr(first, second)
+    return float(result.statistic), float(result.pvalue)
+
+
+def _correlated(
     first: NDArray[np.float64], second: NDArray[np.float64], kind: Literal["pearson", "spearman"], confidence: float
 ) -> dict[str, float]:
-    """The correlation, with Fisher's interval (NaN for 3 pairs) and its two-sided p-value."""
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return dict.fromkeys([kind, f"{kind}_low", f"{kind}_high", f"{kind}_p"], np.nan)
-    result = stats.pearsonr(first, second) if kind == "pearson" else stats.spearmanr(first, second)
-    r = float(result.statistic)
-    low = high = np.nan
-    if len(first) > 3:
-        inflation = 1 + r**2 / 2 if kind == "spearman" else 1.0
-        half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(inflation / (len(first) - 3))
-        with np.errstate(divide="ignore"):  # r = +-1 has an infinite z, and the interval is that point
-            low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
-    return {kind: r, f"{kind}_low": float(low), f"{kind}_high": float(high), f"{kind}_p": float(result.pvalue)}
+    """The correlation of at least 4 pairs, its interval and p-value.
+
+    On Fisher's scale, with the larger of the textbook's standard error and the jackknife's: the former is too small
+    near +-1 for ranks. A correlation of +-1, which has no place on that scale, gets the reach of the next one that
+    ranks can have.
+    """
+    r, p = _correlation(first, second, kind)
+    n = len(first)
+    nearest = 1 - 12 / (n * (n**2 - 1))  # two neighbours change places
+
+    def scaled(r: float) -> float:
+        clipped = r if kind == "pearson" and abs(r) < 1 - 1e-12 else min(max(r, -nearest), nearest)
+        return float(np.arctanh(clipped))
+
+    left_out = [_correlation(np.delete(first, place), np.delete(second, place), kind)[0] for place in range(n)]
+    jackknife = float(np.std([scaled(each) for each in np.nan_to_num(left_out)]) * np.sqrt(n - 1))
+    inflation = 1 + r**2 / 2 if kind == "spearman" else 1.0
+    half = stats.t.ppf((1 + confidence) / 2, n - 2) * max(np.sqrt(inflation / (n - 3)), jackknife)
+    low, high = np.tanh(scaled(r) + np.array([-half, half]))
+    return {kind: r, f"{kind}_low": min(float(low), r), f"{kind}_high": max(float(high), r), f"{kind}_p": p}
