@@ -5,8 +5,9 @@
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,9 @@ def simulated(
     return counted(name, case, n, share, ends, truth)
 
 
-def counted(name: str, case: str, n: int, share: float, ends: Values, truth: float | Values) -> Row:
+def counted(
+    name: str, case: str, n: int, share: float, ends: Values, truth: "float | NDArray[np.floating[Any]]"
+) -> Row:
     """Coverage and mean width of ``ends`` [repeats, ..., 2]; of several numbers, such as ranks, the worst one's."""
     held = (ends[..., 0] <= np.asarray(truth) + 1e-9) & (np.asarray(truth) - 1e-9 <= ends[..., 1])
     return {
@@ -219,26 +222,31 @@ def corruption_errors(repeats: int) -> Iterator[Row]:
 
 
 def subsets(_: int) -> Iterator[Row]:
-    """Robust accuracy of a test set from n of its samples, drawn at random; without chance."""
+    """Robust accuracy from n samples of a test set, drawn at random, of the test set and of its distribution; without
+    chance."""
     for n in SIZES:
         counts = np.arange(n + 1)
         settled = np.zeros(n, dtype=np.bool_)
-        found = [plain_estimate(np.arange(n) < count, settled, POPULATION, POPULATION).test_set for count in counts]
-        ends = np.array([(each.low, each.high) for each in found])
+        found = [plain_estimate(np.arange(n) < count, settled, POPULATION, POPULATION) for count in counts]
         for share in SHARES:
-            chance = hypergeom.pmf(counts, POPULATION, round(POPULATION * share), n)
-            held = (ends[:, 0] <= share + 1e-9) & (share - 1e-9 <= ends[:, 1])
-            yield {
-                "interval": "subset", "case": "test set", "n": n, "share": share, "repeats": 0,
-                "coverage": chance[held].sum(), "width": chance @ (ends[:, 1] - ends[:, 0]),
-            }  # fmt: skip
+            for case, among, chance in (
+                ("test set", [each.test_set for each in found],
+                 hypergeom.pmf(counts, POPULATION, round(POPULATION * share), n)),
+                ("distribution", [each.distribution for each in found], binom.pmf(counts, n, share)),
+            ):  # fmt: skip
+                ends = np.array([(each.low, each.high) for each in among])
+                held = (ends[:, 0] <= share + 1e-9) & (share - 1e-9 <= ends[:, 1])
+                yield {
+                    "interval": "subset", "case": case, "n": n, "share": share, "repeats": 0,
+                    "coverage": chance[held].sum(), "width": chance @ (ends[:, 1] - ends[:, 0]),
+                }  # fmt: skip
 
 
 def strata(repeats: int) -> Iterator[Row]:
     """Robust accuracy of a test set from n of its samples, drawn by logit margins that say nothing, or much."""
     for slope, case in ((0.0, "margins say nothing"), (3.0, "margins say much")):
-        for n in SIZES:
-            for share in SHARES:
+        for n, most in zip(SIZES, (repeats, repeats // 2, repeats // SLOW), strict=True):
+            for share in SHARES if n == SIZES[0] else FEW:
 
                 def one(rng: np.random.Generator, n: int = n, share: float = share, slope: float = slope) -> Estimate:
                     margins, order = rng.normal(size=POPULATION), rng.logistic(size=POPULATION)
@@ -252,8 +260,7 @@ def strata(repeats: int) -> Iterator[Row]:
                         attacked += len(drawn)
                     return plan.estimate().test_set
 
-                count = repeats if n < SIZES[-1] else repeats // SLOW
-                yield simulated("stratified subset", case, n, share, count, share, one)
+                yield simulated("stratified subset", case, n, share, most, share, one)
 
 
 def board_means(repeats: int) -> Iterator[Row]:
@@ -315,7 +322,7 @@ def sample_ranks(repeats: int) -> Iterator[Row]:
     """Ranks and scores of 4 configurations over ``n`` samples of 2 data sets; ``share`` is the first one's accuracy."""
     for case, apart, seeds in (("alike", 0.0, 1), ("apart", 0.2, 1), ("alike, 3 seeds", 0.0, 3)):
         for n in SIZES if seeds == 1 else SIZES[:1]:
-            for share in FEW:
+            for share in FEW[::2]:
                 rng = np.random.default_rng([n, int(share * 1000), int(apart * 10)])
                 accuracy = norm.cdf(norm.ppf(share) - apart * np.arange(4))
                 found = []
@@ -348,35 +355,32 @@ def rank_correlations(repeats: int) -> Iterator[Row]:
                     for order, schedule in ((first, "fixed"), (second, "hinge"))
                 ]
                 told = rank_correlation_interval(pd.concat(rows), "schedule", ("fixed", "hinge"), metrics=["clean"])
-                return Estimate(*told.loc[0, ["tau", "low", "high"]].to_numpy(float).tolist(), n)
+                found = told.iloc[0]
+                return Estimate(float(found["tau"]), float(found["low"]), float(found["high"]), n)
 
             yield simulated("tau between levels", "5 backbones", n, gap, repeats, truth, one)
 
 
 def proxies(repeats: int) -> Iterator[Row]:
-    """Spearman's and Pearson's correlation of two protocols over n backbones; ``share`` is the true one."""
+    """Spearman's and Pearson's correlation of two protocols over n backbones; ``share`` is Pearson's in truth."""
     for n in (4, 8, 16, 50):
         names = [f"b{place}" for place in range(n)]
-        for share in (-0.9, 0.0, 0.5, 0.9, 0.99):
-            for kind in ("pearson", "spearman"):
-                rho = share if kind == "pearson" else 2 * np.sin(np.pi * share / 6)
-
-                def one(
-                    rng: np.random.Generator, n: int = n, rho: float = rho, names: Sequence[str] = names,
-                    kind: str = kind,
-                ) -> Estimate:  # fmt: skip
-                    first, noise = rng.normal(size=(2, n))
-                    scores = {"linear": first, "full": rho * first + np.sqrt(1 - rho**2) * noise}
-                    scored = pd.concat(
-                        pd.DataFrame({"backbone": names, "sum": sums}).assign(
-                            objective="all", schedule="all", protocol=name
-                        )
-                        for name, sums in scores.items()
+        for rho in (-0.9, 0.0, 0.5, 0.9, 0.99):
+            rng, found = np.random.default_rng([n, int(100 * rho) + 100]), []
+            for _ in range(repeats if n < 50 else repeats // SLOW):
+                first, noise = rng.normal(size=(2, n))
+                scores = {"linear": first, "full": rho * first + np.sqrt(1 - rho**2) * noise}
+                scored = pd.concat(
+                    pd.DataFrame({"backbone": names, "sum": sums}).assign(
+                        objective="all", schedule="all", protocol=name
                     )
-                    found = proxy(scored, "linear", "full").loc["all"]
-                    return Estimate(found[kind], found[f"{kind}_low"], found[f"{kind}_high"], n)
-
-                yield simulated(f"{kind} of protocols", "normal", n, share, repeats, share, one)
+                    for name, sums in scores.items()
+                )
+                told = proxy(scored, "linear", "full").loc["all"]
+                found.append([[told[f"{kind}_{end}"] for end in ("low", "high")] for kind in ("pearson", "spearman")])
+            ends = np.array(found)
+            yield counted("Pearson of protocols", "normal", n, rho, ends[:, 0], rho)
+            yield counted("Spearman of protocols", "normal", n, rho, ends[:, 1], 6 / np.pi * np.arcsin(rho / 2))
 
 
 def comparisons(repeats: int) -> Iterator[Row]:

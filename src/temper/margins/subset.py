@@ -387,8 +387,8 @@ def _stratified(count: NDArray[np.int64], n: NDArray[np.int64], size: NDArray[np
     """Share of a stratified population, and its 95 % interval: ``count`` of ``n`` drawn from ``size``, int64 [H] each.
 
     The variance is the textbook one with finite-population correction, sum of W^2 (1 - n / N) s^2 / n (Cochran 1977,
-    section 5.3), with s^2 of :func:`_variances`. The interval is the exact one (Clopper and Pearson) for the sample size
-    that would give a simple random sample that variance (Korn and Graubard 1998, Survey Methodology 24), so it is
+    section 5.3), with s^2 of :func:`_variances`. The interval is the exact one (Clopper and Pearson) for the sample
+    size that would give a simple random sample that variance (Korn and Graubard 1998, Survey Methodology 24), so it is
     sound near 0 and 1, too; Wilson's is not.
     """
     weight = size / size.sum()
