@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import temper
 from temper import models
 from temper.errors import ModelError
+from temper.exporting import export
 from temper.models.onnx import layout_of
 
 onnx = pytest.importorskip("onnx", reason="needs the extra temper[onnx]")
@@ -21,7 +22,9 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper[
 pytest.importorskip("onnx2torch", reason="needs the extra temper[onnx]")
 
 
-def write(path: Path, shape: list[int | str], nodes: list, weights: dict[str, np.ndarray], outputs: int = 3) -> Path:
+def write(
+    path: Path, shape: list[int | str], nodes: list, weights: dict[str, np.ndarray], outputs: int = 3, opset: int = 13
+) -> Path:
     helper = onnx.helper
     graph = helper.make_graph(
         nodes,
@@ -30,7 +33,7 @@ def write(path: Path, shape: list[int | str], nodes: list, weights: dict[str, np
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [shape[0], outputs])],
         [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), str(path))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), str(path))
     return path
 
 
@@ -189,3 +192,27 @@ def test_a_conversion_that_computes_something_else_never_passes(tmp_path, monkey
     monkeypatch.setattr(onnx2torch, "convert", wrong)
     with pytest.raises(ModelError, match="converted to torch it gives other outputs than onnxruntime"):
         models.load(f"onnx:{path}")
+
+
+@pytest.mark.parametrize("spec", ["kinds:one_logit", "kinds:one_probability", "tiny:plain", "tiny:network"])
+def test_what_was_exported_is_loaded_again(tmp_path, spec):
+    pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")
+    path = tmp_path / "model.onnx"
+    export(spec, "onnx", path, image_size=8)
+    own, again = models.load(spec, image_size=8), models.load(f"onnx:{path}")
+    x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again(x), own(x))
+
+
+@pytest.mark.parametrize("opset", [13, 14, 18, 19, 20, 21])
+@pytest.mark.parametrize("allowzero", [None, 0, 1])
+def test_graphs_reshape_in_every_version(tmp_path, opset, allowzero):
+    weight = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+    options = {} if allowzero is None or opset < 14 else {"allowzero": allowzero}
+    nodes = [
+        onnx.helper.make_node("Reshape", ["x", "s"], ["f"], **options),
+        onnx.helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    path = write(tmp_path / "net.onnx", ["N", 3, 4, 4], nodes, {"w": weight, "s": np.array([-1, 48])}, opset=opset)
+    x = torch.rand(4, 3, 4, 4)
+    torch.testing.assert_close(models.load(f"onnx:{path}")(x), x.flatten(1) @ torch.from_numpy(weight))

@@ -28,6 +28,7 @@ ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 FACTS = "temper.json"  # the file inside a .pt2 that holds what an ONNX file has as metadata
 CHECKED = 8
 TOLERANCE = 1e-3
+OPSET = 18  # of ONNX: the one the exporter thinks in; newer ones it translates to, and fewer programs read them
 
 Runner = Callable[[Tensor], list[Tensor]]
 
@@ -182,7 +183,7 @@ def _to_onnx(deployed: Deployed, example: Tensor, outputs: tuple[str, ...], fact
             warnings.simplefilter("ignore")  # of the exporter's own insides; its result is checked
             program: Any = torch.onnx.export(
                 deployed, (example,), None, dynamo=True, verbose=False, external_data=False,
-                input_names=["images"], output_names=outputs, dynamic_shapes=_any_batch(),
+                input_names=["images"], output_names=outputs, dynamic_shapes=_any_batch(), opset_version=OPSET,
             )  # fmt: skip
         model = program.model_proto
         _forget_sources(model.graph)

@@ -14,6 +14,7 @@ from temper.errors import MissingExtraError, ModelError
 
 log = logging.getLogger(__name__)
 
+OPSET = 18  # the newest whose operators the converter knows
 CHECKED = 4  # images on which the converted graph is compared with onnxruntime
 
 
@@ -77,7 +78,7 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     """
     try:
         import onnx
-        import onnx2torch
+        import onnx2torch  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError:
         raise MissingExtraError("an ONNX model", "onnx") from None
@@ -86,7 +87,7 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     try:
         content = onnx.load(str(path))
         layout, output = _layout(content, path), _logits_output(content, path)
-        graph: nn.Module = onnx2torch.convert(content)
+        graph = _converted(content)
     except ModelError:
         raise
     except Exception as error:  # protobuf and the converter raise what they like
@@ -100,6 +101,34 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     _check_batches(network, images, path)
     _check_conversion(network, images, path, content.graph.output[output or 0].name)
     return network, size
+
+
+def _converted(content: Any) -> nn.Module:
+    """A graph in torch; what the converter does not know in its newest form is put into an older one."""
+    import onnx2torch
+
+    try:
+        graph: nn.Module = onnx2torch.convert(content)
+    except NotImplementedError as unknown:
+        try:
+            graph = onnx2torch.convert(_older(content))
+        except Exception as error:  # the first one tells what is missing
+            raise unknown from error
+    return graph
+
+
+def _older(content: Any) -> Any:
+    """A graph whose operators are those of an older version of ONNX."""
+    from onnx import version_converter
+
+    older = version_converter.convert_version(content, OPSET)
+    for node in older.graph.node:
+        if node.op_type == "Reshape":
+            # It is about tensors without entries, which no image is.
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return older
 
 
 def _layout(content: Any, path: Path) -> Layout:
