@@ -29,6 +29,7 @@ FEW = (0.01, 0.1, 0.5, 0.9, 0.99)
 SLOW = 10  # what takes a second or so each is measured with so many times fewer repeats
 POPULATION = 2000  # samples that a subset is drawn from
 SPREAD = 0.01  # of accuracies over seeds
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73")  # Okabe and Ito
 Row = dict[str, object]
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, float], Values]
@@ -417,15 +418,30 @@ PARTS = {
 
 
 def figure(rows: pd.DataFrame) -> None:
-    """The lowest coverage of each interval at each n."""
+    """The lowest coverage of each interval: at each number of samples, or over all numbers of seeds and the like."""
     import matplotlib.pyplot as plt
 
-    lowest = rows.groupby(["interval", "n"], sort=False)["coverage"].min().unstack("n")
-    drawing, axes = plt.subplots(figsize=(8, 4))
-    lowest.plot.barh(ax=axes)
+    names = list(dict.fromkeys(rows["interval"]))
+    drawing, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.4), layout="constrained")
+    sampled = rows["interval"].isin(rows.loc[rows["n"] == SIZES[-1], "interval"])
+    kinds = [
+        ("seeds, pairs or backbones, a few to 50", rows[~sampled], COLOURS[0]),
+        *(
+            (f"{n:,} samples", rows[sampled & (rows["n"] == n)], colour)
+            for n, colour in zip(SIZES, COLOURS[1:], strict=True)
+        ),
+    ]
+    for place, (label, own, colour) in enumerate(kinds):
+        lowest = own.groupby("interval")["coverage"].min()
+        heights = [names.index(str(name)) + 0.18 * (place - 2) * (place > 0) for name in lowest.index]
+        axes.plot(lowest, heights, "o", color=colour, markersize=5, label=label)
     axes.axvline(0.935, color="black", linewidth=1)
-    axes.set(xlim=(min(0.85, lowest.min().min() - 0.01), 1), xlabel="lowest coverage over shares and cases", ylabel="")
-    drawing.tight_layout()
+    axes.axvline(0.95, color="black", linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", color="#0002")
+    axes.set_xlabel("lowest coverage over shares and cases; lines at .935 and .95")
+    drawing.legend(loc="outside lower center", ncols=4, fontsize=8, handletextpad=0.2)
     drawing.savefig(HERE / "coverage.svg")
 
 
@@ -440,7 +456,7 @@ def main() -> None:
     for name in arguments.only or PARTS:
         measured = pd.DataFrame(PARTS[name](arguments.repeats))
         kept = pd.concat([kept[~kept["interval"].isin(measured["interval"])], measured], ignore_index=True)
-        kept.round(4).to_csv(target, index=False)
+        kept.astype({"n": int, "repeats": int}).round(4).to_csv(target, index=False)
     figure(kept)
 
 
