@@ -63,7 +63,7 @@ def test_a_run_is_done_once(reference, monkeypatch):
 
 def test_a_run_that_someone_holds_is_left_alone(tmp_path):
     store, cell = Store(tmp_path, create=True), grid()[0]
-    assert store.claim(cell.run, "someone")
+    assert store.claim(cell.training, "someone")
     assert execute(cell, store, "me") == "elsewhere" and store.finished() == set()
 
 
@@ -194,7 +194,7 @@ def test_a_full_disk_stops_the_benchmark_and_blames_no_run(tmp_path, monkeypatch
     monkeypatch.setattr(running, "train_only", full)
     with pytest.raises(OSError, match="No space left"):
         execute(cell, store, "me")
-    assert store.finished() == set() and store.claim(cell.run, "another")
+    assert store.finished() == set() and store.claim(cell.training, "another")
 
 
 def test_status_tells_what_is_missing(tmp_path, capsys, reference):

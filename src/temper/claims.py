@@ -9,6 +9,7 @@ two machines, which may be hours apart.
 import contextlib
 import functools
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -17,13 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from temper.errors import RunError
+from temper.files import made
 from temper.places import Place
+
+log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
+MOMENT = 0.2  # seconds until a claim is asked for again
+FILLED_BY = "at-work.json"  # the claim of the process that fills a folder
+_FILLING = FILLED_BY.removesuffix(".json")
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,20 @@ class Holder:
         machine: the holder's, since it was last started; a container counts as a machine.
         pid: of the holder's process.
         started: when that process began, so that a later one of the same number is not taken for it.
+        since: when the claim was made, by the holder's clock, to be shown.
     """
 
     owner: str
     machine: str = ""
     pid: int = 0
     started: str = ""
+    since: str = ""
 
     @classmethod
     def here(cls, owner: str) -> Self:
         """This process, under that name."""
-        return cls(owner, machine(), os.getpid(), started(os.getpid()) or "")
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        return cls(owner, machine(), os.getpid(), started(os.getpid()) or "", now)
 
     @classmethod
     def read(cls, content: bytes) -> Self | None:
@@ -53,9 +65,14 @@ class Holder:
         try:
             values = json.loads(content)
             known = {key: values.get(key, default) for key, default in asdict(cls("")).items()}
-            return cls(str(known["owner"]), str(known["machine"]), int(known["pid"]), str(known["started"]))
+            words = {key: str(value) for key, value in known.items() if key != "pid"}
+            return cls(pid=int(known["pid"]), **words)
         except (ValueError, TypeError, AttributeError):
             return None
+
+    def __str__(self) -> str:
+        since = f" since {self.since}" if self.since else ""
+        return f"process {self.pid} on {self.machine.partition(' ')[0]}{since}"
 
     def gone(self) -> bool:
         """Whether the process is known to have ended; of one on another machine nothing is known."""
@@ -67,7 +84,7 @@ class Claims:
 
     Args:
         place: that processes share.
-        folder: of the claims in it.
+        folder: of the claims in it; empty: the place itself.
     """
 
     def __init__(self, place: Place, folder: str) -> None:
@@ -91,6 +108,15 @@ class Claims:
                 self._beat = threading.Thread(target=self._beats, daemon=True)
                 self._beat.start()
         return True
+
+    def holder(self, name: str, owner: str) -> Holder | None:
+        """Who else is at a piece of work, as far as is known; None where it may be taken."""
+        file = self._file(name)
+        try:
+            content = self._place.read(file)
+            return None if self._free(file, content, owner) else Holder.read(content)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def release(self, name: str, owner: str) -> None:
         """Give a piece of work back; a claim that another one took over stays."""
@@ -141,7 +167,59 @@ class Claims:
                         self._place.touch(file, content)
 
     def _file(self, name: str) -> str:
-        return f"{self._folder}/{name}.json"
+        return f"{self._folder}/{name}.json".lstrip("/")
+
+
+def owner() -> str:
+    """A name that no other holder has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, this process is the only one that fills a folder, which is made; left empty, it is removed.
+
+    Raises:
+        RunError: another process that lives is at it.
+    """
+    me, claims = owner(), Claims(Place(folder), "")
+    with made(folder):
+        while not claims.take(_FILLING, me):
+            refuse_if_filled(folder)
+            time.sleep(MOMENT)  # it was given back just now, or two were at the claim of a process that is gone
+        try:
+            yield
+        finally:
+            claims.release(_FILLING, me)
+
+
+def refuse_if_filled(folder: Path) -> None:
+    """Refuse a folder that another process is filling by itself.
+
+    Raises:
+        RunError: see above.
+    """
+    holder = Claims(Place(folder), "").holder(_FILLING, "")
+    if holder is not None:
+        again = f", or until it was silent for {STALE_SECONDS:.0f} s," if holder.machine != machine() else ""
+        raise RunError(
+            f"{folder}: is being filled by {holder}; wait until that ends{again} or choose another out folder"
+        )
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path, name: str) -> Iterator[None]:
+    """Inside, this process is the only one at a piece of work in a folder of claims; others are waited for."""
+    me, claims, told = owner(), Claims(Place(folder), ""), False
+    while not claims.take(name, me):
+        if not told and (holder := claims.holder(name, me)):
+            log.info("%s: waiting for %s, which is writing results there", folder, holder)
+            told = True
+        time.sleep(MOMENT)
+    try:
+        yield
+    finally:
+        claims.release(name, me)
 
 
 @functools.cache

@@ -168,7 +168,7 @@ def measure(
     started = time.monotonic()
     chosen = get_suite(suite) if isinstance(suite, str) else suite
     radii = {norm: sorted(t.eps for t in threats if t.norm == norm) for norm in dict.fromkeys(t.norm for t in threats)}
-    identity = {"model": _model_identity(model), "data": samples.fingerprint}
+    about = identity(model, samples)
     if batch_size is not None and batch_size < 1:
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
     if precision is not None and (not precision > 0 or len(threats) != 1 or chosen.nearest):
@@ -193,14 +193,14 @@ def measure(
 
     def table() -> EvidenceTable:
         frames = [_rows(clean, found, norm, seed) for norm, found in findings.items()]
-        found = EvidenceTable(pd.concat(frames), identity, provenance)
+        found = EvidenceTable(pd.concat(frames), about, provenance)
         return found if known is None else known.merge(found)
 
     if known is not None:
         table()  # refuses what does not belong together before anything is searched
         for norm, found in findings.items():
             _recall(found, known, norm)
-    book = Journal(journal, {"identity": identity, "suite": chosen.describe(), "seed": seed}) if journal else None
+    book = Journal(journal, {"identity": about, "suite": chosen.describe(), "seed": seed}) if journal else None
     deadline = started + time_budget
     with Stop() as stop:
 
@@ -221,6 +221,11 @@ def measure(
     if complete:
         _warn_of_signs(table(), findings, threats, chosen)
     return Evaluation(table(), complete, time.monotonic() - started, subset)
+
+
+def identity(model: nn.Module, samples: Samples) -> dict[str, Any]:
+    """Fingerprints of model and data, which evidence belongs to."""
+    return {"model": _model_identity(model), "data": samples.fingerprint}
 
 
 class _Search:

@@ -54,6 +54,19 @@ def written(path: Path) -> Iterator[Path]:
                     folder.rmdir()
 
 
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Inside, a folder is there; what of it was made for that and is empty in the end is removed."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something is in it
+            for each in missing:
+                each.rmdir()
+
+
 def target(path: Path) -> Path:
     """The file that writing to ``path`` makes or replaces: ``path``, or what it links to.
 

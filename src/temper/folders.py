@@ -1,7 +1,9 @@
 """Result folders: what an evaluation or a fine-tuning run leaves, and the report of one or several."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,15 @@ import torch
 
 from temper import data, evaluation, samples
 from temper.brittleness.view import ENDS, brittleness_view
+from temper.claims import in_turn, refuse_if_filled
 from temper.data import Dataset
 from temper.data.arrays import DAMAGE
 from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError
 from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
-from temper.files import read_json, unless_damaged, write_json, written
+from temper.files import made, read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
+from temper.places import Place
 from temper.report import EpochRow, RunView, SampleView, Value, write_report
 from temper.samples import Samples
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
@@ -24,6 +28,7 @@ from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
 from temper.training.seen import untrained
 
+ABOUT, SAVING = "about.json", "saving"  # in the journal's folder: what it is about, and the claim of who saves
 EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
 BAND = 32  # steps in which a report shows intervals between the radii searched
 
@@ -145,20 +150,50 @@ def evaluate_loaded(
     """
     path = folder / TABLE
     known = known_evidence(path)
+    about = {"identity": evaluation.identity(classifier, measured), "seed": seed}
     try:
-        done = evaluation.measure(
-            classifier, measured, wanted, suite, seed,
-            batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
-            precision=precision,
-        )  # fmt: skip
+        with _only_about(folder / JOURNAL, about) if known is None else nullcontext():
+            done = evaluation.measure(
+                classifier, measured, wanted, suite, seed,
+                batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
+                precision=precision,
+            )  # fmt: skip
     except EvidenceError as error:
         raise EvidenceError(f"{folder}: {error}; name another folder for this measurement (--out)") from None
-    done.table.save(path)
+    with in_turn(folder / JOURNAL, SAVING):  # another process may have searched with another suite meanwhile
+        known = known_evidence(path)
+        (done.table if known is None else known.merge(done.table)).save(path)
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
         found = [e for norm in norms for e in evaluation.examples(classifier, measured, done.table, norm, suite, seed)]
         save_examples(folder / EXAMPLES, found, names)
     return done
+
+
+@contextmanager
+def _only_about(folder: Path, about: dict[str, Any]) -> Iterator[None]:
+    """Inside, a folder without a table says what its evidence is about, to those that begin there meanwhile.
+
+    Raises:
+        EvidenceError: it is about something else.
+    """
+    path, mine = folder / ABOUT, False
+    with made(folder):
+        try:
+            Place(folder).create(ABOUT, json.dumps(about).encode())
+            mine = True
+        except FileExistsError:
+            there = unless_damaged(read_json, path, "it is written again")
+            if there is None:
+                write_json(path, about)
+            elif there != about:
+                raise EvidenceError("the search under way there is of another model, data set or seed") from None
+        try:
+            yield
+        except BaseException:
+            if mine:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def known_evidence(path: Path) -> EvidenceTable | None:
@@ -194,7 +229,9 @@ def check_out(folder: Path) -> None:
 
     Raises:
         ArgumentError: see above.
+        RunError: another process is filling it, and shares it with none.
     """
+    refuse_if_filled(folder)
     try:
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
     except OSError as error:

@@ -8,16 +8,13 @@ gone is simply taken over.
 
 import json
 import logging
-import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from temper.attacks.search import Outcome
-from temper.claims import Claims
+from temper.claims import Claims, owner
 from temper.errors import ArgumentError, EvidenceError
 from temper.places import Place
 from temper.threat import Norm, check_norm
@@ -37,7 +34,7 @@ class Journal:
         self.folder, self._header = folder, json.dumps(header, sort_keys=True)
         folder.mkdir(parents=True, exist_ok=True)
         self._claims = Claims(Place(folder), "claims")
-        self._worker = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        self._worker = owner()
         self._file: TextIO | None = None
         self._read: dict[Path, int] = {}
         self._held: set[str] = set()

@@ -1,6 +1,7 @@
 """Folders of small files, here or in an object store, that several processes read and write at once."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import fsspec
 from temper.errors import ArgumentError, MissingExtraError, TemperError, UnreachableError
 from temper.files import written
 from temper.text import masked
+
+# What file systems without hard links say (FAT, many that lie in a cloud).
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 class Place:
@@ -30,6 +34,10 @@ class Place:
         if str(location).rstrip("/").endswith(":") and "://" in str(location):
             raise ArgumentError("store", str(location), "names no bucket; write it as s3://bucket/prefix")
         self.location = str(location).rstrip("/")
+        if isinstance(location, Path):  # fsspec would take some names for URLs
+            self.folder: Path | None = location.absolute()
+            self.fs, self.root = fsspec.filesystem("file"), str(self.folder)
+            return
         _refuse_secrets(self.location)
         try:
             self.fs, root = fsspec.url_to_fs(self.location, **_options(self.location))
@@ -93,7 +101,7 @@ class Place:
             if aside.read_bytes() == old:
                 _create(path, new)
                 return True
-            os.link(aside, path)  # it was a fresher one
+            link(aside, path)  # it was a fresher one
         except FileExistsError:
             pass
         finally:
@@ -149,7 +157,7 @@ class Place:
 
     def now(self, beside: str) -> float:
         """What the clock of the file system says, in seconds: that of this machine may differ by hours."""
-        probe = str(Path(beside).with_name(f".now-{uuid.uuid4().hex}"))
+        probe = str(Path(beside).with_name(f".now-{uuid.uuid4().hex}.part"))
         self.write(probe, b"")
         try:
             return self.modified(probe)
@@ -189,9 +197,20 @@ def _create(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.link(unfinished, path)
+        link(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def link(one: Path, other: Path) -> None:
+    """Let a file bear another name too, which must be free."""
+    try:
+        os.link(one, other)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with other.open("xb") as file:  # for a moment it is there and empty
+            file.write(one.read_bytes())
 
 
 def _refuse_secrets(location: str) -> None:

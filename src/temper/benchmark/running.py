@@ -53,7 +53,7 @@ def execute(cell: Cell, store: Store, owner: str) -> Outcome:
         Stopped: a signal asked to stop; what is done is kept. OSError: the disk is full. MissingExtraError: what the
             grid asks for is not installed.
     """
-    with store.claimed(cell.run, owner) as mine:
+    with store.claimed(cell.training, owner) as mine:  # two grids may ask for one training, measured otherwise
         if not mine:
             return "elsewhere"
         if _whole(cell, store):  # another process may have just ended it

@@ -16,9 +16,10 @@ from temper.attacks.evasion import Scored
 from temper.brittleness.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
 from temper.brittleness.scoring import FEATURE, features, head_weight, score, scorers
 from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
+from temper.claims import in_turn
 from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, ModelError
-from temper.evaluation import TABLE, Evaluation
+from temper.evaluation import JOURNAL, TABLE, Evaluation
 from temper.files import read_json, unless_damaged, write_json, written
 from temper.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
 from temper.margins import EvidenceTable
@@ -109,13 +110,14 @@ def margins_into(
         if pseudo is None:
             return summary, False
         pseudo.save(folder / PSEUDO_MARGIN)
-    summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
-    ends = evaluation.examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
-    save_examples(folder / ENDS, ends, names)
-    if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
-        BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)
-    write_json(folder / SUMMARY, summary)
-    report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
+    with in_turn(folder / JOURNAL, "analysing"):  # scores, detector and summary are of one call
+        summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
+        ends = evaluation.examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
+        save_examples(folder / ENDS, ends, names)
+        if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
+            BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)
+        write_json(folder / SUMMARY, summary)
+        report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
     return summary, True
 
 

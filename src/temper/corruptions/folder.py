@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from temper.claims import alone
 from temper.corruptions.baseline import ALEXNET, TABLE, Baseline, mce, read_baseline
 from temper.corruptions.figure import write_figure
 from temper.corruptions.measure import Measurement, Plan, each_corruption, guide, measure
@@ -59,6 +60,7 @@ def corruptions_into(
     Raises:
         ArgumentError, ModelError, DataError: the call cannot work.
         EvidenceError: ``folder`` holds the measurement of another model, or of other data.
+        RunError: another process is filling ``folder``.
     """
     _check_call(names, severities, preset, baseline, limit)
     against = None if baseline is None else read_baseline(baseline)
@@ -72,25 +74,26 @@ def corruptions_into(
     else:
         plan = each_corruption(dataset, names or IMAGENET_C, severities or SEVERITIES, seed)
     path = folder / TABLE
-    known = unless_damaged(CorruptionTable.load, path, "all of it is measured again")
-    try:
-        done = measure(
-            classifier, dataset, plan,
-            batch_size=batch_size, workers=workers, known=known, save=lambda table: table.save(path),
-        )  # fmt: skip
-    except EvidenceError as error:
-        raise EvidenceError(f"{path}: {error}; name another folder for this measurement (--out)") from None
-    summary = {
-        "model": {"spec": model, **done.table.identity["model"]},
-        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
-        **summarise(done, plan, against),
-        "seconds": done.seconds,
-        "table": str(path),
-        "figure": str(folder / FIGURE) if done.complete else None,
-    }
-    if done.complete:
-        write_figure(done.table, plan.cells(), folder / FIGURE)
-    write_json(folder / SUMMARY, summary)
+    with alone(folder):
+        known = unless_damaged(CorruptionTable.load, path, "all of it is measured again")
+        try:
+            done = measure(
+                classifier, dataset, plan,
+                batch_size=batch_size, workers=workers, known=known, save=lambda table: table.save(path),
+            )  # fmt: skip
+        except EvidenceError as error:
+            raise EvidenceError(f"{path}: {error}; name another folder for this measurement (--out)") from None
+        summary = {
+            "model": {"spec": model, **done.table.identity["model"]},
+            "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
+            **summarise(done, plan, against),
+            "seconds": done.seconds,
+            "table": str(path),
+            "figure": str(folder / FIGURE) if done.complete else None,
+        }
+        if done.complete:
+            write_figure(done.table, plan.cells(), folder / FIGURE)
+        write_json(folder / SUMMARY, summary)
     return summary, done.complete
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from temper import evaluation, folders, models, samples
 from temper.attacks.suites import get_suite
+from temper.claims import alone, refuse_if_filled
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
 from temper.files import unless_damaged
@@ -63,11 +64,14 @@ def finetune(
         ArgumentError: the configuration cannot work, or ``resume`` and ``force`` are both given.
         DataError, ModelError: data or model cannot be read.
         RunError: the folder holds a run and neither ``resume`` nor ``force`` is given, or a part of one; or there is
-            nothing to resume.
+            nothing to resume; or another process is filling it.
         NonFiniteLossError: the loss is not finite. Stopped: a signal asked to stop; ``resume`` continues.
     """
-    config = _resolved(read_config(config), resume=resume)
-    with computing_with(config.threads):
+    config = read_config(config)
+    refuse_if_filled(config.out)
+    config = _resolved(config, resume=resume)
+    check_folder(config.out, resume=resume, force=force)
+    with alone(config.out), computing_with(config.threads):
         run, splits = _trained(config, schedule, resume=resume, force=force)
         if not run.finished:
             _evaluate(config, run, splits)

@@ -11,8 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from temper.claims import FILLED_BY
 from temper.errors import ArgumentError, DamagedError, RunError
 from temper.files import read_json, write_json
+from temper.places import link
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 
@@ -31,6 +33,7 @@ FREE_TO_CHANGE = {"out", "checkpoint_seconds", "loggers", "evaluation"}
 OWN = {
     CONFIG, RECORD, "metrics.jsonl", "checkpoints", "model.json", "weights.safetensors", "margins.parquet",
     "journal", "samples.npz", "trained-on.npy", "detector.json", "report.html", "tensorboard", "wandb", "mlflow.db",
+    FILLED_BY,
 }  # fmt: skip
 
 
@@ -122,6 +125,12 @@ def _replaced(config: FinetuneConfig) -> Run:
     folder = config.out.resolve()
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.replaced-", dir=folder.parent))
     folder.rename(aside)
+    try:
+        folder.mkdir()
+        link(aside / FILLED_BY, folder / FILLED_BY)
+    except FileExistsError:
+        fix = f"another process began a run there at this very moment; the run that was there is in {aside}"
+        raise RunError(f"{config.out}: {fix}") from None
     run = _begun(config)
     shutil.rmtree(aside)
     return run
@@ -155,7 +164,7 @@ def check_folder(folder: Path, *, resume: bool, force: bool) -> None:
     if strangers or (CONFIG in names and RECORD not in names):
         stranger = strangers[0] if strangers else CONFIG
         raise RunError(f"{folder}: is not a run's folder (it holds {stranger}); choose another out folder")
-    rest = sorted(name for name in names - {RECORD} if not name.endswith(".part"))
+    rest = sorted(name for name in names - {RECORD, FILLED_BY} if not name.endswith(".part"))
     if rest and CONFIG not in names:  # weights would be taken for those of the new configuration
         raise RunError(
             f"{folder}: holds {rest[0]} of a run but no {CONFIG}; put that back, or choose another out folder"
