@@ -117,7 +117,7 @@ def measured(place: Path, table: Table, count: int, classes: int, only: Sequence
         with np.load(data) as arrays:
             for number, pixels in enumerate(arrays["images"]):
                 Image.fromarray(pixels).save(place / "photos" / f"{number}.png")
-        words = ["predict", "photos", "--model", model, "--image-size", str(SIDE), "--csv"]
+        words = ["predict", "photos", "--run", model, "--image-size", str(SIDE), "--csv"]
         table.add("predict", count, classes, words, place)
         shutil.rmtree(place / "photos")
 
