@@ -5,6 +5,9 @@ A message is one line that names the argument or file, its value, and what would
 are never part of it.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
+
 from temper.text import masked, shown
 
 
@@ -27,6 +30,17 @@ class ArgumentError(TemperError, ValueError):
         self.argument = argument
         self.value = value
         self.fix = fix
+
+
+@contextlib.contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, an argument that cannot work is named as the caller knows it: key and value of ``names``."""
+    try:
+        yield
+    except ArgumentError as error:
+        if error.argument not in names:
+            raise
+        raise ArgumentError(names[error.argument], error.value, error.fix) from error.__cause__
 
 
 class DataError(TemperError, ValueError):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from temper import models
-from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError
+from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError, naming
 from temper.files import written
 from temper.folders import check_out
 from temper.margins.detector import BrittlenessDetector
@@ -80,7 +80,8 @@ def export(spec: str, kind: Format, out: Path, detector: Path | None = None, ima
     check_out(out.parent)
     if kind == "onnx":
         _need_onnx()
-    classifier = models.load(spec, image_size=image_size)
+    with naming({"model": "run"}):
+        classifier = models.load(spec, image_size=image_size)
     if detector is None:
         found = load_detector(spec, classifier)
     else:

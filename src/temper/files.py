@@ -1,5 +1,6 @@
 """Files that are whole or not there: everything Temper writes is written aside and then moved into place."""
 
+import difflib
 import errno
 import json
 import logging
@@ -84,6 +85,17 @@ def target(path: Path) -> Path:
     if not os.access(above, os.W_OK):
         raise PermissionError(errno.EACCES, "may not be written to", str(path))
     return place
+
+
+def near(path: Path) -> list[Path]:
+    """What lies where ``path`` does not, and is called nearly so: at most one."""
+    beside = [entry.name for entry in path.parent.glob("*")] if path.name else []
+    return [path.parent / name for name in difflib.get_close_matches(path.name, beside, n=1)]
+
+
+def did_you_mean(path: Path) -> str:
+    """What to say where there is no ``path``, but one called nearly so; else empty."""
+    return "".join(f"; did you mean {each}?" for each in near(path))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,6 +1,7 @@
 """Result folders: what an evaluation or a fine-tuning run leaves, and the report of one or several."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,9 +16,9 @@ from temper.brittleness.view import ENDS, brittleness_view
 from temper.claims import in_turn, refuse_if_filled
 from temper.data import Dataset
 from temper.data.arrays import DAMAGE
-from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError
+from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
 from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
-from temper.files import made, read_json, unless_damaged, write_json, written
+from temper.files import did_you_mean, made, read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.places import Place
@@ -27,6 +28,8 @@ from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_thr
 from temper.training.config import FinetuneConfig
 from temper.training.run import CONFIG, Run
 from temper.training.seen import untrained
+
+log = logging.getLogger(__name__)
 
 ABOUT, SAVING = "about.json", "saving"  # in the journal's folder: what it is about, and the claim of who saves
 EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
@@ -208,6 +211,9 @@ def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
     Raises:
         EvidenceError: a table cannot be read, or is of another model, data set or suite of one name; names the file.
     """
+    for place in places:
+        if not place.exists():
+            raise EvidenceError(f"{place}: is not there{did_you_mean(place)}")
     paths = [place / TABLE if place.is_dir() else place for place in places]
     merged = EvidenceTable.load(paths[0])
     for path in paths[1:]:
@@ -279,6 +285,8 @@ def view(folder: Path, name: str) -> RunView:
     Raises:
         RunError: the folder holds no evidence table.
     """
+    if not folder.exists():
+        raise RunError(f"{folder}: is not there{did_you_mean(folder)}")
     if not (folder / TABLE).exists():
         raise RunError(f"{folder}: holds no {TABLE}; name the folder of a finished run or evaluation")
     table = EvidenceTable.load(folder / TABLE)
@@ -298,11 +306,27 @@ def view(folder: Path, name: str) -> RunView:
 
 
 def report(folders: Sequence[Path], out: Path, title: str) -> Path:
-    """Write one HTML report of one or several folders."""
+    """Write one HTML report of one or several folders; of several, those that cannot be read are left out and named.
+
+    Raises:
+        RunError, EvidenceError: one is not there, or none can be read.
+    """
     folders = list(dict.fromkeys(folder.resolve() for folder in folders))
     names = [folder.name for folder in folders]
     distinct = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    views = [view(folder, name) for folder, name in zip(folders, distinct, strict=True)]
+    views: list[RunView] = []
+    refused: list[TemperError] = []
+    for folder, name in zip(folders, distinct, strict=True):
+        try:
+            views.append(view(folder, name))
+        except (RunError, EvidenceError) as error:
+            if not folder.exists():
+                raise
+            refused.append(error)
+    if not views:
+        raise refused[0]
+    for reason in refused:
+        log.warning("left out of the report: %s", reason)
     return write_report(views, out, title=title)
 
 

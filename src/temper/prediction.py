@@ -26,7 +26,7 @@ from temper.data.dataset import ArrayImages
 from temper.data.decode import IMAGE_SUFFIXES, decode
 from temper.data.tree import images_among
 from temper.data.walk import walk
-from temper.errors import ArgumentError, DataError
+from temper.errors import ArgumentError, DataError, naming
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.memory import fitting_batch
 from temper.models import Classifier
@@ -253,7 +253,8 @@ class Predictor:
         Raises:
             ArgumentError, ModelError: no such model. EvidenceError: the detector cannot be read, or is another model's.
         """
-        classifier = evaluation.load_classifier(spec, image_size)
+        with naming({"model": "run"}):
+            classifier = evaluation.load_classifier(spec, image_size)
         check_precision(classifier)
         return cls(classifier, load_detector(spec, classifier))
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from temper.benchmark.search import search_name
 from temper.benchmark.spec import FACTORS, Cell, Spec
 from temper.benchmark.store import DONE, Store
 from temper.data import catalogue
-from temper.errors import RunError
+from temper.errors import RunError, naming
 from temper.models.catalogue import CATALOGUE
 from temper.training.config import DataConfig
 from temper.training.splits import load_splits
@@ -94,7 +95,8 @@ def plan(cells: Sequence[Cell]) -> pd.DataFrame:
     for cell in cells:
         data = cell.config.data.model_dump_json()
         if data not in known:
-            known[data] = sizes(cell.config.data)
+            with _named(str(cell.factors["dataset"])):
+                known[data] = sizes(cell.config.data)
         # Backbone and seed change no count.
         key = (data, *(cell.factors[name] for name in ("objective", "schedule", "protocol")), cell.config.epochs)
         if key not in costs:
@@ -116,8 +118,14 @@ def check(cells: Sequence[Cell]) -> None:
         ArgumentError, DataError, ModelError: the first thing that is not there.
     """
     _check_backbones(cells)
-    for config in {cell.config.data.model_dump_json(): cell.config.data for cell in cells}.values():
-        load_splits(config, 0)
+    for name, config in {str(cell.factors["dataset"]): cell.config.data for cell in cells}.items():
+        with _named(name):
+            load_splits(config, 0)
+
+
+def _named(name: str) -> AbstractContextManager[None]:
+    """Inside, what cannot work of a data set is named as it stands in a SPEC."""
+    return naming({f"data.{key}": f"datasets.{name}.{key}" for key in DataConfig.model_fields})
 
 
 def _check_backbones(cells: Sequence[Cell]) -> None:

@@ -18,7 +18,7 @@ from temper.brittleness.scoring import FEATURE, features, head_weight, score, sc
 from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
 from temper.claims import in_turn
 from temper.data import Dataset
-from temper.errors import ArgumentError, EvidenceError, ModelError
+from temper.errors import ArgumentError, EvidenceError, ModelError, naming
 from temper.evaluation import JOURNAL, TABLE, Evaluation
 from temper.files import read_json, unless_damaged, write_json, written
 from temper.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
@@ -236,8 +236,9 @@ def _defences(
 
 def _training_data(spec: str, measured_on: NDArray[np.uint64], seed: int) -> Dataset:
     """Training images to learn a margin from, none of which it is measured on."""
-    parts = data.available_splits(spec)
-    whole = data.load(spec, split="train" if "train" in parts else None)
+    with naming({"data": "train-data"}):
+        parts = data.available_splits(spec)
+        whole = data.load(spec, split="train" if "train" in parts else None)
     dataset = unseen(whole, measured_on, "that the margins are measured on")
     return dataset.limit(min(LEARNT_FROM, len(dataset)), seed)
 

@@ -18,6 +18,7 @@ from temper.data.files import FileImages
 from temper.data.parts import SplitName, check_split
 from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
+from temper.files import near
 
 _FORMS = (
     "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT], parquet:DIR"
@@ -124,14 +125,9 @@ def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "publ
         return "npz", spec
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
-    near = [str(path.parent / entry) for entry in difflib.get_close_matches(path.name, _entries(path.parent), n=1)]
-    near += [*difflib.get_close_matches(spec, ["digits"]), *catalogue.nearest(name)]
-    hint = f", did you mean {' or '.join(near)}?" if near else ""
+    nearest = [*map(str, near(path)), *difflib.get_close_matches(spec, ["digits"]), *catalogue.nearest(name)]
+    hint = f", did you mean {' or '.join(nearest)}?" if nearest else ""
     raise ArgumentError("data", spec, f"no such file or folder{hint}: give {_FORMS}")
-
-
-def _entries(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.glob("*")]
 
 
 def _digits() -> Dataset:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from temper.errors import ArgumentError
+from temper.files import near
 from temper.models.catalogue import nearest
 from temper.models.sources import Source, from_bundled, from_factory, from_onnx, from_timm
 
@@ -54,12 +55,13 @@ def is_factory(spec: str) -> bool:
 
 def no_model(spec: str) -> ArgumentError:
     """What to say of a MODEL that names nothing."""
-    near = nearest(spec.partition("@")[0])
+    similar = [*map(str, near(Path(spec))), *nearest(spec.partition("@")[0])]
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
     return ArgumentError(
         "model",
         spec,
         "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory, onnx:FILE or"
-        " NAME[@weights-file] of temper.models.catalogue" + (f"; did you mean {', '.join(near)}?" if near else ""),
+        f" NAME[@weights-file] of temper.models.catalogue{hint}",
     )
 
 

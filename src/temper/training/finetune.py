@@ -17,7 +17,7 @@ from temper import evaluation, folders, models, samples
 from temper.attacks.suites import get_suite
 from temper.claims import alone, refuse_if_filled
 from temper.data import Dataset, Pixels
-from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError
+from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError, naming
 from temper.files import unless_damaged
 from temper.interrupt import Stop, Stopped
 from temper.models import Classifier
@@ -35,6 +35,10 @@ from temper.training.splits import Splits, splits_of
 
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
+
+# How a configuration calls the arguments of models.load.
+MODEL_OPTIONS = {"model": "model.name", "model_args": "model.args", "mean": "model.mean", "std": "model.std"}
+MODEL_OPTIONS |= {"weights": "model.weights", "image_size": "model.image_size"}
 
 Schedule = EpsilonSchedule | Callable[[float, int], float]
 
@@ -185,17 +189,18 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
     """The configured backbone with a fresh head for the data's classes; a run folder on the same classes keeps its, and
     so does a factory whose head has as many."""
-    classifier = models.load(
-        config.model.name,
-        num_classes=splits.train.num_classes,
-        weights=config.model.weights,
-        mean=_statistic(config.model.mean),
-        std=_statistic(config.model.std),
-        image_size=config.model.image_size,
-        model_args=config.model.args or None,
-        seed=config.seed,
-        example=samples.few_images(splits.train),
-    )
+    with naming(MODEL_OPTIONS):
+        classifier = models.load(
+            config.model.name,
+            num_classes=splits.train.num_classes,
+            weights=config.model.weights,
+            mean=_statistic(config.model.mean),
+            std=_statistic(config.model.std),
+            image_size=config.model.image_size,
+            model_args=config.model.args or None,
+            seed=config.seed,
+            example=samples.few_images(splits.train),
+        )
     known = classifier.info.get("class_names")
     own = known is None and is_factory(config.model.name)  # a factory builds the head for the classes, or brings it
     if not own and known != list(splits.train.class_names):  # another task may happen to have as many classes

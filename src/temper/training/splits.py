@@ -7,7 +7,7 @@ import numpy as np
 
 from temper import data
 from temper.data import Dataset
-from temper.errors import ArgumentError, DataError
+from temper.errors import ArgumentError, DataError, naming
 from temper.training.config import DataConfig, FinetuneConfig
 from temper.training.seen import untrained
 
@@ -43,8 +43,9 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         ArgumentError, DataError: the data cannot be read, or the parts do not have the same classes.
     """
     seed = seed if config.split_seed is None else config.split_seed
-    parts = data.available_splits(config.train)
-    train = data.load(config.train, split="train" if parts else None, classes=config.classes)
+    with naming({"data": "data.train", "classes": "data.classes", "split": "data.train"}):
+        parts = data.available_splits(config.train)
+        train = data.load(config.train, split="train" if parts else None, classes=config.classes)
     test = _given(config, "test") or _own(config, parts, "test")
     validation = _given(config, "validation") or _own(config, parts, "validation")
     if config.validation is None and test and validation and _same(test, validation):
@@ -67,11 +68,12 @@ def _given(config: DataConfig, part: data.SplitName) -> Dataset | None:
     spec = config.test if part == "test" else config.validation
     if spec is None:
         return None
-    parts = data.available_splits(spec)
-    if spec == config.train and part not in parts:
-        raise ArgumentError(f"data.{part}", spec, "is the training data; leave it out to hold out a share of them")
-    wanted = next((name for name in (part, "test", "train") if name in parts), None)
-    return data.load(spec, split=wanted)  # which of its classes are the training data's is told by their names
+    with naming({"data": f"data.{part}", "split": f"data.{part}"}):
+        parts = data.available_splits(spec)
+        if spec == config.train and part not in parts:
+            raise ArgumentError("data", spec, "is the training data; leave it out to hold out a share of them")
+        wanted = next((name for name in (part, "test", "train") if name in parts), None)
+        return data.load(spec, split=wanted)  # which of its classes are the training data's is told by their names
 
 
 def _as_trained(argument: str, part: Dataset, train: Dataset, classes: int | None) -> Dataset:
