@@ -423,7 +423,7 @@ def figure(rows: pd.DataFrame) -> None:
 
     names = list(dict.fromkeys(rows["interval"]))
     drawing, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.4), layout="constrained")
-    sampled = rows["interval"].isin(rows.loc[rows["n"] == SIZES[-1], "interval"])
+    sampled = rows["interval"].isin(rows.loc[rows["n"] == SIZES[1], "interval"])
     kinds = [
         ("seeds, pairs or backbones, a few to 50", rows[~sampled], COLOURS[0]),
         *(
