@@ -278,3 +278,12 @@ def test_a_yaml_file_too_large_or_too_deep_is_one_line(tmp_path, monkeypatch):
 def test_a_few_aliases_are_read(tmp_path):
     (tmp_path / "c.yaml").write_text("base: &b {steps: 3}\nattack: {<<: *b, name: pgd}\n")
     assert read_yaml(tmp_path / "c.yaml")["attack"] == {"steps": 3, "name": "pgd"}
+
+
+@pytest.mark.parametrize("key", ["backbone_lr", "head_lr", "backbone_weight_decay", "head_weight_decay"])
+@pytest.mark.parametrize("value", [1e7, 1e38, 1e308, float("inf"), float("nan"), -1.0])
+def test_rates_that_no_float32_update_can_hold_are_refused(key, value):
+    with pytest.raises(
+        ArgumentError, match=f"optimiser.{key} = .*: give (at most 1000000|at least 0|more than 0|a finite)"
+    ):
+        read_config({"optimiser": {key: value}})

@@ -103,7 +103,7 @@ def test_a_run_whose_data_are_gone_is_checked_on_random_pixels(run, tmp_path):  
     (tmp_path / "run" / "config.yaml").write_text(gone)
     found, words = exporting._trial_images(str(tmp_path / "run"), classifier)
     assert found.shape == (8, 3, 8, 8)
-    assert words.startswith("8 images of random pixels (the run's test data cannot be loaded: data = 'gone.npz'")
+    assert words.startswith("8 images of random pixels (the run's test data cannot be loaded: data.train = 'gone.npz'")
 
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def test_a_folder_that_links_to_itself_is_read_once(place):
         (["-"], "IMAGES = ('-',): name at least one image"),
         (["images", "--json", "--csv"], "csv = True: give --json or --csv, not both"),
         (["images", "--batch-size", "0"], "batch-size = 0: give at least 1"),
-        (["images", "--run", "nowhere"], "model = 'nowhere': must be a run folder that exists"),
+        (["images", "--run", "nowhere"], "run = 'nowhere': must be a run folder that exists"),
     ],
 )
 def test_a_wrong_call_is_one_line(place, run, capsys, monkeypatch, words, message):

@@ -166,13 +166,13 @@ class ProtocolConfig(Section):
 class OptimiserConfig(Section):
     """AdamW and what surrounds it."""
 
-    backbone_lr: float = Field(1e-3, gt=0)
+    backbone_lr: float = Field(1e-3, gt=0, le=1e6)
     """Peak learning rate of the backbone."""
-    head_lr: float = Field(1e-3, gt=0)
+    head_lr: float = Field(1e-3, gt=0, le=1e6)
     """Peak learning rate of the last linear layer."""
-    backbone_weight_decay: float = Field(1e-4, ge=0)
+    backbone_weight_decay: float = Field(1e-4, ge=0, le=1e6)
     """Weight decay of the backbone; biases and norms have none."""
-    head_weight_decay: float = Field(1e-4, ge=0)
+    head_weight_decay: float = Field(1e-4, ge=0, le=1e6)
     """Weight decay of the last linear layer; its bias has none."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's betas."""
