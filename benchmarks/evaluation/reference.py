@@ -51,15 +51,17 @@ def autoattack(
     from pyautoattack import AutoAttack
 
     counted = Passes(model)
-    standing = torch.cat([model(part).argmax(1) for part in x.split(batch_size)]) == y
+    logits = torch.cat([model(part) for part in x.split(batch_size)])
+    standing = logits.argmax(1) == y
+    targets = min(9, logits.shape[1] - 1)  # the package asks for 9 of however few
     seconds = {}
     for attack in attacks:
         adversary = AutoAttack(counted, norm=norm, eps=eps, version="custom", attacks=[attack], seed=0, device="cpu")
         adversary.verbose = False
         # The budgets of the standard version.
         adversary.apgd.n_restarts = 1
-        adversary.apgd_targeted.n_restarts, adversary.apgd_targeted.n_target_classes = 1, 9
-        adversary.fab.n_restarts, adversary.fab.n_target_classes = 1, 9
+        adversary.apgd_targeted.n_restarts, adversary.apgd_targeted.n_target_classes = 1, targets
+        adversary.fab.n_restarts, adversary.fab.n_target_classes = 1, targets
         adversary.square.n_queries = 5000
         if norm == "L1":
             adversary.apgd.use_largereps = adversary.apgd_targeted.use_largereps = True
