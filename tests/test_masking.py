@@ -96,11 +96,20 @@ def test_a_clear_sign_counts_and_so_do_two_faint_ones(notes, shown):
     assert found.survived()[0] == (0 if shown else min(0.1, notes.get("radius", 0.1)))  # deeper attacks are to come
 
 
-@pytest.mark.parametrize(("moved", "wanted"), [(-1.5, False), (-0.5, True)])
-def test_little_missing_for_a_flip_asks_for_more_starts(moved, wanted):
-    found = noted(still=moved, moved=moved)
-    assert found.wanted()["apgd-long"][0] == wanted
-    assert not found.wanted()["square-5000"][0]
+@pytest.mark.parametrize(
+    ("notes", "wanted"),
+    [
+        ({"still": -1.6, "moved": -1.6}, set()),
+        ({"still": -1.4, "moved": -1.4}, {"near"}),
+        ({"still": -0.8, "moved": -0.8}, {"near"}),
+        ({"still": -0.6, "moved": -0.6}, {"near", "edge"}),
+        ({"rise": 0.6}, {"near", "edge", "masked"}),
+        ({"rise": 0.0}, {"near", "edge", "masked", "flat"}),
+    ],
+)
+def test_the_nearer_a_flip_and_the_worse_the_gradients_the_more_attacks(notes, wanted):
+    found = noted(**notes).wanted()
+    assert {stage.on for stage in FAST.stages if found[stage.name][0]} == {"all", *wanted}
 
 
 def test_what_gradients_do_not_see_is_found_where_they_are_masked():
@@ -112,7 +121,7 @@ def test_what_gradients_do_not_see_is_found_where_they_are_masked():
 
 
 def test_a_network_without_signs_pays_only_where_it_comes_near_a_flip():
-    near = tuple(stage for stage in FAST.stages if stage.on == "near")
+    near = tuple(stage for stage in FAST.stages if stage.on in ("near", "edge"))
     frames = [frame(Net(), suite) for suite in (SHALLOW, replace(FAST, stages=(*FAST.first, *near)), FAST)]
     (shallow, _), (nearer, _), (deep, told) = frames
     assert np.isinf(shallow["upper"]).sum() > 5

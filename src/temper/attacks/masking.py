@@ -20,7 +20,8 @@ RISE = ((0.75, 1.3), (0.65, 1.5))
 APART = (0.04, 0.15)  # between searches for one class from two starts, as a share of the way to a flip
 BLIND = (0.72, 1.02)  # how far a short search without gradients comes, as a share of how far those with came
 
-NEAR = 0.9  # of the way to a flip
+# Of the way to a flip. A boundary that is curved stops climbs that are near it; at its edge many long ones find it.
+NEAR, EDGE = 0.85, 0.93
 
 SIGNS = {
     "flat": "the loss has no gradient",
@@ -55,16 +56,18 @@ class Notes:
         self.leads[place, : len(leads)] = leads
 
 
-def near(notes: Mapping[str, Notes], gaps: NDArray[np.float64] | None) -> NDArray[np.bool_]:
-    """Which samples came near a flip in any run: bool [N]; see :func:`signs`."""
-    shares = [_share(each.leads, gaps) for each in notes.values()] if gaps is not None else []
-    return np.asarray(np.fmax.reduce(shares) > NEAR) if shares else np.zeros(len(next(iter(notes.values())).rise), bool)
+def way(notes: Mapping[str, Notes], gaps: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Largest share of the way from the clean image to a flip that any run came: float64 [N], 0 where none is known.
 
-
-def _share(leads: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest share of the way from the clean image to a flip that any run came: float64 [N]."""
-    runs = min(leads.shape[1], gaps.shape[1])
-    return np.asarray(np.fmax.reduce(1 + leads[:, :runs] / np.maximum(gaps[:, :runs], 1e-12), 1))
+    Args:
+        notes: per stage.
+        gaps: as for :func:`signs`; without them no way is known.
+    """
+    ways = [np.zeros(len(next(iter(notes.values())).rise))]
+    for each in notes.values() if gaps is not None else ():
+        runs = min(each.leads.shape[1], gaps.shape[1])
+        ways.append(np.fmax.reduce(1 + each.leads[:, :runs] / np.maximum(gaps[:, :runs], 1e-12), 1))
+    return np.asarray(np.fmax.reduce(ways))
 
 
 def signs(

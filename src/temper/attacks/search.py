@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from temper.attacks.engine import Engine, Work
-from temper.attacks.masking import Notes, near, signs
+from temper.attacks.masking import EDGE, NEAR, Notes, signs, way
 from temper.attacks.suites import Stage, Suite
 from temper.threat import ROUNDING, Norm
 
@@ -143,8 +143,9 @@ class Findings:
         """Which samples each stage is to search, if those before it find nothing: bool [N], by the stage's name."""
         on = {"all": np.ones(len(self.ids), dtype=np.bool_)}
         if len(self.suite.first) < len(self.suite.stages):
-            on["masked"] = self.masked()
-            on["near"] = on["masked"] | near(self.notes, self.gaps)
+            shown, reached = self.signs(), way(self.notes, self.gaps)
+            on["flat"], on["masked"] = shown["flat"], np.logical_or.reduce(list(shown.values()))
+            on["near"], on["edge"] = on["masked"] | (reached > NEAR), on["masked"] | (reached > EDGE)
         return {stage.name: on[stage.on] for stage in self.suite.stages}
 
     def survived(self) -> NDArray[np.float64]:

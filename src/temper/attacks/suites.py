@@ -31,8 +31,9 @@ class Stage:
         bears: low precisions that its search may run in where the hardware computes them. Flips are checked at full
             precision all the same.
         norms: in which it runs; other norms may need another budget.
-        on: which of the samples that withstood the stages before: all of them; those that came near a flip or show
-            signs of masked gradients; or the latter alone (:mod:`temper.attacks.masking`).
+        on: which of the samples that withstood the stages before: all of them; those that came near a flip, or to its
+            edge, or show signs of masked gradients; those that show such signs; or those without any gradient
+            (:mod:`temper.attacks.masking`).
     """
 
     name: str
@@ -40,7 +41,7 @@ class Stage:
     random_start: bool = True
     bears: tuple[torch.dtype, ...] = ()
     norms: tuple[Norm, ...] = NORMS
-    on: Literal["all", "near", "masked"] = "all"
+    on: Literal["all", "near", "edge", "masked", "flat"] = "all"
 
     def describe(self) -> dict[str, Any]:
         """The stage as plain data, such as JSON can hold."""
@@ -137,15 +138,17 @@ SUITES = {
                 Stage("square", Square(200), bears=HALF),
                 # Where a little is missing for a flip, now the nearest boundary finds it, now many starts that are not
                 # tied to one class.
-                Stage("tangent-3", Tangent(30, runs=3), random_start=False, on="near"),
+                Stage("tangent-3", Tangent(60, runs=3), random_start=False, on="near"),
                 Stage("fmn", FMN(100), random_start=False, on="near"),
-                Stage("apgd-long", APGD(50, runs=18, climbs=logit_difference, wide=True), on="near"),
+                Stage("apgd-long", APGD(100, runs=18, climbs=logit_difference, wide=True), on="edge"),
                 # What AutoAttack runs, where gradients are masked: FAB finds most there in L2, random search in Linf.
                 # At full precision: rounding is what masks some of them, and more rounding hides flips.
                 Stage("fab-t", FABTargeted(100, runs=9), random_start=False, on="masked"),
                 Stage("square-5000", Square(5000), on="masked"),
                 Stage("apgd-ce-100", APGD(100, wide=True), on="masked"),
                 Stage("apgd-t-100", APGD(100, runs=9, climbs=dlr_targeted, wide=True), on="masked"),
+                # Random search is all there is where there are no gradients, and its luck differs from run to run.
+                Stage("square-10000", Square(10000), on="flat"),
             ),
             closer=CLOSER,
         ),
