@@ -101,8 +101,8 @@ def test_a_clear_sign_counts_and_so_do_two_faint_ones(notes, shown):
     [
         ({"still": -1.6, "moved": -1.6}, set()),
         ({"still": -1.4, "moved": -1.4}, {"near"}),
-        ({"still": -0.8, "moved": -0.8}, {"near"}),
-        ({"still": -0.6, "moved": -0.6}, {"near", "edge"}),
+        ({"still": -0.6, "moved": -0.6}, {"near"}),
+        ({"still": -0.4, "moved": -0.4}, {"near", "edge"}),
         ({"rise": 0.6}, {"near", "edge", "masked"}),
         ({"rise": 0.0}, {"near", "edge", "masked", "flat"}),
     ],

@@ -21,7 +21,7 @@ APART = (0.04, 0.15)  # between searches for one class from two starts, as a sha
 BLIND = (0.72, 1.02)  # how far a short search without gradients comes, as a share of how far those with came
 
 # Of the way to a flip. A boundary that is curved stops climbs that are near it; at its edge many long ones find it.
-NEAR, EDGE = 0.85, 0.93
+NEAR, EDGE = 0.85, 0.95
 
 SIGNS = {
     "flat": "the loss has no gradient",
