@@ -33,21 +33,21 @@ def samples(count: int):
 @pytest.fixture
 def looked(monkeypatch):
     """How many samples were looked at for what to search next, and for signs; the bar moves at every outcome."""
-    counts = {"next_radius": 0, "masked": 0, "calls": 0, "calls of signs": 0}
-    whole, signs = Findings.next_radius, Findings.masked
+    counts = {"next_radius": 0, "signs": 0, "calls": 0, "calls of signs": 0}
+    whole, shown = Findings.next_radius, Findings.signs
 
     def next_radius(self, *given):
         counts["next_radius"] += len(self.ids)
         counts["calls"] += 1
         return whole(self, *given)
 
-    def masked(self):
-        counts["masked"] += len(self.ids)
+    def signs(self):
+        counts["signs"] += len(self.ids)
         counts["calls of signs"] += 1
-        return signs(self)
+        return shown(self)
 
     monkeypatch.setattr(Findings, "next_radius", next_radius)
-    monkeypatch.setattr(Findings, "masked", masked)
+    monkeypatch.setattr(Findings, "signs", signs)
     monkeypatch.setattr(evaluation, "SHARD", 8)
     monkeypatch.setattr(evaluation, "BAR_SECONDS", 0.0)
     return counts
@@ -63,7 +63,7 @@ def test_samples_are_looked_at_as_often_however_many_there_are(looked, tmp_path,
             Net(), samples(count), parse_threats("Linf:0.3"), suite, 0,
             batch_size=16, journal=tmp_path / str(count) if shared else None,
         )  # fmt: skip
-        per_sample.append((looked["next_radius"] / count, looked["masked"] / count))
+        per_sample.append((looked["next_radius"] / count, looked["signs"] / count))
     (few, few_signs), (many, many_signs) = per_sample
     assert many < 1.5 * few
     assert many_signs <= 1.5 * few_signs
