@@ -64,7 +64,9 @@ def way(notes: Mapping[str, Notes], gaps: NDArray[np.float64] | None) -> NDArray
         gaps: as for :func:`signs`; without them no way is known.
     """
     ways = [np.zeros(len(next(iter(notes.values())).rise))]
-    for each in notes.values() if gaps is not None else ():
+    if gaps is None:
+        return ways[0]
+    for each in notes.values():
         runs = min(each.leads.shape[1], gaps.shape[1])
         ways.append(np.fmax.reduce(1 + each.leads[:, :runs] / np.maximum(gaps[:, :runs], 1e-12), 1))
     return np.asarray(np.fmax.reduce(ways))
