@@ -281,9 +281,9 @@ def test_a_few_aliases_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["backbone_lr", "head_lr", "backbone_weight_decay", "head_weight_decay"])
-@pytest.mark.parametrize("value", [1e7, 1e38, 1e308, float("inf"), float("nan"), -1.0])
+@pytest.mark.parametrize("value", [1e31, 1e38, 1e308, float("inf"), float("nan"), -1.0])
 def test_rates_that_no_float32_update_can_hold_are_refused(key, value):
     with pytest.raises(
-        ArgumentError, match=f"optimiser.{key} = .*: give (at most 1000000|at least 0|more than 0|a finite)"
+        ArgumentError, match=rf"optimiser.{key} = .*: give (at most (1000000|1e\+30)|at least 0|more than 0|a finite)"
     ):
         read_config({"optimiser": {key: value}})

@@ -480,7 +480,7 @@ def test_what_is_not_finite_ends_training_in_one_line(way, cause, tmp_path, monk
 
 def test_a_last_update_that_spoils_the_weights_is_no_finished_run(tmp_path: Path) -> None:
     """No later loss tells of it."""
-    one = config(tmp_path / "run", epochs=1, batch_size=90, optimiser={"backbone_lr": 1e37, "head_lr": 1e37})
+    one = config(tmp_path / "run", epochs=1, batch_size=90, optimiser={"backbone_lr": 1e30, "head_lr": 1e30})
     with pytest.raises(
         NonFiniteLossError, match=r"epoch 1 at step 1: logits on \d+ of 29 validation samples .*none yet"
     ):

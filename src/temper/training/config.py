@@ -166,9 +166,9 @@ class ProtocolConfig(Section):
 class OptimiserConfig(Section):
     """AdamW and what surrounds it."""
 
-    backbone_lr: float = Field(1e-3, gt=0, le=1e6)
+    backbone_lr: float = Field(1e-3, gt=0, le=1e30)
     """Peak learning rate of the backbone."""
-    head_lr: float = Field(1e-3, gt=0, le=1e6)
+    head_lr: float = Field(1e-3, gt=0, le=1e30)
     """Peak learning rate of the last linear layer."""
     backbone_weight_decay: float = Field(1e-4, ge=0, le=1e6)
     """Weight decay of the backbone; biases and norms have none."""
