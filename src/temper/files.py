@@ -25,6 +25,17 @@ WRONG_PLACE = {
 
 
 @contextmanager
+def named(path: Path, unfinished: Path) -> Iterator[None]:
+    """Inside, an error of writing ``unfinished`` tells of the ``path`` that it is for; a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(unfinished), unfinished):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; on success it is flushed to the disk and takes the place of ``path``.
 
@@ -38,15 +49,12 @@ def written(path: Path) -> Iterator[Path]:
     unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.part")
     made = [folder for folder in place.parents if not folder.exists()]
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(place)
-    except OSError as error:
-        if error.filename in (None, str(unfinished), unfinished):  # a limit or a full disk names no file
-            error.filename, error.filename2 = str(path), None
-        raise
+        with named(path, unfinished):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(place)
     finally:
         unfinished.unlink(missing_ok=True)
         if not place.exists():

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 
 from temper.errors import ArgumentError, MissingExtraError, TemperError, UnreachableError
-from temper.files import written
+from temper.files import named, written
 from temper.text import masked
 
 # What file systems without hard links say (FAT, many that lie in a cloud).
@@ -193,11 +193,12 @@ def _create(path: Path, content: bytes) -> None:
     # A link appears with its content, where creating and then writing would show an empty file.
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        link(unfinished, path)
+        with named(path, unfinished):
+            with unfinished.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            link(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
