@@ -64,8 +64,8 @@ def priced(entry: Entry, data: Path) -> dict[str, Any]:
     row = {"case": entry.name, "n": entry.count, "survivors": int((right & (frame["upper"] > entry.eps)).sum())}
     row |= {name: passes[name] for name in PASSES}
     runs_on = {stage.name: getattr(stage, "on", "all") for stage in get_suite("fast").stages}
-    for kind in ("near", "masked"):
-        own = told[told["stage"].map(runs_on) == kind]
+    for kind, stages_on in {"near": ("near", "edge"), "masked": ("masked", "flat")}.items():
+        own = told[told["stage"].map(runs_on).isin(stages_on)]
         row |= {f"{kind} samples": own["sample"].nunique()}
         row |= {f"{kind} {name}": int(own[name].sum()) for name in PASSES}
     return row
