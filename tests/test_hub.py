@@ -4,6 +4,8 @@ import errno
 import logging
 import socket
 import ssl
+import threading
+import time
 import urllib.error
 import urllib.request
 from email.message import Message
@@ -58,8 +60,12 @@ def test_the_hubs_client_is_left_as_it_was(monkeypatch, ends):
 
 def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, tmp_path, caplog, capfd):
     refuse(monkeypatch, urllib.error.URLError(socket.gaierror(-2, "Name or service not known")))
-    waits = []
-    monkeypatch.setattr("time.sleep", waits.append)  # what the client does between two tries
+    waits, sleep = [], time.sleep
+
+    def waited(seconds):  # what the client does between two tries; other threads sleep as ever
+        (waits.append if threading.current_thread() is threading.main_thread() else sleep)(seconds)
+
+    monkeypatch.setattr("time.sleep", waited)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"timm:resnet18.a1_in1k: its weights are not in the cache.*copy") as caught:
         sources.from_timm(

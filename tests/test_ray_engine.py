@@ -60,7 +60,7 @@ def engine_of(cluster: Cluster, **options: Any) -> RayEngine:
     return RayEngine(cluster.address, **options)
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(found: Callable[[], Any], seconds: float = 600) -> Any:  # on a busy machine runs take minutes
     """What ``found`` finds, as soon as it finds anything."""
     until = time.monotonic() + seconds
     while not (value := found()):
@@ -107,6 +107,8 @@ def test_a_node_lost_midway_changes_nothing(cluster: Cluster, tmp_path: Path) ->
         state = run_grid(grid, store, engine_of(cluster), task=lambda _: task)
     finally:
         killer.join()
+        if not victim:
+            cluster.remove_node(doomed)  # the next test wants one node alone
 
     assert state.complete and len(state.rows) == len(grid)
     run, _, before = victim
