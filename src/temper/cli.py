@@ -81,7 +81,7 @@ class Evaluate:
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
     suite: str = "fast"
-    """Attack suite: fast (a fraction of the passes of standard, and as many on samples with signs of masked
+    """Attack suite: fast (a fraction of the passes of standard, as many or more on samples with signs of masked
     gradients), standard (AutoAttack's four attacks with its budgets: for numbers to publish), margin (nearest flips of
     all samples, without a radius), apgd (10 steps on cross-entropy, as many papers report) or pgd."""
     limit: Count | None = None
