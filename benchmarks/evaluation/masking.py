@@ -4,6 +4,7 @@
 
 Writes masking.csv beside this file, a row per network as it comes. AutoAttack's verdicts are kept in autoattack.csv and
 taken from there the next time, for the very same weights; networks of masked.py are trained where theirs are missing.
+``--luck SEED`` asks instead how many of the samples that it broke AutoAttack itself misses with another seed: luck.csv.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from cases import Case, load, pixels
 from groups import JUDGED, TUNED, Entry
 from masked import RECIPES, images, masked
 from numpy.typing import NDArray
-from reference import STANDARD, autoattack
+from reference import STANDARD, Reference, autoattack
 from torch import Tensor, nn
 
 from temper.errors import TemperWarning
@@ -55,13 +56,7 @@ def reference(entry: Entry, data: Path) -> "pd.Series[Any]":
     weights = weights_fingerprint(network)[:12]
     row = known[(known["case"] == entry.name) & (known["n"] == entry.count) & (known["weights"] == weights)]
     if row.empty:
-        network = network.requires_grad_(False)
-        if x.shape[1] == 1:  # sooner; the package cannot take gradients of several channels in this layout
-            network = network.to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            few = network(x[:1]).shape[1] < 4  # its targeted DLR takes four logits
-        attacks = [attack for attack in STANDARD if not (few and attack == "apgd-t")]
-        done = autoattack(network, x, y, entry.norm, entry.eps, BATCH, attacks)
+        done = attacked(network, x, y, entry, seed=0)
         verdict = "".join(map(str, done.broken.astype(int)))
         seconds = round(sum(done.seconds.values()))
         values = [entry.name, entry.count, weights, verdict, done.forward, done.backward, seconds]
@@ -69,6 +64,27 @@ def reference(entry: Entry, data: Path) -> "pd.Series[Any]":
         known = pd.read_csv(path, dtype={"broken": str}) if path.exists() else known
         pd.concat([known, row]).to_csv(path, index=False)
     return row.iloc[0]
+
+
+def attacked(network: nn.Module, x: Tensor, y: Tensor, entry: Entry, seed: int) -> Reference:
+    """What AutoAttack finds."""
+    network = network.requires_grad_(False)
+    if x.shape[1] == 1:  # sooner; the package cannot take gradients of several channels in this layout
+        network = network.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        few = network(x[:1]).shape[1] < 4  # its targeted DLR takes four logits
+    attacks = [attack for attack in STANDARD if not (few and attack == "apgd-t")]
+    return autoattack(network, x, y, entry.norm, entry.eps, BATCH, attacks, seed)
+
+
+def lucky(entry: Entry, data: Path, seed: int) -> dict[str, Any]:
+    """Which of the samples that AutoAttack broke it misses with another seed."""
+    network, x, y = prepared(entry, data)
+    theirs = reference(entry, data)
+    places = np.flatnonzero(np.array(list(theirs["broken"])) == "1")
+    again = attacked(network, x[places], y[places], entry, seed).broken
+    missed = " ".join(map(str, places[~again]))
+    return {"case": entry.name, "weights": theirs["weights"], "seed": seed, "broken": len(places), "missed": missed}
 
 
 def compared(entry: Entry, data: Path, all_: bool) -> dict[str, Any]:
@@ -113,7 +129,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of entries")
     parser.add_argument("--reference", action="store_true", help="AutoAttack's verdicts alone")
     parser.add_argument("--broken", action="store_true", help="only samples that AutoAttack broke: what is missed")
-    parser.add_argument("--out", type=Path, default=HERE / "masking.csv")
+    parser.add_argument("--luck", type=int, metavar="SEED", help="AutoAttack against itself with another seed")
+    parser.add_argument("--out", type=Path, help="masking.csv, or luck.csv, beside this file")
     options = parser.parse_args()
     for entry in GROUPS[options.group]:
         if options.only and entry.name not in options.only:
@@ -121,12 +138,17 @@ def main() -> None:
         if options.reference:
             print(reference(entry, options.data).to_dict(), flush=True)
             continue
-        row = {"group": options.group, **compared(entry, options.data, not options.broken)}
+        if options.luck is not None:
+            row = lucky(entry, options.data, options.luck)
+            keys, out = ["case", "seed"], options.out or HERE / "luck.csv"
+        else:
+            row = {"group": options.group, **compared(entry, options.data, not options.broken)}
+            keys, out = ["group", "case"], options.out or HERE / "masking.csv"
         print(row, flush=True)
         frame = pd.DataFrame([row])
-        if options.out.exists():
-            frame = pd.concat([pd.read_csv(options.out), frame]).drop_duplicates(["group", "case"], keep="last")
-        frame.round(6).to_csv(options.out, index=False)
+        if out.exists():
+            frame = pd.concat([pd.read_csv(out), frame]).drop_duplicates(keys, keep="last")
+        frame.round(6).to_csv(out, index=False)
 
 
 if __name__ == "__main__":

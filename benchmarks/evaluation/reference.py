@@ -46,6 +46,7 @@ def autoattack(
     eps: float,
     batch_size: int,
     attacks: Sequence[str] = STANDARD,
+    seed: int = 0,
 ) -> Reference:
     """Run the attacks one after another on what the ones before left standing, as AutoAttack does."""
     from pyautoattack import AutoAttack
@@ -56,7 +57,7 @@ def autoattack(
     targets = min(9, logits.shape[1] - 1)  # the package asks for 9 of however few
     seconds = {}
     for attack in attacks:
-        adversary = AutoAttack(counted, norm=norm, eps=eps, version="custom", attacks=[attack], seed=0, device="cpu")
+        adversary = AutoAttack(counted, norm=norm, eps=eps, version="custom", attacks=[attack], seed=seed, device="cpu")
         adversary.verbose = False
         # The budgets of the standard version.
         adversary.apgd.n_restarts = 1
