@@ -118,6 +118,15 @@ def test_nor_do_the_suites_that_there_are(suite, norm):
     assert spent[1] <= planned[1]
 
 
+@pytest.mark.parametrize("stage", [stage for stage in STAGES + NEAREST if stage.attack.nearest], ids=lambda s: s.name)
+@pytest.mark.parametrize("closer", [None, CLOSER], ids=["alone", "with a closer"])
+def test_a_search_without_a_radius_ends_with_and_without_a_flip(stage, closer):
+    suite = Suite("nearest", (stage,), closer=closer)
+    for alone in (False, True):  # every flip is refused in the end
+        forward, _ = most(suite, Bumpy(2, lying=False, lost=0, alone=alone), "L1", [0.5, 5.0], None)
+        assert 0 < forward <= search_passes(suite, {"L1": 2})[0]
+
+
 def test_what_is_planned_is_reached_where_everything_goes_wrong():
     """The bound is no looser than it must be: each question is checked, and its flip refused alone."""
     suite = Suite("square", (Stage("square", Square(6), bears=(torch.bfloat16,)),))

@@ -175,8 +175,7 @@ class Findings:
         # An attack had nothing to go by, and all had their turn: what is open stays unknown.
         given_up = (turns == 0).any(0) & (turns >= 0).all(0)
         if self.suite.nearest:
-            done = (np.minimum.reduce(list(self.failed.values())) == np.inf) | given_up
-            return np.where(done, np.nan, np.inf)
+            return np.where((turns == np.inf).all(0) | given_up, np.nan, np.inf)
         survived, rising = self._survived(turns), np.asarray(sorted(radii))
         unsettled = (survived[:, None] < rising * (1 - ROUNDING)) & (rising * (1 + ROUNDING) < self.upper[:, None])
         count, first = unsettled.sum(1), unsettled.argmax(1)
