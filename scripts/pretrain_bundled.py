@@ -17,9 +17,9 @@ from temper import data, models
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import crafting
 from temper.attacks.pgd import PGD
+from temper.core.randomness import sample_keys
 from temper.models import bundled
 from temper.models.classifier import Classifier
-from temper.randomness import sample_keys
 
 BATCH = 128
 PEAK_LEARNING_RATE = 0.2

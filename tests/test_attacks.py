@@ -11,13 +11,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from temper import randomness
 from temper.attacks.apgd import APGD, L1_START, checkpoints
 from temper.attacks.attack import Problem, ask, input_gradient, learn, perturb
 from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import cross_entropy, flipped, kl_divergence
 from temper.attacks.pgd import PGD
+from temper.core import randomness
 from temper.threat import NORMS
 
 pytestmark = pytest.mark.numerical

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from temper import cli
 from temper.benchmark.advice import advise
 from temper.benchmark.store import Store
+from temper.cli import main as cli
 from temper.errors import ArgumentError, EvidenceError
 
 METRICS = ("clean", "linf", "l2", "l1", "common")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from temper.benchmark import parts as parts_module
 from temper.benchmark.queries import query
 from temper.benchmark.store import Store
+from temper.core.places import Place
 from temper.errors import ArgumentError, TemperWarning
-from temper.places import Place
 
 DAMAGE = {"empty": b"", "zeros": b"\x00" * 300, "text": b"PAR1 no such thing", "short": None}
 

@@ -13,7 +13,6 @@ import yaml
 
 import bench_grid
 from bench_grid import tiny
-from temper import cli
 from temper.benchmark import driving, running
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.driving import run_grid
@@ -23,7 +22,8 @@ from temper.benchmark.progress import state
 from temper.benchmark.running import execute
 from temper.benchmark.spec import cells, read_spec
 from temper.benchmark.store import Store
-from temper.claims import started
+from temper.cli import main as cli
+from temper.core.claims import started
 
 SAME = ["run", "clean", "linf", "expected", "weights", "data", "linf_low", "linf_high", "linf_n"]
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench_grid import TINY, tiny
-from temper import claims, models
+from temper import models
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.benchmark import search as module
@@ -23,11 +23,12 @@ from temper.benchmark.running import execute
 from temper.benchmark.search import accuracies, search_name, searched
 from temper.benchmark.spec import cells, read_spec
 from temper.benchmark.store import Store
+from temper.core import claims
+from temper.core.interrupt import Stopped
+from temper.core.randomness import sample_keys
 from temper.data import Pixels
 from temper.errors import MissingExtraError, NonFiniteLossError
-from temper.interrupt import Stopped
-from temper.randomness import sample_keys
-from temper.training.finetune import load_backbone, make_fabric, make_schedule
+from temper.runs.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.loop import Task
 from temper.training.splits import load_splits, splits_of
 

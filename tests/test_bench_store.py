@@ -8,9 +8,9 @@ import time
 import pandas as pd
 import pytest
 
-from temper import claims as claims_module
 from temper.benchmark.queries import query
 from temper.benchmark.store import Store
+from temper.core import claims as claims_module
 from temper.errors import ArgumentError, RunError, UnreachableError
 
 

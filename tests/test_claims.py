@@ -10,12 +10,12 @@ import uuid
 
 import pytest
 
-from temper import claims as claims_module
-from temper.claims import Claims, Holder, machine, started
-from temper.places import Place
+from temper.core import claims as claims_module
+from temper.core.claims import Claims, Holder, machine, started
+from temper.core.places import Place
 
 HOLD = (
-    "import sys, time; from temper.claims import Claims; from temper.places import Place;"
+    "import sys, time; from temper.core.claims import Claims; from temper.core.places import Place;"
     "assert Claims(Place(sys.argv[1]), 'claims').take('work', 'theirs'); print('taken', flush=True); time.sleep(60)"
 )
 

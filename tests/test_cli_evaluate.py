@@ -18,10 +18,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from temper import cli, evaluation, folders
-from temper.cli import main
+from temper.cli import main as cli
+from temper.cli.main import main
 from temper.errors import TemperWarning
+from temper.evaluation import measurement
 from temper.margins import EvidenceTable
+from temper.runs import folders
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -133,8 +135,8 @@ def test_running_again_searches_nothing_twice(place, capsys, monkeypatch):
     assert call(*usual("--json")) == 0
     first = json.loads(capsys.readouterr().out)
     before = Path("out/margins.parquet").read_bytes()
-    monkeypatch.setattr(folders.evaluation, "examples", lambda *_: [])
-    monkeypatch.setattr(evaluation, "search", lambda *_, **__: pytest.fail("searched again"))
+    monkeypatch.setattr(folders.measurement, "examples", lambda *_: [])
+    monkeypatch.setattr(measurement, "search", lambda *_, **__: pytest.fail("searched again"))
     assert call(*usual("--json")) == 0
     second = json.loads(capsys.readouterr().out)
     assert second | {"seconds": 0} == first | {"seconds": 0}
@@ -372,7 +374,7 @@ def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
         # A pause after each shard, so that processes that start later find some left.
         "import os, sys, time\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\n"
         "now, fast = time.time, float(os.environ['FAST'])\ntime.time = lambda: now() + fast\n"
-        "settle = evaluation._Search._settle\n"
+        "settle = measurement._Search._settle\n"
         "def slowly(self, *shard):\n    settle(self, *shard)\n    time.sleep(1)\n"
         "evaluation._Search._settle = slowly\n"
         "sys.exit(cli.main())\n"

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 import temper
-from temper import demo
-from temper.cli import main, parse_duration
+from temper.cli import demo
+from temper.cli.main import main, parse_duration
 from temper.errors import ArgumentError
+from temper.runs.run import Run
 from temper.training import loop
 from temper.training.config import FinetuneConfig, read_config
-from temper.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

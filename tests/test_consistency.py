@@ -13,8 +13,8 @@ from sklearn import metrics as sk
 from evidence import untouched
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import consistency
-from temper.margins.brittleness import Brittleness, brittleness
 from temper.margins.consistency import detection, eps_sweep, kendall, margin_consistency, risk_curve, roc_curve
+from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.scores import FeatureMargin, logit_margin
 from temper.margins.table import EvidenceTable, Provenance
 

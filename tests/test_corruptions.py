@@ -36,7 +36,6 @@ from temper.corruptions import (
 )
 from temper.corruptions.blur import _disk, _shuffled, smeared, zoomed
 from temper.corruptions.figure import accuracy_figure
-from temper.corruptions.folder import FIGURE, SUMMARY, corruptions_into
 from temper.corruptions.geometry import _smoothed
 from temper.corruptions.measure import each_corruption, guide, measure
 from temper.corruptions.parameters import CIFAR, IMAGENET, TABLES, table_for
@@ -44,6 +43,7 @@ from temper.corruptions.weather import _outlines, plasma
 from temper.data import ArrayImages, Dataset, Pixels, load
 from temper.data.augment import resize
 from temper.errors import ArgumentError, DataError, EvidenceError, ModelError
+from temper.runs.corruptions import FIGURE, SUMMARY, corruptions_into
 
 ALL = IMAGENET_C + EXTRA
 #: Its seed moves nothing: the formula is the same for every sample.
@@ -680,7 +680,8 @@ def test_ctrl_c_saves_and_the_same_call_finishes(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from temper.corruptions import folder, measure
+from temper.runs import corruptions as folder
+from temper.corruptions import measure
 
 work, begun = measure._predictions, []
 

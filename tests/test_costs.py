@@ -14,11 +14,11 @@ from temper.attacks.engine import Engine
 from temper.attacks.fab import FABTargeted
 from temper.attacks.losses import logit_difference_targeted
 from temper.attacks.pgd import PGD
-from temper.attacks.search import Findings, search
 from temper.attacks.square import Square
 from temper.attacks.suites import CLOSER, SUITES, Stage, Suite, get_suite
 from temper.attacks.tangent import Tangent
 from temper.benchmark.costs import search_passes
+from temper.evaluation.search import Findings, search
 from temper.threat import NORMS
 from test_engine import Work
 

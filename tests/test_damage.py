@@ -17,17 +17,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench_grid import tiny
-from temper import cli, evaluation, files, models
+from temper import models
 from temper.benchmark import engines
-from temper.brittleness import folder
+from temper.cli import main as cli
+from temper.core import files
+from temper.core.files import read_json, write_json
 from temper.corruptions.table import CorruptionTable
 from temper.errors import EvidenceError, ModelError, TemperError
-from temper.files import read_json, write_json
+from temper.evaluation import measurement
 from temper.margins import EvidenceTable
 from temper.margins.detector import BrittlenessDetector
-from temper.training import finetune
+from temper.runs import finetune
+from temper.runs import margins as folder
+from temper.runs.run import Run
 from temper.training.config import read_config
-from temper.training.run import Run
 from temper.training.seen import read_seen
 
 pytestmark = pytest.mark.filterwarnings("default::temper.errors.TemperWarning")
@@ -275,7 +278,7 @@ def test_a_table_is_made_again_from_the_journal_as_it_was(place):
 
 def test_nothing_is_searched_again_for_a_damaged_table(place, monkeypatch):
     damage("margins/margins.parquet", zeroed)
-    monkeypatch.setattr(evaluation, "search", lambda *_: pytest.fail("it searches again"))
+    monkeypatch.setattr(measurement, "search", lambda *_: pytest.fail("it searches again"))
     assert call(MARGINS) == 0
 
 

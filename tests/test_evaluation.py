@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from temper import data, evaluation, models
+from temper import data, models
 from temper.errors import ArgumentError, EvidenceError, ModelError, TemperWarning
-from temper.evaluation import Evaluation, examples, measure
+from temper.evaluation import measurement
+from temper.evaluation.measurement import Evaluation, examples, measure
+from temper.evaluation.samples import from_arrays, from_dataset
 from temper.margins import EvidenceTable
-from temper.samples import from_arrays, from_dataset
 from temper.threat import NORMS, parse_threats
 
 pytestmark = pytest.mark.numerical
@@ -26,7 +27,7 @@ RADII = {"Linf": "0.01,0.02,0.04,0.08", "L2": "0.05,0.1,0.2,0.4", "L1": "0.2,0.5
 # By how much the last radius survived may exceed the margin: ten steps of L2 and L1 end near the best point only, and
 # cross-entropy may climb towards another class than the nearest.
 SHORT = {"Linf": 0.06, "L2": 0.08, "L1": 0.08}
-evaluate = functools.partial(evaluation.evaluate, suite="apgd")
+evaluate = functools.partial(measurement.evaluate, suite="apgd")
 THREATS = [f"{norm}:{radii}" for norm, radii in RADII.items()]
 FOUND = ["sample", "label", "prediction", "norm", "suite", "upper", "survived", "attack"]
 
@@ -276,7 +277,7 @@ def test_resuming_ends_where_an_uninterrupted_measurement_does(monkeypatch, tmp_
     for budget in (25, 45, 65):  # the clock ticks at least once in every step
         with monkeypatch.context() as patch:
             clock = itertools.count()
-            patch.setattr(evaluation, "time", SimpleNamespace(monotonic=lambda clock=clock: float(next(clock))))
+            patch.setattr(measurement, "time", SimpleNamespace(monotonic=lambda clock=clock: float(next(clock))))
             done = run(journal=tmp_path, time_budget=budget)
         assert not done.complete
         assert done.table.robust_accuracy("L2", 0.5).unknown > 0
@@ -393,7 +394,7 @@ def test_evidence_on_something_else_is_not_gone_on_with():
 
 def test_ctrl_c_reaches_the_caller(monkeypatch):
     images = pictures(2)
-    monkeypatch.setattr(evaluation, "measure", lambda *_, **__: Evaluation(None, complete=False, seconds=0.0))
+    monkeypatch.setattr(measurement, "measure", lambda *_, **__: Evaluation(None, complete=False, seconds=0.0))
     with pytest.raises(KeyboardInterrupt):
         evaluate(Linear(), images, [0, 0], "Linf:0.1")
 

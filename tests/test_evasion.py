@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.ball import distance
-from temper.attacks.evasion import raise_score, sure_of_target
+from temper.detection.evasion import raise_score, sure_of_target
 from temper.margins.scores import logit_margin
 
 

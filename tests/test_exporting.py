@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from temper import cli, exporting, models, prediction
+from temper import models
+from temper.cli import main as cli
+from temper.deployment import exporting, prediction
+from temper.deployment.exporting import compare, export
+from temper.deployment.prediction import Deployed
 from temper.errors import ArgumentError, EvidenceError, MissingExtraError, ModelError
-from temper.exporting import compare, export
 from temper.models import Classifier
-from temper.prediction import Deployed
 from test_prediction import POOLED, detector_of, run  # noqa: F401  (a fixture)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from temper.files import target, write_json, written
+from temper.core.files import target, write_json, written
 
 
 def test_a_link_is_written_through(tmp_path):

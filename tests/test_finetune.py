@@ -20,14 +20,14 @@ from sklearn.datasets import load_digits
 
 import tiny
 from temper import models
+from temper.core.interrupt import Stopped
+from temper.core.threads import computing_with
 from temper.errors import ArgumentError, DataError, NonFiniteLossError, RunError
-from temper.interrupt import Stopped
-from temper.threads import computing_with
+from temper.runs.finetune import finetune
+from temper.runs.run import Run
 from temper.training import loop
 from temper.training.checkpoints import Checkpoint, Progress, last_checkpoint, save_checkpoint
 from temper.training.config import read_config, resolve
-from temper.training.finetune import finetune
-from temper.training.run import Run
 from temper.training.schedules import EpsilonSchedule
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -288,7 +288,7 @@ def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
     settings = config(tmp_path / "killed", epochs=8, optimiser={"ema": 0.9, "clip_norm": 1.0})
     # A fork server imports once; its children are fresh processes all the same.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["temper.training.finetune"])
+    context.set_forkserver_preload(["temper.runs.finetune"])
     rng = np.random.default_rng(int(os.environ.get("KILL_SEED", "0")))
     killed_at: list[Path | None] = []
     for wanted in sorted(rng.choice(np.arange(1, 23), size=4, replace=False)):
@@ -586,7 +586,7 @@ def test_force_deletes_only_when_the_place_is_taken(tmp_path: Path, monkeypatch:
         raise OSError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr("temper.training.run.write_config", fail)
+        patch.setattr("temper.runs.run.write_config", fail)
         with pytest.raises(OSError, match="no space"):
             finetune(config(tmp_path / "run", epochs=1, seed=1), force=True)
     (aside,) = tmp_path.glob(".run.replaced-*")

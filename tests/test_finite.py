@@ -18,8 +18,8 @@ from temper.attacks.square import Square
 from temper.attacks.suites import SUITES, Suite
 from temper.attacks.tangent import Tangent
 from temper.errors import TemperWarning
-from temper.evaluation import measure
-from temper.samples import from_arrays
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
 from temper.threat import parse_threats
 from test_evaluation import Net, pictures, predictions
 

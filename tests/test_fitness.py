@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 import kinds
 import temper
-from temper import folders, models
-from temper.attacks.search import Findings, Outcome
+from temper import models
 from temper.attacks.suites import SUITES
-from temper.brittleness.folder import margins_into
-from temper.corruptions.folder import corruptions_into
+from temper.deployment.prediction import Predictor
 from temper.errors import EvidenceError, ModelError, TemperWarning
-from temper.fitness import note_few_classes, warn_if_flat, warn_if_inconstant, warn_if_masked
-from temper.prediction import Predictor
+from temper.evaluation.fitness import note_few_classes, warn_if_flat, warn_if_inconstant, warn_if_masked
+from temper.evaluation.search import Findings, Outcome
+from temper.runs import folders
+from temper.runs.corruptions import corruptions_into
+from temper.runs.margins import margins_into
 from temper.threat import parse_threats
 
 

@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from temper.attacks.search import Findings, Outcome
 from temper.attacks.suites import SUITES
-from temper.claims import STALE_SECONDS
+from temper.core.claims import STALE_SECONDS
 from temper.errors import EvidenceError
-from temper.journal import Journal
+from temper.evaluation.journal import Journal
+from temper.evaluation.search import Findings, Outcome
 
 HEADER = {"suite": "apgd", "seed": 0}
 OUTCOMES = [
@@ -66,7 +66,7 @@ def test_a_shard_belongs_to_one_process_until_it_gives_it_back(tmp_path):
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from temper.journal import Journal;"
+        "import sys; from pathlib import Path; from temper.evaluation.journal import Journal;"
         "import os; assert Journal(Path(sys.argv[1]), {}).claim('Linf-0'); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from temper import evaluation, journal
-from temper.attacks.search import Findings, Outcome
-from temper.evaluation import measure
-from temper.journal import Journal
-from temper.samples import from_arrays
+from temper.evaluation import journal, measurement
+from temper.evaluation.journal import Journal
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
+from temper.evaluation.search import Findings, Outcome
 from temper.threat import parse_threats
 
 
@@ -48,8 +48,8 @@ def looked(monkeypatch):
 
     monkeypatch.setattr(Findings, "next_radius", next_radius)
     monkeypatch.setattr(Findings, "signs", signs)
-    monkeypatch.setattr(evaluation, "SHARD", 8)
-    monkeypatch.setattr(evaluation, "BAR_SECONDS", 0.0)
+    monkeypatch.setattr(measurement, "SHARD", 8)
+    monkeypatch.setattr(measurement, "BAR_SECONDS", 0.0)
     return counts
 
 
@@ -79,14 +79,14 @@ def test_a_sample_that_others_searched_is_looked_at_alone(looked, tmp_path):
 
 def test_signs_are_computed_once_for_each_look(looked):
     count = 5
-    found = Findings(evaluation.get_suite("fast").in_norm("Linf"), np.arange(count), np.ones((count, 2)))
+    found = Findings(measurement.get_suite("fast").in_norm("Linf"), np.arange(count), np.ones((count, 2)))
     found.next_radius([0.1])
     assert looked["calls of signs"] == looked["calls"] == 1
 
 
 def test_some_samples_are_known_as_among_all():
     random = np.random.default_rng(0)
-    suite = evaluation.get_suite("fast").in_norm("Linf")
+    suite = measurement.get_suite("fast").in_norm("Linf")
     found = Findings(suite, np.arange(0, 60, 2), random.uniform(0.5, 2, (30, 9)))
     for stage in suite.stages:
         for sample in random.choice(found.ids, 20, replace=False).tolist():

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from temper.brittleness import folder
-from temper.brittleness.folder import margins_into
-from temper.cli import main
+from temper.cli.main import main
 from temper.errors import ArgumentError
 from temper.margins import EvidenceTable
 from temper.margins.detector import BrittlenessDetector
+from temper.runs import margins as folder
+from temper.runs.margins import margins_into
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from temper.attacks import search
 from temper.attacks.square import Square
 from temper.attacks.suites import SUITES
 from temper.errors import TemperWarning
-from temper.evaluation import measure
-from temper.samples import from_arrays
+from temper.evaluation import search
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
 from temper.threat import Threat
 
 pytestmark = pytest.mark.numerical

@@ -12,13 +12,13 @@ from torch import nn
 import kinds
 import temper
 from temper import models
-from temper.brittleness.folder import margins_into
-from temper.corruptions.folder import corruptions_into
+from temper.deployment.exporting import export
+from temper.deployment.prediction import Predictor
 from temper.errors import ModelError, TemperWarning
-from temper.exporting import export
 from temper.models.outputs import as_logits, form_of
-from temper.prediction import Predictor
-from temper.training.finetune import finetune
+from temper.runs.corruptions import corruptions_into
+from temper.runs.finetune import finetune
+from temper.runs.margins import margins_into
 
 SIGMOIDS = [lambda z: torch.sigmoid(z), lambda z: z.sigmoid().squeeze(1), lambda z: torch.sigmoid(z[:, 0])]
 

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 import temper
-from temper import folders, models
-from temper.brittleness.folder import margins_into
-from temper.corruptions.folder import corruptions_into
+from temper import models
+from temper.deployment.prediction import Prediction, Predictor
 from temper.errors import DataError, ModelError
-from temper.prediction import Prediction, Predictor
-from temper.training.finetune import finetune
+from temper.runs import folders
+from temper.runs.corruptions import corruptions_into
+from temper.runs.finetune import finetune
+from temper.runs.margins import margins_into
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from temper import models
 from temper.errors import ModelError
 from temper.models.saving import check_restores, save
-from temper.training import finetune as finetuning
-from temper.training.finetune import finetune
+from temper.runs import finetune as finetuning
+from temper.runs.finetune import finetune
 from temper.training.rehearsal import rehearse
 
 

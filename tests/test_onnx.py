@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import temper
 from temper import models
+from temper.deployment.exporting import export
 from temper.errors import ModelError
-from temper.exporting import export
 from temper.models.onnx import layout_of
 
 onnx = pytest.importorskip("onnx", reason="needs the extra temper[onnx]")

@@ -8,8 +8,8 @@ import torch
 from cases import Case, load, pixels
 from reference import autoattack
 
-from temper.evaluation import measure
-from temper.samples import from_arrays
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
 from temper.threat import Threat
 
 

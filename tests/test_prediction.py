@@ -17,15 +17,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from temper import cli, data, evaluation, models, prediction, samples
-from temper.console import write_predictions
+from temper import data, models
+from temper.cli import main as cli
+from temper.cli.console import write_predictions
+from temper.deployment import prediction
+from temper.deployment.prediction import Deployed, Failure, Prediction, Predictor, find_images
 from temper.errors import ArgumentError
+from temper.evaluation import measurement, samples
 from temper.margins.detector import BrittlenessDetector
 from temper.margins.intervals import Estimate
 from temper.models import Classifier
-from temper.prediction import Deployed, Failure, Prediction, Predictor, find_images
+from temper.runs.finetune import finetune
 from temper.threat import Threat
-from temper.training.finetune import finetune
 
 COLUMNS = ["image", "class", "class_index", "confidence", "margin", "brittle"]
 POOLED = """
@@ -163,7 +166,7 @@ def test_what_is_predicted_is_what_evaluation_measures(tmp_path, capsys):
             Image.fromarray(pixels).save(tmp_path / "data" / f"class{k}" / f"{number}.png")
     classifier = models.load("bundled")
     measured = samples.from_dataset(data.load(str(tmp_path / "data")), classifier)
-    table = evaluation.measure(classifier, measured, [Threat("Linf", 1e-6)], "pgd", 0).table.to_pandas()
+    table = measurement.measure(classifier, measured, [Threat("Linf", 1e-6)], "pgd", 0).table.to_pandas()
     for size in (1, 4, 64):
         found = list(Predictor(classifier, None)(find_images([str(tmp_path / "data")], None), size))
         assert [each.class_index for each in found] == table["prediction"].tolist()

@@ -9,9 +9,9 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from temper.detection import pseudo
+from temper.detection.pseudo import RECIPES, PseudoMargin
 from temper.errors import ArgumentError, EvidenceError
-from temper.margins import pseudo
-from temper.margins.pseudo import RECIPES, PseudoMargin
 from temper.margins.scores import logit_margin
 
 RECIPE_NAMES = sorted(RECIPES)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from temper import randomness
+from temper.core import randomness
 
 # The first outputs of SplitMix64 with the seed 1234567, as published on Rosetta Code.
 PUBLISHED = (

@@ -22,8 +22,8 @@ from temper.benchmark.engines import DEATHS, Execute, LocalEngine  # noqa: E402
 from temper.benchmark.ray_engine import RayEngine, _check_room, _Flight  # noqa: E402
 from temper.benchmark.spec import Cell, Measure  # noqa: E402
 from temper.benchmark.store import FAILED, Store  # noqa: E402
+from temper.core.interrupt import Stopped  # noqa: E402
 from temper.errors import ArgumentError, RunError  # noqa: E402
-from temper.interrupt import Stopped  # noqa: E402
 from temper.training.config import read_config, resolve  # noqa: E402
 
 SMALL = {"include_dashboard": False, "object_store_memory": 80_000_000}

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temper import evaluation
 from temper.attacks.suites import SUITES, Stage, Suite
-from temper.evaluation import Evaluation, measure
+from temper.evaluation import measurement
+from temper.evaluation.measurement import Evaluation, measure
+from temper.evaluation.samples import from_arrays
 from temper.margins import EvidenceTable
-from temper.samples import from_arrays
 from temper.threat import NORMS, parse_threats
 from test_evaluation import Net, pictures, predictions
 
@@ -62,7 +62,7 @@ def uninterrupted(suite: str, norm: str) -> tuple[EvidenceTable, int]:
 @contextmanager
 def stopped(after: int, by: str) -> Iterator[list[int]]:
     """A measurement inside is stopped when so many outcomes have come, by Ctrl-C or by the end of its time."""
-    outcomes, search = [0], evaluation.search
+    outcomes, search = [0], measurement.search
 
     def watched(*args):
         for outcome in search(*args):
@@ -75,8 +75,8 @@ def stopped(after: int, by: str) -> Iterator[list[int]]:
         return 10.0 if by == "budget" and outcomes[0] >= after else 0.0
 
     with (
-        mock.patch.object(evaluation, "search", watched),
-        mock.patch.object(evaluation, "time", SimpleNamespace(monotonic=clock)),
+        mock.patch.object(measurement, "search", watched),
+        mock.patch.object(measurement, "time", SimpleNamespace(monotonic=clock)),
     ):
         yield outcomes
 

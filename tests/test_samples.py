@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from temper.data.dataset import ArrayImages
 from temper.errors import ArgumentError, DataError
-from temper.samples import from_arrays
+from temper.evaluation.samples import from_arrays
 
 SIDES = st.integers(5, 40)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temper import cli, data, folders
+from temper import data
+from temper.cli import main as cli
 from temper.data import ArrayImages, Dataset
 from temper.errors import DataError
-from temper.training.finetune import finetune
+from temper.runs import folders
+from temper.runs.finetune import finetune
 from temper.training.seen import SEEN, note_seen, seen_by, unseen
 from temper.training.splits import Splits
 

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from temper import claims as claims_module
-from temper import cli, evaluation, folders
-from temper.claims import FILLED_BY, Claims, alone, in_turn
+from temper.cli import main as cli
+from temper.core import claims as claims_module
+from temper.core.claims import FILLED_BY, Claims, alone, in_turn
+from temper.core.files import made
+from temper.core.places import Place
 from temper.errors import EvidenceError, RunError
-from temper.files import made
-from temper.places import Place
-from temper.training.run import CONFIG, RECORD
+from temper.evaluation import measurement
+from temper.runs import folders
+from temper.runs.run import CONFIG, RECORD
 
 FILL = (
-    "import sys, time; from pathlib import Path; from temper.claims import alone\n"
+    "import sys, time; from pathlib import Path; from temper.core.claims import alone\n"
     "with alone(Path(sys.argv[1])): print('taken', flush=True); time.sleep(60)"
 )
 FINETUNE = ["finetune", "--data.train", "digits", "--model.name", "tiny:plain", "--model.image-size", "8"]
@@ -153,25 +155,25 @@ def test_evidence_on_something_else_is_refused_before_there_is_any(tmp_path, mon
                 pass
         raise EvidenceError("stopped")
 
-    monkeypatch.setattr(evaluation, "measure", stopped)
+    monkeypatch.setattr(measurement, "measure", stopped)
     assert cli.main(["evaluate", *MEASURE, *THREAT, "--out", str(tmp_path / "out")]) == 2
     assert "stopped" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_what_another_suite_found_meanwhile_is_kept(tmp_path, monkeypatch):
-    measure, out = evaluation.measure, tmp_path / "out"
+    measure, out = measurement.measure, tmp_path / "out"
     call = ["evaluate", *MEASURE[:-1], "10", *THREAT, "--out", str(out), "--suite"]
 
     def overtaken(*arguments, **options):
         done = measure(*arguments, **options)
-        monkeypatch.setattr(evaluation, "measure", measure)
+        monkeypatch.setattr(measurement, "measure", measure)
         assert cli.main([*call, "pgd"]) == 0
         return done
 
-    monkeypatch.setattr(evaluation, "measure", overtaken)
+    monkeypatch.setattr(measurement, "measure", overtaken)
     assert cli.main([*call, "apgd"]) == 0
-    assert {*folders.known_evidence(out / evaluation.TABLE).provenance.suites} == {"apgd", "pgd"}
+    assert {*folders.known_evidence(out / measurement.TABLE).provenance.suites} == {"apgd", "pgd"}
 
 
 def test_folders_made_for_nothing_are_removed(tmp_path):

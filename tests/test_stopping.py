@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from temper.claims import started
+from temper.core.claims import started
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 PATIENCE = 120.0  # seconds, on a machine with much else to do
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from temper.samples import Samples
+from temper.evaluation.samples import Samples
 
 
 class Slow(torch.utils.data.Dataset):
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     [
         *((EVALUATE, name, number) for name in ("json", "tyro", "numpy") for number in (signal.SIGINT, signal.SIGTERM)),
         (EVALUATE, "torch._tensor", signal.SIGINT),
-        (FINETUNE, "temper.training.finetune", signal.SIGTERM),
+        (FINETUNE, "temper.runs.finetune", signal.SIGTERM),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from temper import console, text
+from temper import text
+from temper.cli import console
+from temper.deployment.prediction import Failure, Prediction
 from temper.errors import ArgumentError, DataError, MissingExtraError, RunError, TemperError
-from temper.prediction import Failure, Prediction
 from temper.report import Value
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)  # surrogates and control characters, too

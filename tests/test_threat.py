@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from temper import randomness
 from temper.attacks.ball import distance, project, random_point, steepest_step, within_box
+from temper.core import randomness
 from temper.errors import ArgumentError
 from temper.threat import NORMS, Threat, check_norm, format_eps, parse_eps, parse_threats
 

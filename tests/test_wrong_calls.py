@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from temper import cli
+from temper.cli import main as cli
 from wrong_calls import RIGHT, WrongCall, commands, furnish, wrong_calls
 
 BOX = set("╭╮╰╯│─┏┓┗┛┃━")

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from temper import bench, cli
-from temper.calls import Option, options
+from temper.cli import bench
+from temper.cli import main as cli
+from temper.core.calls import Option, options
 
 THREAT = ["--threat", "Linf:8/255"]
 MODEL_AND_DATA = ["--model", "bundled", "--data", "digits"]

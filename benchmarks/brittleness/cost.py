@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from temper import models
+from temper.deployment.prediction import Deployed
 from temper.margins.detector import BrittlenessDetector
 from temper.margins.intervals import Estimate
-from temper.prediction import Deployed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "epsilon_scheduling"))
 

@@ -20,7 +20,7 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from temper.margins import EvidenceTable
-from temper.margins.brittleness import brittleness
+from temper.margins.decisions import brittleness
 from temper.margins.detector import conformal_threshold
 from temper.report.figures import STYLE, run_colour
 

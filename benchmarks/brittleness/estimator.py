@@ -26,7 +26,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, Percent
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from temper.margins.brittleness import brittleness
+from temper.margins.decisions import brittleness
 from temper.margins.subset import (
     SubsetEstimate,
     SubsetPlan,

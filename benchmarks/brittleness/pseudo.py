@@ -22,17 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from temper.detection.pseudo import RECIPES, PseudoMargin
 from temper.errors import EvidenceError
-from temper.evaluation import measure
-from temper.margins.brittleness import brittleness
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
 from temper.margins.consistency import detection, margin_consistency
+from temper.margins.decisions import brittleness
 from temper.margins.intervals import Estimate
-from temper.margins.pseudo import RECIPES, PseudoMargin
 from temper.margins.scores import FeatureMargin, logit_margin
 from temper.margins.table import EvidenceTable
 from temper.models.features import features_and_logits
 from temper.models.heads import find_head
-from temper.samples import from_arrays
 from temper.threat import Threat
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))

@@ -18,15 +18,15 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from temper.brittleness.folder import margins_into
-from temper.brittleness.view import SCORES
 from temper.errors import EvidenceError
-from temper.evaluation import TABLE
+from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable
-from temper.margins.brittleness import brittleness
 from temper.margins.consistency import detection
+from temper.margins.decisions import brittleness
 from temper.report.brittleness_figures import tau_bars
 from temper.report.figures import STYLE
+from temper.runs.brittleness import SCORES
+from temper.runs.margins import margins_into
 
 HERE = Path(__file__).parent
 RADII = (2 / 255, 4 / 255, 8 / 255)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from temper.benchmark.analysis import paired_comparison, spread_over_seeds
-from temper.evaluation import TABLE
+from temper.evaluation.measurement import TABLE
 from temper.margins import EvidenceTable
-from temper.training.finetune import finetune
+from temper.runs.finetune import finetune
 
 EPS = 24 / 255
 METRICS = ["clean", "robust", "expected"]

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from runs import GRID, METHODS, PER_EPOCH, SEEDS, configuration
 
 from temper.benchmark.analysis import spread_over_seeds
-from temper.evaluation import TABLE
+from temper.evaluation.measurement import TABLE
 from temper.margins import EvidenceTable
-from temper.training.finetune import finetune
-from temper.training.run import Run
+from temper.runs.finetune import finetune
+from temper.runs.run import Run
 
 HERE = Path(__file__).parent
 EPS = 8 / 255

@@ -33,9 +33,9 @@ from reference import autoattack
 from temper.attacks.fab import FABTargeted
 from temper.attacks.fmn import FMN
 from temper.attacks.suites import SUITES, Stage, Suite
-from temper.evaluation import Evaluation, measure
-from temper.precision import half
-from temper.samples import from_arrays
+from temper.core.precision import half
+from temper.evaluation.measurement import Evaluation, measure
+from temper.evaluation.samples import from_arrays
 from temper.threat import Threat
 
 HERE = Path(__file__).parent

@@ -23,9 +23,9 @@ from reference import STANDARD, Reference, autoattack
 from torch import Tensor, nn
 
 from temper.errors import TemperWarning
-from temper.evaluation import measure
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
 from temper.models import weights_fingerprint
-from temper.samples import from_arrays
 from temper.threat import Threat
 
 HERE = Path(__file__).parent

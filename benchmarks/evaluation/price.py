@@ -17,8 +17,8 @@ from groups import Entry
 from masking import BATCH, prepared
 
 from temper.attacks.suites import get_suite
-from temper.evaluation import measure
-from temper.samples import from_arrays
+from temper.evaluation.measurement import measure
+from temper.evaluation.samples import from_arrays
 from temper.threat import Threat
 
 HERE = Path(__file__).parent

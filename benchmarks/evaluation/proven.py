@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from temper import models
 from temper.attacks.crafting import foldable
 from temper.attacks.engine import Engine, Work
-from temper.attacks.search import Findings, search
 from temper.attacks.suites import Suite
+from temper.evaluation.search import Findings, search
 
 INSTANCES = [
     "cifar10_resnet21__resnet_4b",

@@ -35,7 +35,7 @@ def main() -> int:
     spec = call.out / "spec.yaml"
     spec.write_text((HERE / "spec.yaml").read_text().replace("DATA/", f"{call.data / 'images'}/"))
 
-    from temper.cli import main as temper
+    from temper.cli.main import main as temper
 
     store = str(call.out / "results")
     status = temper(["bench", "run", str(spec), "--store", store, "--workers", str(call.workers)])

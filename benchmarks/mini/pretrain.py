@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from temper import data
+from temper.core.files import written
 from temper.data import Pixels
-from temper.files import written
 from temper.training.loop import to_pixels
 
 EPOCHS, BATCH, LR = 12, 128, 2e-3

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from temper.errors import TemperError, TemperWarning
 
 if TYPE_CHECKING:
-    from temper.evaluation import evaluate
+    from temper.evaluation.measurement import evaluate
     from temper.margins import BrittlenessDetector, Estimate, EvidenceTable, margin_consistency
+    from temper.runs.finetune import finetune
     from temper.training.config import FinetuneConfig
-    from temper.training.finetune import finetune
     from temper.training.schedules import EpsilonSchedule
 
 _HOMES = {
@@ -21,8 +21,8 @@ _HOMES = {
     "Estimate": "temper.margins",
     "EvidenceTable": "temper.margins",
     "FinetuneConfig": "temper.training.config",
-    "evaluate": "temper.evaluation",
-    "finetune": "temper.training.finetune",
+    "evaluate": "temper.evaluation.measurement",
+    "finetune": "temper.runs.finetune",
     "margin_consistency": "temper.margins",
 }
 

@@ -12,7 +12,7 @@ def main() -> int:
     """Run a command; returns the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    from temper.cli import main as run
+    from temper.cli.main import main as run
 
     return run()
 

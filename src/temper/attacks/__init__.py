@@ -1,1 +1,1 @@
-"""Searching for evidence: attacks, suites of attacks, and the search that drives them."""
+"""Attacks, their losses and suites, and the engine that runs them in batches."""

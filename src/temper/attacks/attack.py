@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from temper import randomness
 from temper.attacks.ball import rows
 from temper.attacks.losses import Loss, flipped
+from temper.core import randomness
 from temper.threat import Norm
 
 Model = Callable[[Tensor], Tensor]

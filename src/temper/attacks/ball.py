@@ -9,7 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from temper import randomness
+from temper.core import randomness
 from temper.threat import Norm
 
 

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from temper import randomness
 from temper.attacks.attack import Answer, Problem, State, ask, learn
 from temper.attacks.ball import distance, exact_distance, into_ball, rows
 from temper.attacks.crafting import Fold, Pair, crafting, folded, lay_out
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.suites import Stage
+from temper.core import randomness
+from temper.core.precision import full_precision
 from temper.errors import ModelError
-from temper.precision import full_precision
 from temper.threat import Norm
 
 # Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
@@ -89,7 +89,7 @@ class Engine:
         pairs: convolutions and batch norms to fold while searching, from
             :func:`temper.attacks.crafting.foldable`.
         batch_size: images in flight.
-        half: the low precision that the hardware computes (:func:`temper.precision.half`), for stages that bear it.
+        half: the low precision that the hardware computes (:func:`temper.core.precision.half`), for stages bearing it.
         interrupted: asked between steps; when it says yes, the flow ends and what is in flight is dropped.
     """
 

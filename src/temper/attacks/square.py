@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from temper import randomness
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, project, rows
 from temper.attacks.losses import Loss, dlr_targeted, logit_difference, logit_difference_targeted
+from temper.core import randomness
 from temper.errors import ArgumentError
 from temper.threat import Norm
 

@@ -33,7 +33,7 @@ class Stage:
         norms: in which it runs; other norms may need another budget.
         on: which of the samples that withstood the stages before: all of them; those that came near a flip, or to its
             edge, or show signs of masked gradients; those that show such signs; or those without any gradient
-            (:mod:`temper.attacks.masking`).
+            (:mod:`temper.evaluation.masking`).
     """
 
     name: str

@@ -10,8 +10,8 @@ from temper.benchmark.progress import COUNTED, State, state
 from temper.benchmark.running import record_failure
 from temper.benchmark.spec import Cell
 from temper.benchmark.store import FAILED, Store
+from temper.core.progress import progress_bar
 from temper.errors import RunError
-from temper.progress import progress_bar
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 5.0

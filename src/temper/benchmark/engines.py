@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from temper.benchmark.spec import Cell
 from temper.benchmark.store import Outcome, Store
+from temper.core.interrupt import Stop, Stopped
+from temper.core.orphans import end_with_parent
 from temper.errors import RunError
-from temper.interrupt import Stop, Stopped
-from temper.orphans import end_with_parent
 
 DEATHS = 3  # of a run's processes, until the run itself is to blame
 POLL_SECONDS = 2.0

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from temper.core.places import Place
 from temper.errors import DamagedError, TemperWarning, UnreachableError
-from temper.places import Place
 
 SIZE = 256  # files in a part
 FOLDER = "parts"

@@ -20,8 +20,8 @@ from typing import Any
 
 from temper.benchmark.engines import DEATHS, POLL_SECONDS, Died, Ended, Task, attempt
 from temper.benchmark.spec import Cell
+from temper.core.interrupt import Stop, Stopped
 from temper.errors import ArgumentError, MissingExtraError, RunError
-from temper.interrupt import Stop, Stopped
 
 NODE_LOSSES = 50  # of a run's nodes, until the run itself is to blame: a spot node goes for reasons of its own
 # A worker outlives its node's raylet by up to a second; the run begins again elsewhere when it surely writes no more.

@@ -13,27 +13,29 @@ from typing import Any
 
 import numpy as np
 
-from temper import evaluation, folders, models, samples
+from temper import models
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.progress import damaged
 from temper.benchmark.spec import NEAREST, Cell
 from temper.benchmark.store import DONE, FAILED, Outcome, Store
-from temper.claims import repeated
+from temper.core.claims import repeated
+from temper.core.files import unless_damaged
+from temper.core.interrupt import Stopped
+from temper.core.threads import computing_with
 from temper.corruptions.measure import guide
 from temper.corruptions.measure import measure as measure_corruptions
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
 from temper.errors import EvidenceError, MissingExtraError, TemperError, TemperWarning, UnreachableError
-from temper.files import unless_damaged
-from temper.interrupt import Stopped
+from temper.evaluation import measurement, samples
 from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
 from temper.margins.intervals import Estimate
 from temper.models import Classifier
-from temper.threads import computing_with
+from temper.runs import folders
+from temper.runs.finetune import train_only
+from temper.runs.run import Run
 from temper.threat import Threat
-from temper.training.finetune import train_only
-from temper.training.run import Run
 from temper.training.splits import splits_of
 
 PUSH_SECONDS = 10.0
@@ -108,7 +110,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
             config = searched(cell, store, folder)
         run = train_only(config.model_copy(update={"out": folder / "training"}))
         threads = run.config.threads
-        classifier = evaluation.load_classifier(run.folder)
+        classifier = measurement.load_classifier(run.folder)
         splits = splits_of(config)
         test = splits.test if cell.measure.limit is None else splits.test.limit(cell.measure.limit, 0)
         with computing_with(threads):
@@ -143,7 +145,7 @@ def _measured(
     tables = {}
     for suite, (part, wanted) in found.items():
         path = folder / f"{cell.run}-{suite}.parquet"
-        done = evaluation.measure(
+        done = measurement.measure(
             classifier, samples.from_dataset(part, classifier), wanted, suite, seed,
             batch_size=measure.batch_size, journal=folders.journal(folder, f"{cell.run}-{suite}", seed),
         )  # fmt: skip

@@ -21,22 +21,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from temper import data, randomness, samples
+from temper import data
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
 from temper.attacks.losses import predicted
 from temper.benchmark.spec import Cell, Search
 from temper.benchmark.store import Store
+from temper.core import randomness
+from temper.core.files import written
+from temper.core.interrupt import Stop, Stopped
+from temper.core.progress import progress_bar
+from temper.core.threads import computing_with
 from temper.data import Dataset
 from temper.errors import MissingExtraError, NonFiniteLossError
-from temper.files import written
-from temper.interrupt import Stop, Stopped
+from temper.evaluation import samples
 from temper.models import Classifier
-from temper.progress import progress_bar
-from temper.threads import computing_with
+from temper.runs.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.config import DataConfig, FinetuneConfig, OptimiserConfig, ScheduleConfig, resolve
-from temper.training.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.loop import Task, train
 from temper.training.splits import Splits, splits_of
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from temper.attacks.names import check_suite
 from temper.benchmark.presets import PRESETS
+from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
-from temper.refusals import StrictNumbers, refusal
 from temper.threat import Threat, parse_threats
 from temper.training.config import FinetuneConfig, Seed, completed, config_error, read_yaml
 

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from temper.benchmark import parts
-from temper.claims import Claims
+from temper.core.claims import Claims
+from temper.core.places import Place
 from temper.errors import RunError
-from temper.places import Place
 
 log = logging.getLogger(__name__)
 

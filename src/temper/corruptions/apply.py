@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from temper.core.randomness import number
 from temper.corruptions import blur, geometry, pixelwise, weather
 from temper.corruptions.parameters import EXTRA, GUIDE, GUIDE_SEVERITY, IMAGENET_C, RULES, SEVERITIES, Rule, table_for
 from temper.data import Dataset, Images
 from temper.errors import ArgumentError, DataError
-from temper.randomness import number
 
 SMALLEST = 8
 

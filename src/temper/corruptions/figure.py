@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from temper.core.files import written
 from temper.corruptions.parameters import BLUR, DIGITAL, EXTRA, NOISE, STAND_INS, WEATHER
 from temper.corruptions.table import CLEAN, Cell, CorruptionTable
-from temper.files import written
 from temper.report.figures import PALETTE, STYLE
 
 _GROUPS = {"noise": NOISE, "blur": BLUR, "weather": WEATHER, "digital": DIGITAL, "extra": EXTRA}

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from temper import fitness, models
+from temper import models
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import predicted
+from temper.core.interrupt import Stop
+from temper.core.orphans import serve_parent
+from temper.core.precision import full_precision
+from temper.core.progress import Bar, progress_bar
 from temper.corruptions.apply import CorruptedImages, check_corruption, corrupted, guide_preset
 from temper.corruptions.parameters import GUIDE, GUIDE_SEVERITY, IMAGENET_C, SEVERITIES, Rule
 from temper.corruptions.table import CLEAN, Cell, CorruptionTable, empty_table
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, EvidenceError, ModelError
-from temper.interrupt import Stop
+from temper.evaluation import fitness
+from temper.evaluation.samples import device_of, few_images
 from temper.models import Classifier
-from temper.orphans import serve_parent
-from temper.precision import full_precision
-from temper.progress import Bar, progress_bar
-from temper.samples import device_of, few_images
 
 LOOKED_AT = 16  # clean samples that show whether a model is fit to be measured
 

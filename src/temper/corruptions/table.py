@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from temper.core.parquet import read_table, write_table
 from temper.errors import EvidenceError
 from temper.margins import intervals
 from temper.margins.intervals import Estimate
-from temper.parquet import read_table, write_table
 
 COLUMNS = {"sample": "int64", "label": "int64", "corruption": "str", "severity": "int64", "prediction": "int64"}
 #: How the rows of the clean images are named; their severity is 0.

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from temper.core.files import near
 from temper.data import catalogue
 from temper.data.arrays import load_npz
 from temper.data.dataset import ArrayImages, Dataset
@@ -18,7 +19,6 @@ from temper.data.files import FileImages
 from temper.data.parts import SplitName, check_split
 from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
-from temper.files import near
 
 _FORMS = (
     "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT], parquet:DIR"

@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
-from temper.margins.brittleness import Brittleness, brittleness
+from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.intervals import Estimate
 from temper.margins.table import EvidenceTable
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from temper.core.files import write_json
 from temper.errors import ArgumentError, EvidenceError
-from temper.files import write_json
 from temper.margins import intervals
-from temper.margins.brittleness import brittleness
+from temper.margins.decisions import brittleness
 from temper.margins.intervals import LEVEL, Estimate
 from temper.margins.table import EvidenceTable
 from temper.threat import Threat, parse_threats

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from temper.core.parquet import read_table, write_table
 from temper.errors import EvidenceError
 from temper.margins import metrics
 from temper.margins.intervals import Estimate
-from temper.parquet import read_table, write_table
 from temper.threat import parse_threats
 
 COLUMNS: dict[str, str] = {

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from temper.core.precision import check_precision
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
 from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, evaluating, takes
 from temper.models.outputs import Form, as_logits, form_of, main_output
-from temper.precision import check_precision
 
 log = logging.getLogger(__name__)
 

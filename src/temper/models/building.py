@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from temper.core.files import near
 from temper.errors import ArgumentError
-from temper.files import near
 from temper.models.catalogue import nearest
 from temper.models.sources import Source, from_bundled, from_factory, from_onnx, from_timm
 

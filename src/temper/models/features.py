@@ -5,11 +5,11 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from temper.core.precision import full_precision
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
 from temper.models.heads import evaluating, find_head
 from temper.models.outputs import as_logits
-from temper.precision import full_precision
 
 
 def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,14 +9,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from temper.core.files import read_json, write_json, written
+from temper.core.precision import full_precision
 from temper.errors import DamagedError, ModelError
-from temper.files import read_json, write_json, written
 from temper.models.building import build, seeded
 from temper.models.classifier import Classifier
 from temper.models.heads import evaluating
 from temper.models.sources import Source, resize
 from temper.models.weights import fit_weights, load_tensors
-from temper.precision import full_precision
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"

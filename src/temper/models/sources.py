@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from temper.core.precision import check_precision
 from temper.errors import ArgumentError, ModelError
 from temper.models import bundled
 from temper.models.heads import (
@@ -31,7 +32,6 @@ from temper.models.hub import prompt_hub
 from temper.models.onnx import read_onnx
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.weights import load_weights
-from temper.precision import check_precision
 
 # What image networks usually take: tried where nothing says what a factory's network takes.
 _USUAL_SIZES = (32, 28, 64, 224, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)

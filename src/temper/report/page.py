@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
+from temper.core.files import WRONG_PLACE, written
 from temper.errors import ArgumentError
-from temper.files import WRONG_PLACE, written
 from temper.report.brittleness_figures import (
     equidistance_boxplot,
     flag_rate_against_alpha,

@@ -8,10 +8,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
-from temper.calls import LARGEST, Count, Helpers, Pixels, Processes, Seed
+from temper.core.calls import LARGEST, Count, Helpers, Pixels, Processes, Seed
+from temper.core.files import written
+from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
-from temper.files import written
-from temper.refusals import StrictNumbers, refusal
 from temper.text import masked
 from temper.threat import Norm, parse_eps
 from temper.training.schedules import PATIENCE, TOLERANCE
@@ -305,7 +305,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     """The configuration with every default that depends on other values, or on the machine, filled in."""
     import torch  # seconds, which a benchmark that is only looked at need not wait
 
-    from temper.precision import computes_bf16
+    from temper.core.precision import computes_bf16
 
     precision, threads = config.precision, config.threads or max(torch.get_num_threads() // config.devices, 1)
     if precision == "auto":

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from temper import randomness
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
 from temper.attacks.losses import Loss, predicted
 from temper.attacks.pgd import PGD
+from temper.core import randomness
+from temper.core.files import written
+from temper.core.interrupt import Stop, Stopped
+from temper.core.orphans import serve_parent
+from temper.core.progress import Bar, progress_bar
 from temper.data import Dataset, Pixels
 from temper.errors import NonFiniteLossError, RunError
-from temper.files import written
-from temper.interrupt import Stop, Stopped
 from temper.models import Classifier
-from temper.orphans import serve_parent
-from temper.progress import Bar, progress_bar
 from temper.threat import format_eps
 from temper.training import objectives, protocols
 from temper.training.checkpoints import (

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from temper.core.files import written
 from temper.data import Dataset
 from temper.data.arrays import DAMAGE
 from temper.errors import DamagedError, DataError
-from temper.files import written
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from temper.benchmark.leaderboard.pages import index_page, run_page
 from temper.benchmark.leaderboard.payload import to_csv
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun
+from temper.core.files import written
 from temper.errors import ArgumentError
-from temper.files import written
 
 _WRITERS = 4  # the disk confirms several small files in the time of one
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from temper.attacks.attack import gradient_of, input_gradient
 from temper.attacks.losses import cross_entropy
-from temper.attacks.masking import SIGNS
-from temper.attacks.search import Findings
 from temper.attacks.suites import Suite
 from temper.errors import ArgumentError, ModelError, TemperWarning
+from temper.evaluation.masking import SIGNS
+from temper.evaluation.search import Findings
 from temper.threat import Norm, Threat
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from temper.attacks.search import Outcome
-from temper.claims import Claims, owner
+from temper.core.claims import Claims, owner
+from temper.core.places import Place
 from temper.errors import ArgumentError, EvidenceError
-from temper.places import Place
+from temper.evaluation.search import Outcome
 from temper.threat import Norm, check_norm
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic.dataclasses import dataclass
 
-from temper.calls import BatchSize, Count, Helpers, Pixels, Precision, Seed, parse
+from temper.core.calls import BatchSize, Count, Helpers, Pixels, Precision, Seed, parse
+from temper.core.files import WRONG_PLACE
+from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError, NonFiniteLossError, TemperError, TemperWarning
-from temper.files import WRONG_PLACE
-from temper.interrupt import Stopped
 from temper.text import masked, one_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Demo:
 
     def run(self) -> int:
         """Run the demonstration."""
-        from temper.demo import demo
+        from temper.cli.demo import demo
 
         demo(self.out)
         return DONE
@@ -104,7 +104,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Measure, save, and print."""
-        from temper.folders import evaluate_into
+        from temper.runs.folders import evaluate_into
 
         budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
         out = self.out or Path("runs") / _slug(f"evaluate-{self.model}-{self.data}")
@@ -119,7 +119,7 @@ class Evaluate:
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
         else:
-            from temper.console import show_evaluation
+            from temper.cli.console import show_evaluation
 
             show_evaluation(summary, out)
         if complete:
@@ -167,7 +167,7 @@ class Corruptions:
 
     def run(self) -> int:
         """Measure, save, and print."""
-        from temper.corruptions.folder import corruptions_into
+        from temper.runs.corruptions import corruptions_into
 
         out = self.out or Path("runs") / _slug(f"corruptions-{self.model}-{self.data}")
         with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
@@ -181,7 +181,7 @@ class Corruptions:
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
         else:
-            from temper.console import show_corruptions
+            from temper.cli.console import show_corruptions
 
             show_corruptions(summary)
         if complete:
@@ -232,7 +232,7 @@ class Margins:
 
     def run(self) -> int:
         """Measure, save, and print."""
-        from temper.brittleness.folder import margins_into
+        from temper.runs.margins import margins_into
 
         budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
         out = self.out or Path("runs") / _slug(f"margins-{self.model}-{self.data}")
@@ -246,7 +246,7 @@ class Margins:
         if self.json:
             sys.stdout.write(json.dumps(summary) + "\n")
         elif complete:
-            from temper.console import show_margins
+            from temper.cli.console import show_margins
 
             show_margins(summary, out)
         if complete:
@@ -278,9 +278,9 @@ class Predict:
 
     def run(self) -> int:
         """Classify and print."""
-        from temper import console
-        from temper.interrupt import Stop
-        from temper.prediction import Predictor, find_images, no_detector, watched
+        from temper.cli import console
+        from temper.core.interrupt import Stop
+        from temper.deployment.prediction import Predictor, find_images, no_detector, watched
 
         if self.json and self.csv:
             raise ArgumentError("csv", True, "give --json or --csv, not both")
@@ -327,9 +327,9 @@ class Export:
 
     def run(self) -> int:
         """Write, check, and say what was written."""
-        from temper.console import show_export
-        from temper.exporting import export
-        from temper.prediction import no_detector
+        from temper.cli.console import show_export
+        from temper.deployment.exporting import export
+        from temper.deployment.prediction import no_detector
 
         done = export(self.run_, self.format, self.out, self.detector, self.image_size)
         show_export(done)
@@ -353,9 +353,9 @@ class Merge:
 
     def run(self) -> int:
         """Merge, write, and say how many samples there are."""
-        from temper.console import say
-        from temper.files import target
-        from temper.folders import merge_tables
+        from temper.cli.console import say
+        from temper.core.files import target
+        from temper.runs.folders import merge_tables
 
         if not self.tables:
             raise ArgumentError("TABLE", (), "name at least one margins.parquet, or a folder that holds one")
@@ -376,9 +376,9 @@ class Report:
 
     def run(self) -> int:
         """Write the report and print its path."""
-        from temper.console import say
-        from temper.files import target
-        from temper.folders import report
+        from temper.cli.console import say
+        from temper.core.files import target
+        from temper.runs.folders import report
 
         if not self.folders:
             raise ArgumentError("DIR", (), "name at least one folder of a run or evaluation")
@@ -418,8 +418,8 @@ def _finetune(arguments: list[str]) -> int:
 
     path = _option(arguments, "--config")
     call = parse(finetune_call(read_config(Path(path)) if path else None), arguments, "temper finetune")
-    from temper.console import show_run  # what trains takes seconds to import, which a wrong call need not wait for
-    from temper.training.finetune import finetune
+    from temper.cli.console import show_run  # what trains takes seconds to import, which a wrong call need not wait for
+    from temper.runs.finetune import finetune
 
     show_run(finetune(call.run, resume=call.resume, force=call.force))
     return DONE
@@ -518,7 +518,7 @@ def _run(words: list[str]) -> int:
     if command == "finetune":
         return _finetune(rest)
     if command == "bench":
-        from temper.bench import bench
+        from temper.cli.bench import bench
 
         return bench(rest)
     if command not in COMMANDS:

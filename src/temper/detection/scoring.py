@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from temper.attacks.crafting import crafting
-from temper.attacks.evasion import Scored
+from temper.core.precision import full_precision
+from temper.core.progress import progress_bar
+from temper.detection.evasion import Scored
+from temper.detection.pseudo import PseudoMargin
 from temper.errors import ModelError
-from temper.margins.pseudo import PseudoMargin
+from temper.evaluation.samples import Samples, on_device
 from temper.margins.scores import FeatureMargin, logit_margin, max_probability, probability_margin
 from temper.models import Classifier
 from temper.models.features import features_and_logits
 from temper.models.heads import computes_linear
-from temper.precision import full_precision
-from temper.progress import progress_bar
-from temper.samples import Samples, on_device
 from temper.threat import Norm
 
 LOGIT, FEATURE, PSEUDO = "logit_margin", "feature_margin", "pseudo_margin"

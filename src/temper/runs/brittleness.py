@@ -9,9 +9,9 @@ import pandas as pd
 
 from temper.data.arrays import DAMAGE
 from temper.errors import DamagedError, EvidenceError, RunError
-from temper.files import read_json
+from temper.core.files import read_json
 from temper.margins import Estimate, EvidenceTable
-from temper.margins.brittleness import Brittleness, brittleness
+from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.consistency import risk_curve, roc_curve
 from temper.margins.detector import conformal_threshold
 from temper.report import BrittlenessView, SampleView

@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from temper.core.files import written
 from temper.errors import DamagedError, EvidenceError
-from temper.files import written
 
 
 def write_table(

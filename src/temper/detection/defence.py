@@ -10,21 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from temper import randomness
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import crafting
-from temper.attacks.evasion import Scored, raise_score
 from temper.attacks.losses import flipped
+from temper.core import randomness
+from temper.core.precision import full_precision
+from temper.core.progress import progress_bar
+from temper.detection.evasion import Scored, raise_score
 from temper.errors import EvidenceError
+from temper.evaluation.samples import Samples, on_device
 from temper.margins import intervals
-from temper.margins.brittleness import Brittleness
+from temper.margins.decisions import Brittleness
 from temper.margins.detector import conformal_threshold
 from temper.margins.intervals import Estimate
 from temper.models import Classifier
-from temper.precision import full_precision
-from temper.progress import progress_bar
-from temper.samples import Samples, on_device
 from temper.threat import Norm
 
 CHUNK = 64  # samples attacked at once

@@ -22,9 +22,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from temper.core.files import made
+from temper.core.places import Place
 from temper.errors import RunError
-from temper.files import made
-from temper.places import Place
 
 log = logging.getLogger(__name__)
 

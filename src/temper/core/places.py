@@ -10,8 +10,8 @@ from typing import Any
 
 import fsspec
 
+from temper.core.files import named, written
 from temper.errors import ArgumentError, MissingExtraError, TemperError, UnreachableError
-from temper.files import named, written
 from temper.text import masked
 
 # What file systems without hard links say (FAT, many that lie in a cloud).

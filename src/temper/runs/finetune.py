@@ -13,22 +13,24 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from temper import evaluation, folders, models, samples
+from temper.evaluation import measurement, samples
+from temper.runs import folders
+from temper import models
 from temper.attacks.suites import get_suite
-from temper.claims import alone, refuse_if_filled
+from temper.core.claims import alone, refuse_if_filled
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError, naming
-from temper.files import unless_damaged
-from temper.interrupt import Stop, Stopped
+from temper.core.files import unless_damaged
+from temper.core.interrupt import Stop, Stopped
 from temper.models import Classifier
 from temper.models.building import is_factory
-from temper.threads import computing_with
+from temper.core.threads import computing_with
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
-from temper.training.run import CONFIG, Run, check_folder, open_run
+from temper.runs.run import CONFIG, Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
 from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.splits import Splits, splits_of
@@ -169,8 +171,8 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     test = samples.from_dataset(splits.test, classifier, config.data.workers)
     eps, points, suite = config.eps or NO_EPS_RADIUS, config.evaluation.points, config.evaluation.suite
     threats = [Threat(config.norm, eps * (k + 1) / points) for k in range(points)]
-    path = run.folder / evaluation.TABLE
-    done = evaluation.measure(
+    path = run.folder / measurement.TABLE
+    done = measurement.measure(
         classifier, test, threats, suite, config.seed,
         batch_size=config.evaluation.batch_size,
         known=folders.known_evidence(path),
@@ -179,7 +181,7 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     done.table.save(path)
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
-    found = evaluation.examples(classifier, test, done.table, config.norm, suite, config.seed)
+    found = measurement.examples(classifier, test, done.table, config.norm, suite, config.seed)
     folders.save_examples(run.folder / folders.EXAMPLES, found, splits.test.class_names)
     results = {name: vars(value) for name, value in folders.headline(done.table).items()}
     folders.report([run.folder], run.folder / folders.REPORT, f"Temper: {run.folder.name}")

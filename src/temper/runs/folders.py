@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from temper import data, evaluation, samples
-from temper.brittleness.view import ENDS, brittleness_view
-from temper.claims import in_turn, refuse_if_filled
+from temper import data
+from temper.evaluation import measurement, samples
+from temper.runs.brittleness import ENDS, brittleness_view
+from temper.core.claims import in_turn, refuse_if_filled
 from temper.data import Dataset
 from temper.data.arrays import DAMAGE
 from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
-from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
-from temper.files import did_you_mean, made, read_json, unless_damaged, write_json, written
+from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation, Example
+from temper.core.files import did_you_mean, made, read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
-from temper.places import Place
+from temper.core.places import Place
 from temper.report import EpochRow, RunView, SampleView, Value, write_report
-from temper.samples import Samples
+from temper.evaluation.samples import Samples
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
-from temper.training.run import CONFIG, Run
+from temper.runs.run import CONFIG, Run
 from temper.training.seen import untrained
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def load(
         raise ArgumentError("limit", limit, "give at least 1")
     parts = data.available_splits(data_spec)
     dataset = data.load(data_spec, split="test" if "test" in parts else None)
-    classifier = evaluation.load_classifier(model, image_size, samples.few_images(dataset))
+    classifier = measurement.load_classifier(model, image_size, samples.few_images(dataset))
     dataset = untrained(match_classes(dataset, data_spec, classifier, model), model)
     return classifier, dataset if limit is None else dataset.limit(limit, seed)
 
@@ -153,10 +154,10 @@ def evaluate_loaded(
     """
     path = folder / TABLE
     known = known_evidence(path)
-    about = {"identity": evaluation.identity(classifier, measured), "seed": seed}
+    about = {"identity": measurement.identity(classifier, measured), "seed": seed}
     try:
         with _only_about(folder / JOURNAL, about) if known is None else nullcontext():
-            done = evaluation.measure(
+            done = measurement.measure(
                 classifier, measured, wanted, suite, seed,
                 batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
                 precision=precision,
@@ -168,7 +169,7 @@ def evaluate_loaded(
         (done.table if known is None else known.merge(done.table)).save(path)
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
-        found = [e for norm in norms for e in evaluation.examples(classifier, measured, done.table, norm, suite, seed)]
+        found = [e for norm in norms for e in measurement.examples(classifier, measured, done.table, norm, suite, seed)]
         save_examples(folder / EXAMPLES, found, names)
     return done
 

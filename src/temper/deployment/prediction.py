@@ -17,23 +17,24 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 from torch import Tensor, nn
 
-from temper import evaluation, fitness, models
+from temper import models
 from temper.attacks.crafting import crafting
 from temper.attacks.engine import filled
 from temper.attacks.losses import predicted
+from temper.core.precision import check_precision, full_precision
+from temper.core.progress import Bar, progress_bar
 from temper.data import Dataset, Pixels
 from temper.data.dataset import ArrayImages
 from temper.data.decode import IMAGE_SUFFIXES, decode
 from temper.data.tree import images_among
 from temper.data.walk import walk
 from temper.errors import ArgumentError, DataError, naming
+from temper.evaluation import fitness, measurement
+from temper.evaluation.memory import fitting_batch
+from temper.evaluation.samples import device_of, on_device
 from temper.margins.detector import DETECTOR, BrittlenessDetector
-from temper.memory import fitting_batch
 from temper.models import Classifier
 from temper.models.heads import SHAPE_REFUSALS
-from temper.precision import check_precision, full_precision
-from temper.progress import Bar, progress_bar
-from temper.samples import device_of, on_device
 from temper.threat import Threat, check_norm
 
 LARGEST_BATCH = 256  # more would only delay the first answer
@@ -254,7 +255,7 @@ class Predictor:
             ArgumentError, ModelError: no such model. EvidenceError: the detector cannot be read, or is another model's.
         """
         with naming({"model": "run"}):
-            classifier = evaluation.load_classifier(spec, image_size)
+            classifier = measurement.load_classifier(spec, image_size)
         check_precision(classifier)
         return cls(classifier, load_detector(spec, classifier))
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from temper import models
+from temper.core.files import written
+from temper.deployment.prediction import Deployed, load_detector, names_of, run_folder, threat_of
 from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError, naming
-from temper.files import written
-from temper.folders import check_out
+from temper.evaluation.samples import from_dataset
 from temper.margins.detector import BrittlenessDetector
 from temper.models import Classifier
-from temper.prediction import Deployed, load_detector, names_of, run_folder, threat_of
-from temper.samples import from_dataset
-from temper.training.run import CONFIG, Run
+from temper.runs.folders import check_out
+from temper.runs.run import CONFIG, Run
 from temper.training.splits import splits_of
 
 Format = Literal["onnx", "torch"]

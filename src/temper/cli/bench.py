@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 if TYPE_CHECKING:
     from temper.benchmark.driving import Engine
 
-from temper.calls import Count, Processes, parse
+from temper.core.calls import Count, Processes, parse
 from temper.errors import ArgumentError
 
 DONE, FAILED = 0, 1
@@ -56,7 +56,7 @@ class Plan:
         """Plan and print."""
         from temper.benchmark import planning
         from temper.benchmark.spec import cells, read_spec
-        from temper.console import show_plan
+        from temper.cli.console import show_plan
 
         spec = read_spec(self.spec)
         grid = cells(spec)
@@ -101,7 +101,7 @@ class Run:
         from temper.benchmark.planning import check
         from temper.benchmark.spec import cells, read_spec
         from temper.benchmark.store import Store
-        from temper.console import show_state
+        from temper.cli.console import show_state
 
         grid = cells(read_spec(self.spec))
         if self.threads:
@@ -139,7 +139,7 @@ class Status:
         from temper.benchmark.progress import COUNTED, state
         from temper.benchmark.spec import cells, read_spec
         from temper.benchmark.store import Store
-        from temper.console import show_state
+        from temper.cli.console import show_state
 
         grid = cells(read_spec(self.spec))
         store = Store(_place(self.store, self.spec))
@@ -169,7 +169,7 @@ class Report:
         from temper.benchmark.reporting import write_site
         from temper.benchmark.spec import cells, read_spec
         from temper.benchmark.store import Store
-        from temper.console import say
+        from temper.cli.console import say
 
         spec = read_spec(self.spec)
         store = Store(_place(self.store, self.spec))
@@ -202,7 +202,7 @@ class Query:
         """Ask and print."""
         from temper.benchmark.queries import query
         from temper.benchmark.store import Store
-        from temper.console import show_frame, write_csv
+        from temper.cli.console import show_frame, write_csv
 
         found = query(Store(self.store), self.sql, limit=self.limit)
         if self.json:
@@ -237,7 +237,7 @@ class Advise:
     def run(self) -> int:
         """Advise and print."""
         from temper.benchmark.advice import advise
-        from temper.console import show_advice
+        from temper.cli.console import show_advice
 
         found = advise(self.results, size=self.size, budget=self.budget, data_spec=self.data)
         if self.json:

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from temper.attacks.crafting import crafting
+from temper.core.orphans import serve_parent
 from temper.data import Dataset, Pixels
 from temper.data.dataset import channels_first
 from temper.errors import ArgumentError
 from temper.models import Classifier
-from temper.orphans import serve_parent
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -14,22 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from temper import fitness, models
+from temper import models
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.engine import Engine, Work, filled
 from temper.attacks.losses import flipped, predicted
-from temper.attacks.search import Findings, search
 from temper.attacks.suites import CLOSER, Suite, get_suite
+from temper.core.interrupt import Stop
+from temper.core.precision import check_precision, full_precision, half, lower_inside
+from temper.core.progress import Bar, progress_bar
 from temper.errors import ArgumentError, EvidenceError
-from temper.interrupt import Stop
-from temper.journal import Journal
+from temper.evaluation import fitness
+from temper.evaluation.journal import Journal
+from temper.evaluation.memory import fitting_batch
+from temper.evaluation.samples import Samples, device_of, from_arrays, on_device
+from temper.evaluation.search import Findings, search
 from temper.margins.subset import SubsetEstimate, SubsetPlan
 from temper.margins.table import EvidenceTable, Provenance
-from temper.memory import fitting_batch
 from temper.models import Classifier
-from temper.precision import check_precision, full_precision, half, lower_inside
-from temper.progress import Bar, progress_bar
-from temper.samples import Samples, device_of, from_arrays, on_device
 from temper.threat import ROUNDING, Norm, Threat, parse_threats
 
 log = logging.getLogger(__name__)

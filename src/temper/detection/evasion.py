@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from temper import randomness
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.ball import exact_distance, into_ball, rows
 from temper.attacks.crafting import crafting
-from temper.precision import full_precision
+from temper.core import randomness
+from temper.core.precision import full_precision
 from temper.threat import Norm
 
 Scored = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from temper.claims import FILLED_BY
+from temper.core.claims import FILLED_BY
 from temper.errors import ArgumentError, DamagedError, RunError
-from temper.files import read_json, write_json
-from temper.places import link
+from temper.core.files import read_json, write_json
+from temper.core.places import link
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 

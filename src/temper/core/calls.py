@@ -19,8 +19,8 @@ import tyro
 import tyro._errors as tyro_errors
 from pydantic import BaseModel, Field, ValidationError
 
+from temper.core.refusals import refusal
 from temper.errors import ArgumentError, CallError
-from temper.refusals import refusal
 
 T = TypeVar("T")
 

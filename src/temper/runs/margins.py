@@ -11,28 +11,29 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from temper import data, evaluation
-from temper.attacks.evasion import Scored
-from temper.brittleness.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
-from temper.brittleness.scoring import FEATURE, features, head_weight, score, scorers
-from temper.brittleness.view import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
-from temper.claims import in_turn
+from temper import data
+from temper.evaluation import measurement
+from temper.detection.evasion import Scored
+from temper.detection.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
+from temper.detection.scoring import FEATURE, features, head_weight, score, scorers
+from temper.runs.brittleness import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
+from temper.core.claims import in_turn
 from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, ModelError, naming
-from temper.evaluation import JOURNAL, TABLE, Evaluation
-from temper.files import read_json, unless_damaged, write_json, written
-from temper.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
+from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
+from temper.core.files import read_json, unless_damaged, write_json, written
+from temper.runs.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
 from temper.margins import EvidenceTable
-from temper.margins.brittleness import Brittleness, brittleness
+from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.consistency import detection, eps_sweep, margin_consistency
 from temper.margins.detector import DETECTOR, BrittlenessDetector, single_threat
-from temper.margins.pseudo import PseudoMargin
+from temper.detection.pseudo import PseudoMargin
 from temper.margins.scores import equidistance
 from temper.models import Classifier
 from temper.models.features import features_and_logits
-from temper.samples import Samples, from_dataset, on_device
+from temper.evaluation.samples import Samples, from_dataset, on_device
 from temper.threat import Threat
-from temper.training.run import CONFIG
+from temper.runs.run import CONFIG
 from temper.training.seen import unseen
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def margins_into(
         pseudo.save(folder / PSEUDO_MARGIN)
     with in_turn(folder / JOURNAL, "analysing"):  # scores, detector and summary are of one call
         summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
-        ends = evaluation.examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
+        ends = measurement.examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
         save_examples(folder / ENDS, ends, names)
         if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
             BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from temper import folders
-from temper.console import say, show_table
-from temper.interrupt import Stopped
+from temper.cli.console import say, show_table
+from temper.core.interrupt import Stopped
 from temper.report import Value
+from temper.runs import folders
+from temper.runs.finetune import finetune
+from temper.runs.run import CONFIG
 from temper.training.config import read_config
-from temper.training.finetune import finetune
-from temper.training.run import CONFIG
 
 EPS = 24 / 255
 EPOCHS = 12

@@ -23,10 +23,10 @@ from temper.text import cell, masked, one_line, path_cell, printable
 if TYPE_CHECKING:
     from temper.benchmark.advice import Advice
     from temper.benchmark.progress import State
-    from temper.exporting import Exported
-    from temper.prediction import Failure, Outcome, Prediction
+    from temper.deployment.exporting import Exported
+    from temper.deployment.prediction import Failure, Outcome, Prediction
     from temper.report import Value
-    from temper.training.run import Run
+    from temper.runs.run import Run
 
 SHOWN = 20  # lines of a list that may be long
 
@@ -72,8 +72,8 @@ def show_value(value: Value) -> str:
 
 def show_run(run: Run) -> None:
     """Print a finished run's results and where to look."""
-    from temper.folders import REPORT
     from temper.report import Value
+    from temper.runs.folders import REPORT
 
     results = {name: Value(**numbers) for name, numbers in run.record["results"].items()}
     show_table("Measured on the test data", {run.folder.name: results})
@@ -109,8 +109,8 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
 
 def show_margins(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper margins --json`` would: a row per score, then the detector and attacks on it."""
-    from temper.brittleness.view import attacks_in_words, detector_in_words, words
-    from temper.folders import REPORT
+    from temper.runs.brittleness import attacks_in_words, detector_in_words, words
+    from temper.runs.folders import REPORT
     from temper.threat import format_eps
 
     counts, threat = summary["margins"], summary["threat"]
@@ -148,8 +148,8 @@ def _one_line(value: Value) -> str:
 
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper evaluate --json`` would."""
-    from temper.folders import REPORT
     from temper.report import Value
+    from temper.runs.folders import REPORT
     from temper.threat import format_eps
 
     results = {"clean accuracy": Value(**summary["clean_accuracy"])}
@@ -177,7 +177,7 @@ BRITTLE = {True: "yes", False: "no", None: ""}
 
 def show_predictions(outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO) -> tuple[int, int]:
     """Print a table of decisions to ``out``, failures to stderr; returns how many images, and how many failed."""
-    from temper.prediction import Failure, Prediction
+    from temper.deployment.prediction import Failure, Prediction
 
     table = Table("image", "class", caption_justify="left")
     table.columns[0].overflow = "fold"
@@ -201,7 +201,7 @@ def write_predictions_json(
     outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO
 ) -> tuple[int, int]:
     """Write one JSON object of all decisions; returns how many images, and how many failed."""
-    from temper.prediction import Failure, Prediction
+    from temper.deployment.prediction import Failure, Prediction
 
     failed = [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)]
     images = [_columns(outcome) for outcome in outcomes if isinstance(outcome, Prediction)]
@@ -211,7 +211,7 @@ def write_predictions_json(
 
 def write_predictions(outcomes: Iterable[Outcome], out: TextIO) -> tuple[int, int]:
     """Write decisions as CSV while they come, failures to stderr; returns how many images, and how many failed."""
-    from temper.prediction import Failure, Prediction
+    from temper.deployment.prediction import Failure, Prediction
 
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="surrogateescape")  # file names are bytes, and come out as they went in

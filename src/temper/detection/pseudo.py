@@ -20,9 +20,9 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from temper.core.files import written
+from temper.core.progress import progress_bar
 from temper.errors import ArgumentError, EvidenceError
-from temper.files import written
-from temper.progress import progress_bar
 
 FORMAT = 1
 METADATA_KEY = "temper_pseudo_margin"

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from temper.attacks.engine import Engine, Work
-from temper.attacks.masking import EDGE, NEAR, Notes, signs, way
 from temper.attacks.suites import Stage, Suite
+from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
 from temper.threat import ROUNDING, Norm
 
 
@@ -132,7 +132,7 @@ class Findings:
         return [self.upper, self.attack, self.forward, self.backward, *self.failed.values()]
 
     def signs(self) -> dict[str, NDArray[np.bool_]]:
-        """Which samples show which sign of masked gradients: bool [N] each; see :mod:`temper.attacks.masking`."""
+        """Which samples show which sign of masked gradients: bool [N] each; see :mod:`temper.evaluation.masking`."""
         return signs(self.suite.first, self.failed, self.notes, self.gaps, self.norm)
 
     def masked(self) -> NDArray[np.bool_]:

@@ -1,0 +1,1 @@
+"""The commands: they read the call, hand it on, and say how it went."""

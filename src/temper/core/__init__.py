@@ -1,0 +1,1 @@
+"""What every other room stands on: files, places, claims, signals, progress, precision, random numbers, calls."""

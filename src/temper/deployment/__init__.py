@@ -1,0 +1,1 @@
+"""A classifier in use: predict, export."""

@@ -1,0 +1,1 @@
+"""What trains for, scores with, or attacks the detector of brittle decisions."""
