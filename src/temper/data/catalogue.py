@@ -8,7 +8,6 @@ scikit-learn, scipy, torch and torchvision are imported when a set is loaded.
 """
 
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from temper.data.dataset import Dataset
 from temper.data.files import FileImages, FolderFiles
 from temper.data.parts import SplitName, check_split
+from temper.data.root import default_root
 from temper.errors import ArgumentError, DataError
 
 Study = Literal["guide", "epsilon-scheduling"]
@@ -112,16 +112,6 @@ def describe() -> list[dict[str, Any]]:
         | {"rule": known.rule, "studies": ", ".join(known.studies), "archives": known.archives}
         for known in CATALOGUE.values()
     ]
-
-
-def default_root() -> Path:
-    """Where published sets are looked for: the environment variable TEMPER_DATA, else beside torch's hub folder."""
-    named = os.environ.get("TEMPER_DATA")
-    if named:
-        return Path(named).expanduser()
-    import torch
-
-    return Path(torch.hub.get_dir()).parent / "datasets"
 
 
 def load_published(spec: str, split: SplitName | None) -> Dataset:

@@ -13,10 +13,10 @@ import numpy as np
 import torchvision.datasets
 from numpy.typing import NDArray
 
-from temper.data.catalogue import default_root
 from temper.data.dataset import Dataset, numbered_classes
 from temper.data.decode import UNREADABLE, to_pixels
 from temper.data.parts import PART_NAMES, SplitName, check_split
+from temper.data.root import default_root
 from temper.errors import ArgumentError, DataError
 
 _LOG = logging.getLogger(__name__)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError, EvidenceError
@@ -12,8 +13,17 @@ from temper.margins import intervals
 from temper.margins.intervals import Estimate
 from temper.threat import ROUNDING, Threat
 
-if TYPE_CHECKING:
-    from temper.margins.table import EvidenceTable
+
+class Table(Protocol):
+    """What figures need of an evidence table (:class:`temper.margins.table.EvidenceTable`)."""
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per sample, norm and suite."""
+
+    @property
+    def norms(self) -> list[str]:
+        """Norms that were searched in."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Evidence:
         return self.survived >= eps * (1 - ROUNDING)
 
 
-def evidence(table: "EvidenceTable", norm: str, suite: str | None = None) -> Evidence:
+def evidence(table: Table, norm: str, suite: str | None = None) -> Evidence:
     """The evidence in one norm; a flip found by any suite counts, survival only what ``suite`` survived.
 
     Raises:
@@ -65,7 +75,7 @@ def evidence(table: "EvidenceTable", norm: str, suite: str | None = None) -> Evi
     )
 
 
-def chosen_suite(table: "EvidenceTable", norm: str, suite: str | None = None) -> str:
+def chosen_suite(table: Table, norm: str, suite: str | None = None) -> str:
     """The suite of that name, or the only one that searched in this norm; raises EvidenceError as :func:`evidence`."""
     suites = sorted(table.frame.loc[table.frame["norm"] == norm, "suite"].unique())
     if not suites:
@@ -77,14 +87,14 @@ def chosen_suite(table: "EvidenceTable", norm: str, suite: str | None = None) ->
     return suite or str(suites[0])
 
 
-def clean_accuracy(table: "EvidenceTable") -> Estimate:
+def clean_accuracy(table: Table) -> Estimate:
     """Share of samples whose prediction is the label."""
     samples = table.frame.drop_duplicates("sample")
     correct = (samples["label"] == samples["prediction"]).to_numpy(np.bool_)
     return intervals.share(correct)
 
 
-def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | None = None) -> Estimate:
+def robust_accuracy(table: Table, norm: str, eps: float, suite: str | None = None) -> Estimate:
     """Share of samples that are correct and that the suite's search at ``eps`` (pixel units of [0, 1]) left so.
 
     Raises:
@@ -93,9 +103,7 @@ def robust_accuracy(table: "EvidenceTable", norm: str, eps: float, suite: str | 
     return accuracy_curve(table, norm, [eps], suite)[0]
 
 
-def accuracy_curve(
-    table: "EvidenceTable", norm: str, radii: Sequence[float], suite: str | None = None
-) -> list[Estimate]:
+def accuracy_curve(table: Table, norm: str, radii: Sequence[float], suite: str | None = None) -> list[Estimate]:
     """Robust accuracy at each radius; 0 gives clean accuracy. Raises as :func:`robust_accuracy`."""
     for eps in radii:
         if not eps >= 0:
@@ -108,7 +116,7 @@ def accuracy_curve(
 
 
 def expected_robustness(
-    table: "EvidenceTable",
+    table: Table,
     norm: str,
     eps: float,
     suite: str | None = None,
@@ -144,7 +152,7 @@ def expected_robustness(
     return intervals.mean(weights @ robust, weights @ (robust | unknown))
 
 
-def mean_margin(table: "EvidenceTable", norm: str, suite: str | None = None) -> Estimate:
+def mean_margin(table: Table, norm: str, suite: str | None = None) -> Estimate:
     """Mean distance from a sample to the nearest image that the model decides otherwise, right or wrong decisions.
 
     ``value`` and ``high`` take a margin as the nearest flip found, ``low`` as what was survived: attacks give upper
@@ -174,7 +182,7 @@ def mean_margin(table: "EvidenceTable", norm: str, suite: str | None = None) -> 
     )
 
 
-def union_robust_accuracy(table: "EvidenceTable", threats: Sequence[Threat], suite: str | None = None) -> Estimate:
+def union_robust_accuracy(table: Table, threats: Sequence[Threat], suite: str | None = None) -> Estimate:
     """Share of samples that are correct and robust to every threat at once, over norms (arXiv:1904.13000).
 
     A sample that one threat breaks is broken; one that none breaks and some search has not settled is unknown.

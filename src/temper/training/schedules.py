@@ -76,7 +76,7 @@ class EpsilonSchedule:
     @classmethod
     def uniform(cls, seed: int = 0) -> "EpsilonSchedule":
         """One draw from [0, 1) per epoch, the same for the same seed and epoch (Table 8)."""
-        from temper import randomness  # and with it torch, which no other schedule needs
+        from temper.core import randomness  # and with it torch, which no other schedule needs
 
         def rule(epoch: float, epochs: int, validation: Sequence[float]) -> float:
             return randomness.number(seed, "epsilon schedule", math.ceil(epoch)) / 2**63
