@@ -1,8 +1,10 @@
 """Text from outside (names, paths, values, addresses), made fit to be shown: nothing that a terminal or a spreadsheet
 obeys, and no credentials."""
 
+import difflib
 import html
 import re
+from collections.abc import Iterable, Sequence
 
 LONGEST = 200  # characters of a value in a message; more would bury what is wrong with it
 
@@ -43,6 +45,17 @@ def shown(value: object) -> str:
     """A value as messages show it: its ``repr`` without credentials, cut where it is long."""
     text = masked(repr(value))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def nearest(word: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Known names that are spelt much like a word, the likest first; upper and lower case are the same."""
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[name] for name in difflib.get_close_matches(word.lower(), by_lower, most, cutoff)]
+
+
+def did_you_mean(names: Sequence[str], otherwise: str = "") -> str:
+    """The question that ends a message about a name that is not known, or ``otherwise`` where no name is near."""
+    return f"did you mean {' or '.join(names)}?" if names else otherwise
 
 
 def cell(value: object) -> object:

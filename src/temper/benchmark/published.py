@@ -5,7 +5,6 @@ The files are the study's own, which come without a licence and are therefore no
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from temper.benchmark.analysis.cells import PERTURBATIONS
 from temper.benchmark.analysis.scores import perturbation_product, perturbation_sum
 from temper.errors import DataError
+from temper.text import nearest
 
 _METRICS = {"clean_acc": "clean", "Linf_acc": "linf", "L2_acc": "l2", "L1_acc": "l1", "common_acc": "common"}
 _OBJECTIVES = {"Classic AT": "at", "TRADES": "trades-guide"}
@@ -139,7 +139,7 @@ def _read(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise DataError(f"{path}: not a CSV file that can be read: {error}".splitlines()[0]) from error
     for column in columns:
         if column not in table.columns:
-            near = get_close_matches(column, table.columns, n=1)
+            near = nearest(column, table.columns)
             hint = f" (it has {near[0]!r})" if near else ""
             raise DataError(f"{path}: has no column {column!r}{hint}: give the study's file as it was released")
     if table.empty:

@@ -4,7 +4,6 @@ Every cell of the grid becomes one fully resolved :class:`FinetuneConfig` and a 
 everywhere: the same configuration is the same run, whoever starts it and wherever.
 """
 
-import difflib
 import fnmatch
 import hashlib
 import itertools
@@ -22,6 +21,7 @@ from temper.attacks.names import check_suite
 from temper.benchmark.presets import PRESETS
 from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
+from temper.text import did_you_mean, nearest
 from temper.threat import Threat, parse_threats
 from temper.training.config import FinetuneConfig, Seed, completed, config_error, read_yaml
 
@@ -480,8 +480,7 @@ def _hash(content: Any) -> str:
 
 
 def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"did you mean {', '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+    return did_you_mean(nearest(name, known, 3), f"choose one of {', '.join(known)}")
 
 
 def _spec_error(error: ValidationError) -> ArgumentError:

@@ -5,7 +5,6 @@ its value, and what would be right.
 """
 
 import dataclasses
-import difflib
 import itertools
 import sys
 import types
@@ -21,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from temper.core.refusals import refusal
 from temper.errors import ArgumentError, CallError
+from temper.text import did_you_mean, nearest
 
 T = TypeVar("T")
 
@@ -157,14 +157,13 @@ def _unknown(word: str, known: Sequence[Option], more: str) -> str:
         return f"{word!r} is one word too many; {more}"
     name = word.partition("=")[0].lstrip("-").replace("_", "-")
     names = [option.name for option in known if not option.positional]
-    near = [each for each in names if each.startswith(f"{name}.")][:3] or difflib.get_close_matches(name, names, n=2)
-    hint = f"did you mean {' or '.join(f'--{each}' for each in near)}?" if near else more
+    near = [each for each in names if each.startswith(f"{name}.")][:3] or nearest(name, names, 2)
+    hint = did_you_mean([f"--{each}" for each in near], more)
     return f"there is no option {word.partition('=')[0]}; {hint}"
 
 
 def _choose(value: str, choices: Sequence[str]) -> str:
-    near = difflib.get_close_matches(value, choices, n=1)
-    return (f"did you mean {near[0]}? " if near else "") + f"choose one of {', '.join(choices)}"
+    return f"{did_you_mean(nearest(value, choices))} choose one of {', '.join(choices)}".lstrip()
 
 
 def _given(words: Sequence[str], name: str) -> str:

@@ -1,6 +1,5 @@
 """Files that are whole or not there: everything Temper writes is written aside and then moved into place."""
 
-import difflib
 import errno
 import json
 import logging
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from temper.errors import DamagedError
-from temper.text import masked
+from temper.text import did_you_mean, masked, nearest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,12 +97,13 @@ def target(path: Path) -> Path:
 def near(path: Path) -> list[Path]:
     """What lies where ``path`` does not, and is called nearly so: at most one."""
     beside = [entry.name for entry in path.parent.glob("*")] if path.name else []
-    return [path.parent / name for name in difflib.get_close_matches(path.name, beside, n=1)]
+    return [path.parent / name for name in nearest(path.name, beside)]
 
 
-def did_you_mean(path: Path) -> str:
-    """What to say where there is no ``path``, but one called nearly so; else empty."""
-    return "".join(f"; did you mean {each}?" for each in near(path))
+def not_there(path: Path) -> str:
+    """What to say where there is no ``path``, and what may be meant."""
+    hint = did_you_mean([*map(str, near(path))])
+    return f"{path}: is not there{hint and f'; {hint}'}"
 
 
 def write_json(path: Path, content: Any) -> None:

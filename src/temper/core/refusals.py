@@ -1,6 +1,5 @@
 """What pydantic finds wrong, as one line that names the key, its value and the fix."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -8,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 
 from temper.errors import ArgumentError
+from temper.text import did_you_mean, nearest
 
 # Parts of a location that name no key: which member of a union pydantic tried.
 _TRIED = re.compile(r"constrained-\w+|bool|int|float|str|path|Search|(literal|function-\w+|lax-or-strict)\[.*")
@@ -78,8 +78,8 @@ def _nearest_key(place: list[Any], schema: type[BaseModel]) -> str:
     for key in parents:
         schema = next(_models(schema.model_fields[key].annotation)) if key in schema.model_fields else schema
     known = list(schema.model_fields)
-    nearest = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
-    return f"did you mean {_joined(*parents, nearest[0])}?" if nearest else f"known: {', '.join(known)}"
+    near = [_joined(*parents, name) for name in nearest(str(unknown), known, cutoff=0.5)]
+    return did_you_mean(near, f"known: {', '.join(known)}")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -90,5 +90,5 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _nearest_word(value: object, expected: str) -> str:
-    nearest = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    hint = did_you_mean(nearest(str(value), re.findall(r"'([^']*)'", expected)))
+    return hint and f"; {hint}"

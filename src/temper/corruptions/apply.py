@@ -1,6 +1,5 @@
 """One corrupted image, and data sets whose images are corrupted when they are asked for."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from temper.corruptions import blur, geometry, pixelwise, weather
 from temper.corruptions.parameters import EXTRA, GUIDE, GUIDE_SEVERITY, IMAGENET_C, RULES, SEVERITIES, Rule, table_for
 from temper.data import Dataset, Images
 from temper.errors import ArgumentError, DataError
+from temper.text import did_you_mean, nearest
 
 SMALLEST = 8
 
@@ -79,9 +79,8 @@ def corrupt(
 def check_corruption(name: str, severity: int, rule: str = "sized") -> None:
     """Raise ArgumentError unless there is such a corruption."""
     if name not in _FUNCTIONS:
-        near = difflib.get_close_matches(name, _FUNCTIONS, n=1, cutoff=0.5)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise ArgumentError("corruption", name, f"{meant}Choose among {', '.join(IMAGENET_C + EXTRA)}")
+        hint = did_you_mean(nearest(name, _FUNCTIONS, cutoff=0.5))
+        raise ArgumentError("corruption", name, f"{hint} Choose among {', '.join(IMAGENET_C + EXTRA)}".lstrip())
     if severity not in SEVERITIES:
         raise ArgumentError("severity", severity, "give a whole number from 1 to 5")
     if rule not in RULES:

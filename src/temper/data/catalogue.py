@@ -7,7 +7,6 @@ published as a file that is no longer to be had: here it is a draw of our own wi
 scikit-learn, scipy, torch and torchvision are imported when a set is loaded.
 """
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from temper.data.files import FileImages, FolderFiles
 from temper.data.parts import SplitName, check_split
 from temper.data.root import default_root
 from temper.errors import ArgumentError, DataError
+from temper.text import nearest
 
 Study = Literal["guide", "epsilon-scheduling"]
 #: int64 positions among the images of a published part, by the parts that they go to.
@@ -84,14 +84,14 @@ def published(name: str) -> PublishedSet:
 
     """
     if name not in CATALOGUE:
-        known = nearest(name) or CATALOGUE
+        known = nearest_sets(name) or CATALOGUE
         raise ArgumentError("data", name, f"no such name in the catalogue, choose among {', '.join(known)}")
     return CATALOGUE[name]
 
 
-def nearest(name: str) -> list[str]:
+def nearest_sets(name: str) -> list[str]:
     """At most three names of the catalogue that are spelt much like this one."""
-    return difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.6)
+    return nearest(name, CATALOGUE, 3)
 
 
 def sizes(name: str) -> dict[SplitName, int]:

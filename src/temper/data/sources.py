@@ -4,7 +4,6 @@ scikit-learn, torchvision and pyarrow are imported by the sources that need them
 which every command and every spawned worker process would pay.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from temper.data.files import FileImages
 from temper.data.parts import SplitName, check_split
 from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
+from temper.text import did_you_mean, nearest
 
 _FORMS = (
     "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT], parquet:DIR"
@@ -125,9 +125,9 @@ def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "publ
         return "npz", spec
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
-    nearest = [*map(str, near(path)), *difflib.get_close_matches(spec, ["digits"]), *catalogue.nearest(name)]
-    hint = f", did you mean {' or '.join(nearest)}?" if nearest else ""
-    raise ArgumentError("data", spec, f"no such file or folder{hint}: give {_FORMS}")
+    similar = [*map(str, near(path)), *nearest(spec, ["digits"]), *catalogue.nearest_sets(name)]
+    hint = did_you_mean(similar)
+    raise ArgumentError("data", spec, f"no such file or folder{hint and f', {hint}'}: give {_FORMS}")
 
 
 def _digits() -> Dataset:

@@ -1,7 +1,6 @@
 """torchvision's classification sets by name."""
 
 import contextlib
-import difflib
 import inspect
 import logging
 import sys
@@ -18,6 +17,7 @@ from temper.data.decode import UNREADABLE, to_pixels
 from temper.data.parts import PART_NAMES, SplitName, check_split
 from temper.data.root import default_root
 from temper.errors import ArgumentError, DataError
+from temper.text import nearest
 
 _LOG = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def torchvision_parts(spec: str) -> tuple[SplitName, ...]:
     """
     name = spec.partition(":")[0]
     if name not in SETS:
-        near = difflib.get_close_matches(name, SETS, n=3, cutoff=0.4) or SETS
+        near = nearest(name, SETS, 3, 0.4) or SETS
         raise ArgumentError("data", f"torchvision:{name}", f"no such set, choose among {', '.join(near)}")
     return tuple(SETS[name])
 

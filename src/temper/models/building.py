@@ -10,8 +10,9 @@ from torch import Tensor
 
 from temper.core.files import near
 from temper.errors import ArgumentError
-from temper.models.catalogue import nearest
+from temper.models.catalogue import nearest_backbones
 from temper.models.sources import Source, from_bundled, from_factory, from_onnx, from_timm
+from temper.text import did_you_mean
 
 
 def build(
@@ -55,13 +56,12 @@ def is_factory(spec: str) -> bool:
 
 def no_model(spec: str) -> ArgumentError:
     """What to say of a MODEL that names nothing."""
-    similar = [*map(str, near(Path(spec))), *nearest(spec.partition("@")[0])]
-    hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    hint = did_you_mean([*map(str, near(Path(spec))), *nearest_backbones(spec.partition("@")[0])])
     return ArgumentError(
         "model",
         spec,
         "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory, onnx:FILE or"
-        f" NAME[@weights-file] of temper.models.catalogue{hint}",
+        f" NAME[@weights-file] of temper.models.catalogue{hint and f'; {hint}'}",
     )
 
 

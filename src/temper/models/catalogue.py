@@ -7,13 +7,13 @@ tier stands beside it.
 """
 
 import csv
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from temper.errors import ArgumentError
+from temper.text import nearest
 
 # Upper ends of the Guide's tiers, in parameters without the head.
 _SMALL, _MEDIUM = 20_000_000, 50_000_000
@@ -77,16 +77,15 @@ def backbone(name: str) -> Backbone:
         ArgumentError: there is none; the message gives the nearest names.
     """
     if name not in CATALOGUE:
-        near = nearest(name)
+        near = nearest_backbones(name)
         fix = f"did you mean {', '.join(near)}?" if near else "temper.models.catalogue.CATALOGUE lists the names"
         raise ArgumentError("backbone", name, f"no such name in the catalogue; {fix}")
     return CATALOGUE[name]
 
 
-def nearest(name: str) -> list[str]:
+def nearest_backbones(name: str) -> list[str]:
     """At most three names of the catalogue that are spelt much like this one, upper and lower case being the same."""
-    by_lower = {known.lower(): known for known in CATALOGUE}
-    return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
+    return nearest(name, CATALOGUE, 3)
 
 
 def tier_of(parameters: int) -> str:

@@ -1,6 +1,5 @@
 """Where networks come from: the bundled one, timm, and a user's own factory."""
 
-import difflib
 import importlib
 import inspect
 import itertools
@@ -32,6 +31,7 @@ from temper.models.hub import prompt_hub
 from temper.models.onnx import read_onnx
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.weights import load_weights
+from temper.text import did_you_mean, nearest
 
 # What image networks usually take: tried where nothing says what a factory's network takes.
 _USUAL_SIZES = (32, 28, 64, 224, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)
@@ -187,8 +187,7 @@ def timm_config(name: str) -> Any:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         known = timm.list_models()
-        nearest = difflib.get_close_matches(architecture.lower(), known, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists the names"
+        hint = did_you_mean(nearest(architecture, known, 3, 0.5), "timm.list_models() lists the names")
         raise ModelError(f"timm:{name}: timm {timm.__version__} has no model {architecture!r}; {hint}")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
@@ -307,8 +306,8 @@ def find_factory(spec: str) -> Callable[..., Any]:
     try:
         factory = getattr(module, attribute)
     except AttributeError as error:
-        nearest = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f"did you mean {module_name}:{nearest[0]}?" if nearest else "name a function that returns a network"
+        near = [f"{module_name}:{name}" for name in nearest(attribute, dir(module))]
+        hint = did_you_mean(near, "name a function that returns a network")
         raise ModelError(f"{spec}: module {module_name!r} has no {attribute!r}; {hint}") from error
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelError(f"{spec}: is a {type(factory).__name__}; name a function that returns a network")

@@ -19,7 +19,7 @@ from temper.data import Dataset
 from temper.data.arrays import DAMAGE
 from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
 from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation, Example
-from temper.core.files import did_you_mean, made, read_json, unless_damaged, write_json, written
+from temper.core.files import made, not_there, read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.core.places import Place
@@ -214,7 +214,7 @@ def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
     """
     for place in places:
         if not place.exists():
-            raise EvidenceError(f"{place}: is not there{did_you_mean(place)}")
+            raise EvidenceError(not_there(place))
     paths = [place / TABLE if place.is_dir() else place for place in places]
     merged = EvidenceTable.load(paths[0])
     for path in paths[1:]:
@@ -287,7 +287,7 @@ def view(folder: Path, name: str) -> RunView:
         RunError: the folder holds no evidence table.
     """
     if not folder.exists():
-        raise RunError(f"{folder}: is not there{did_you_mean(folder)}")
+        raise RunError(not_there(folder))
     if not (folder / TABLE).exists():
         raise RunError(f"{folder}: holds no {TABLE}; name the folder of a finished run or evaluation")
     table = EvidenceTable.load(folder / TABLE)

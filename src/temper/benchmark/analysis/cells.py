@@ -6,13 +6,13 @@ data sets and seeds.
 
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError, EvidenceError
+from temper.text import did_you_mean, nearest
 
 PERTURBATIONS = ("clean", "linf", "l2", "l1", "common")
 CONFIGURATION = ("backbone", "objective", "schedule")
@@ -29,8 +29,8 @@ def check_columns(rows: pd.DataFrame, factors: Sequence[str], metrics: Sequence[
     """
     for column in [*factors, *metrics]:
         if column not in rows.columns:
-            near = get_close_matches(column, map(str, rows.columns), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the rows have {', '.join(map(str, rows.columns))}"
+            known = [*map(str, rows.columns)]
+            hint = did_you_mean(nearest(column, known), f"the rows have {', '.join(known)}")
             raise ArgumentError("column", column, hint)
     for metric in metrics:
         missing = rows.index[rows[metric].isna()]

@@ -18,7 +18,6 @@ Spiegelhalter 1996, JRSS A 159; Mogstad, Romano, Shaikh and Wilhelm 2024, Review
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from scipy.stats import rankdata
 from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS, check_columns, grid
 from temper.benchmark.analysis.scores import borda_points, rank_descending
 from temper.errors import ArgumentError, EvidenceError
+from temper.text import did_you_mean, nearest
 
 Values = NDArray[np.float64]
 Score = str | Callable[[Values], Values]
@@ -361,8 +361,7 @@ def _swaps(scores: Values, first: int, second: int) -> NDArray[np.bool_]:
 
 def _one_of(argument: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        near = get_close_matches(str(value), map(str, known), n=1)
-        raise ArgumentError(argument, value, f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
+        raise ArgumentError(argument, value, did_you_mean(nearest(value, known), f"there are {', '.join(known)}"))
     return value
 
 

@@ -8,12 +8,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Literal
 
 from temper.errors import ArgumentError
 from temper.report.views import EpochRow
+from temper.text import did_you_mean, nearest
 
 CELL = ("backbone", "dataset", "objective", "schedule", "protocol", "seed")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -206,8 +206,7 @@ class Leaderboard:
         _check_distinct("rankings", titles, "give each ranking of a protocol a title of its own")
         for key in dict.fromkeys(key for run in self.runs for key in run.metrics):
             if key not in keys:
-                near = get_close_matches(key, keys, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"name it among the board's metrics {keys}"
+                hint = did_you_mean(nearest(key, keys), f"name it among the board's metrics {keys}")
                 raise ArgumentError("metrics", key, f"a run has a metric that is no column; {hint}")
 
 
