@@ -135,7 +135,7 @@ def test_running_again_searches_nothing_twice(place, capsys, monkeypatch):
     assert call(*usual("--json")) == 0
     first = json.loads(capsys.readouterr().out)
     before = Path("out/margins.parquet").read_bytes()
-    monkeypatch.setattr(folders.measurement, "examples", lambda *_: [])
+    monkeypatch.setattr(folders, "examples", lambda *_: [])
     monkeypatch.setattr(measurement, "search", lambda *_, **__: pytest.fail("searched again"))
     assert call(*usual("--json")) == 0
     second = json.loads(capsys.readouterr().out)

@@ -13,8 +13,10 @@ from sklearn import metrics as sk
 from evidence import untouched
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import consistency
-from temper.margins.consistency import detection, eps_sweep, kendall, margin_consistency, risk_curve, roc_curve
+from temper.margins import detection as detection_module
+from temper.margins.consistency import kendall, margin_consistency
 from temper.margins.decisions import Brittleness, brittleness
+from temper.margins.detection import detection, eps_sweep, risk_curve, roc_curve
 from temper.margins.scores import FeatureMargin, logit_margin
 from temper.margins.table import EvidenceTable, Provenance
 
@@ -322,7 +324,7 @@ def test_the_held_out_rate_is_that_of_thresholds_chosen_elsewhere():
     brittle = rng.random(301) < 0.5
     scores = rng.normal(size=301) + ~brittle
     found = labelled(brittle, scores)
-    one, two = consistency._halves(brittle, np.random.default_rng(3))
+    one, two = detection_module._halves(brittle, np.random.default_rng(3))
     assert sorted([*one, *two]) == list(range(301))
     assert abs(brittle[one].sum() - brittle[two].sum()) <= 1
     rates = []
@@ -427,7 +429,7 @@ def test_a_sweep_reports_radii_without_both_kinds():
     points = eps_sweep(table(margins, [1.0, 2, 3, 4]), "Linf", [0.005, 0.02, 0.5])
     assert [point.eps for point in points] == [0.005, 0.02, 0.5]
     assert [point.quality is None for point in points] == [True, False, True]
-    assert points[1] == consistency.SweepPoint(0.02, detection(judged(margins, [1.0, 2, 3, 4], 0.02)))
+    assert points[1] == detection_module.SweepPoint(0.02, detection(judged(margins, [1.0, 2, 3, 4], 0.02)))
     assert "none of 4" in points[0].reason
     assert "all 4" in points[2].reason
     against = eps_sweep(table(margins, [1.0, 2, 3, 4]), "Linf", [0.02], scores=np.array([4.0, 3, 2, 1]))
@@ -459,7 +461,7 @@ def test_perfect_detection_leaves_doubt():
     brittle = np.arange(40) < 5
     ids, margin = np.arange(40), np.where(np.arange(40) < 5, 0.0, np.inf)
     found = Brittleness(ids, ids, ids, ids.astype(float), margin, brittle, ~brittle, "margin")
-    got = consistency.detection(found)
+    got = detection_module.detection(found)
     for each in (got.auroc, got.aupr, got.aupr_trapezoid):
         assert each.value == pytest.approx(1) == each.high and 0.3 < each.low < 0.6
     assert got.fpr_at_95_tpr_in_sample.value == 0 and got.fpr_at_95_tpr_in_sample.high == 1  # none is sure to be last

@@ -16,7 +16,8 @@ from torch.nn import functional
 from temper import data, models
 from temper.errors import ArgumentError, EvidenceError, ModelError, TemperWarning
 from temper.evaluation import measurement
-from temper.evaluation.measurement import Evaluation, examples, measure
+from temper.evaluation.examples import examples
+from temper.evaluation.measurement import Evaluation, measure
 from temper.evaluation.samples import from_arrays, from_dataset
 from temper.margins import EvidenceTable
 from temper.threat import NORMS, parse_threats

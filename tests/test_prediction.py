@@ -21,7 +21,8 @@ from temper import data, models
 from temper.cli import main as cli
 from temper.cli.console import write_predictions
 from temper.deployment import prediction
-from temper.deployment.prediction import Deployed, Failure, Prediction, Predictor, find_images
+from temper.deployment.images import find_images
+from temper.deployment.prediction import Deployed, Failure, Prediction, Predictor
 from temper.errors import ArgumentError
 from temper.evaluation import measurement, samples
 from temper.margins.detector import BrittlenessDetector

@@ -26,8 +26,9 @@ from temper.detection.pseudo import RECIPES, PseudoMargin
 from temper.errors import EvidenceError
 from temper.evaluation.measurement import measure
 from temper.evaluation.samples import from_arrays
-from temper.margins.consistency import detection, margin_consistency
+from temper.margins.consistency import margin_consistency
 from temper.margins.decisions import brittleness
+from temper.margins.detection import detection
 from temper.margins.intervals import Estimate
 from temper.margins.scores import FeatureMargin, logit_margin
 from temper.margins.table import EvidenceTable

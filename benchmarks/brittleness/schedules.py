@@ -21,8 +21,8 @@ import pandas as pd
 from temper.errors import EvidenceError
 from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable
-from temper.margins.consistency import detection
 from temper.margins.decisions import brittleness
+from temper.margins.detection import detection
 from temper.report.brittleness_figures import tau_bars
 from temper.report.figures import STYLE
 from temper.runs.brittleness import SCORES

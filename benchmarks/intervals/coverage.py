@@ -18,7 +18,8 @@ from temper.benchmark.analysis import proxy, rank_correlation_interval, rank_int
 from temper.benchmark.findings import schedule_tests
 from temper.corruptions.baseline import ALEXNET
 from temper.margins import intervals
-from temper.margins.consistency import TPR, kendall
+from temper.margins.consistency import kendall
+from temper.margins.detection import TPR
 from temper.margins.intervals import Estimate
 from temper.margins.subset import SubsetPlan, plain_estimate
 

@@ -27,7 +27,8 @@ from temper.attacks.crafting import crafting, foldable
 from temper.attacks.losses import cross_entropy
 from temper.training import objectives
 from temper.training.config import read_config, resolve
-from temper.training.loop import Crafter, accumulate
+from temper.training.crafter import Crafter
+from temper.training.loop import accumulate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "epsilon_scheduling"))
 

@@ -280,7 +280,8 @@ class Predict:
         """Classify and print."""
         from temper.cli import console
         from temper.core.interrupt import Stop
-        from temper.deployment.prediction import Predictor, find_images, no_detector, watched
+        from temper.deployment.images import find_images
+        from temper.deployment.prediction import Predictor, no_detector, watched
 
         if self.json and self.csv:
             raise ArgumentError("csv", True, "give --json or --csv, not both")

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from temper import models
-from temper.attacks.crafting import crafting, foldable
-from temper.attacks.engine import Engine, Work, filled
-from temper.attacks.losses import flipped, predicted
-from temper.attacks.suites import CLOSER, Suite, get_suite
+from temper.attacks.crafting import foldable
+from temper.attacks.engine import Engine, Work
+from temper.attacks.suites import Suite, get_suite
 from temper.core.interrupt import Stop
-from temper.core.precision import check_precision, full_precision, half, lower_inside
+from temper.core.precision import half
 from temper.core.progress import Bar, progress_bar
 from temper.errors import ArgumentError, EvidenceError
 from temper.evaluation import fitness
+from temper.evaluation.clean import Clean, clean_pass, clean_batch
 from temper.evaluation.journal import Journal
 from temper.evaluation.memory import fitting_batch
 from temper.evaluation.samples import Samples, device_of, from_arrays, on_device
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 TABLE = "margins.parquet"
 JOURNAL = "journal"
 SHARD = 512  # samples that are loaded, and claimed by a process, at once
-RIVALS = 10  # other classes that targeted attacks may go for
 POLL_SECONDS = 0.5
 BAR_SECONDS = 0.3
 
@@ -58,30 +57,6 @@ class Evaluation:
     complete: bool
     seconds: float
     subset: SubsetEstimate | None = None
-
-
-@dataclass(frozen=True)
-class Clean:
-    """What a model makes of the clean images, in the order of rising ids.
-
-    Attributes:
-        columns: those of an evidence table that do not depend on a search, [N] each.
-        rivals: int64 [N, R], the likeliest classes other than the predicted one, likeliest first.
-        gaps: float64 [N, R], by how much the predicted class's logit leads theirs.
-        classes: K.
-        inside: low precisions that the model computes in of its own accord.
-    """
-
-    columns: dict[str, NDArray[Any]]
-    rivals: NDArray[np.int64]
-    gaps: NDArray[np.float64]
-    classes: int
-    inside: list[str]
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether the prediction is the label: bool [N]."""
-        return np.asarray(self.columns["label"] == self.columns["prediction"], dtype=np.bool_)
 
 
 @torch.inference_mode(False)
@@ -181,7 +156,7 @@ def measure(
     searched_in = [
         f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in chosen.stages
     ]
-    clean = _clean(model, samples, batch_size or _clean_batch(samples), chosen)
+    clean = clean_pass(model, samples, batch_size or clean_batch(samples), chosen)
     fitness.note_few_classes(chosen, clean.classes)
     provenance = Provenance(
         suites={chosen.name: chosen.describe()},
@@ -370,7 +345,7 @@ class _Search:
     def _load(self, places: NDArray[np.int64]) -> Work:
         columns = self.clean.columns
         samples = self.samples.take(columns["sample"][places].tolist())
-        parts = list(on_device(self.model, samples.batches(_clean_batch(self.samples))))
+        parts = list(on_device(self.model, samples.batches(clean_batch(self.samples))))
         x, ids = torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
         order = np.searchsorted(columns["sample"], ids.cpu().numpy())
         y, rivals = (torch.as_tensor(a[order], device=x.device) for a in (columns["prediction"], self.clean.rivals))
@@ -393,41 +368,6 @@ class _Search:
     _bar: Bar
     _settled = 0
     _moved = -BAR_SECONDS
-
-
-def _clean_batch(samples: Samples) -> int:
-    """Images in a pass without gradients: a few dozen at ImageNet's size, more for smaller ones."""
-    _, height, width = samples.shape
-    return int(np.clip(256 * 64**2 // (height * width), 16, 256))
-
-
-@torch.no_grad()
-def _clean(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) -> Clean:
-    """One pass over all samples at full precision, and the checks that one batch allows."""
-    check_precision(model)
-    names = ("sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3")
-    parts: list[list[NDArray[Any]]] = []
-    classes, inside = 0, list[str]()
-    for x, y, ids in on_device(model, samples.batches(batch_size)):
-        with crafting(model), full_precision(x.device):
-            logits = model(filled(x))
-            logits = logits[: len(x)] if isinstance(logits, Tensor) else logits
-            fitness.check_logits(logits, y, ids)
-            if not parts:
-                fitness.warn_if_unfit(model, x, y, logits, suite)
-                inside = lower_inside(model, x[:1])
-                fitness.warn_if_lower(inside)
-        classes = logits.shape[1]
-        # Stable, so that of classes with one logit the first comes first, as in every prediction.
-        top, ranked = (each[:, : RIVALS + 1] for each in logits.double().sort(dim=1, descending=True, stable=True))
-        third = top[:, 2] if classes > 2 else torch.full_like(top[:, 0], torch.nan)
-        gaps = top[:, :1] - top[:, 1:]
-        columns = (ids, y, ranked[:, 0], gaps[:, 0], top[:, 0], top[:, 1], third, ranked[:, 1:], gaps)
-        parts.append([column.cpu().numpy() for column in columns])
-    *columns_, rivals, gaps = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(columns_[0])
-    told = dict(zip(names, (c[order] for c in columns_), strict=True))
-    return Clean(told, rivals[order], gaps[order], classes, inside)
 
 
 def _rows(clean: Clean, found: Findings, norm: Norm, seed: int) -> pd.DataFrame:
@@ -481,63 +421,3 @@ def _model_identity(model: nn.Module) -> dict[str, str]:
 
 
 # --- pictures for the report ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Example:
-    """A sample beside its nearest flip found: pictures for a report.
-
-    Attributes:
-        image, adversarial: float32 [C, H, W] in [0, 1].
-        label, prediction, adversarial_prediction: class indices.
-        distance: between the two, in ``norm``.
-    """
-
-    image: Tensor
-    adversarial: Tensor
-    label: int
-    prediction: int
-    adversarial_prediction: int
-    distance: float
-    norm: Norm
-
-
-def examples(
-    model: nn.Module,
-    samples: Samples,
-    table: EvidenceTable,
-    norm: Norm,
-    suite: str,
-    seed: int,
-    count: int = 6,
-    *,
-    ends: bool = False,
-) -> list[Example]:
-    """Samples spread evenly over the margins found, or those of both ``ends``, each with the nearest flip that a short
-    search finds, nearest first. Evidence keeps distances, not images; so the picture may be a little further than the
-    table's ``upper``."""
-    own = table.frame[(table.frame["norm"] == norm) & (table.frame["suite"] == suite)]
-    flips = own[np.isfinite(own["upper"]) & (own["label"] == own["prediction"])].sort_values(["upper", "sample"])
-    if flips.empty:
-        return []
-    places = np.unique(np.linspace(0, len(flips) - 1, count).round().astype(int))
-    if ends:
-        places = np.unique(np.r_[0 : count // 2, len(flips) - count // 2 : len(flips)].clip(0, len(flips) - 1))
-    chosen = samples.take(flips["sample"].iloc[places].tolist())
-    picked: list[Example] = []
-    for x, y, ids in on_device(model, chosen.batches(len(chosen))):
-        engine = Engine(model, foldable(model, x[:2]), len(chosen))
-        with torch.no_grad(), crafting(model):
-            rivals = model(x).topk(2, 1).indices[:, 1:]
-        unlimited = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        for done in engine.flow(CLOSER, Work(x, y, ids, rivals), norm, unlimited, seed):
-            if done.nearest is None:
-                continue
-            with torch.no_grad(), crafting(model):  # each alone, as whoever looks at the pictures would ask
-                clean, moved = (model(each[None].contiguous()) for each in (x[done.place], done.nearest))
-            label, becomes = int(y[done.place]), int(predicted(moved))
-            if int(predicted(clean)) != label or not flipped(moved, y[done.place, None]).item():
-                continue
-            image, nearest = x[done.place].cpu(), done.nearest.cpu()
-            picked.append(Example(image, nearest, label, label, becomes, done.distance, norm))
-    return sorted(picked, key=lambda example: example.distance)

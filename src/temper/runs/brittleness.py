@@ -12,7 +12,7 @@ from temper.errors import DamagedError, EvidenceError, RunError
 from temper.core.files import read_json
 from temper.margins import Estimate, EvidenceTable
 from temper.margins.decisions import Brittleness, brittleness
-from temper.margins.consistency import risk_curve, roc_curve
+from temper.margins.detection import risk_curve, roc_curve
 from temper.margins.detector import conformal_threshold
 from temper.report import BrittlenessView, SampleView
 

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from temper.evaluation import measurement, samples
+from temper.evaluation.examples import examples
 from temper.runs import folders
 from temper import models
 from temper.attacks.suites import get_suite
@@ -181,7 +182,7 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     done.table.save(path)
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
-    found = measurement.examples(classifier, test, done.table, config.norm, suite, config.seed)
+    found = examples(classifier, test, done.table, config.norm, suite, config.seed)
     folders.save_examples(run.folder / folders.EXAMPLES, found, splits.test.class_names)
     results = {name: vars(value) for name, value in folders.headline(done.table).items()}
     folders.report([run.folder], run.folder / folders.REPORT, f"Temper: {run.folder.name}")

@@ -18,7 +18,8 @@ from temper.core.claims import in_turn, refuse_if_filled
 from temper.data import Dataset
 from temper.data.arrays import DAMAGE
 from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
-from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation, Example
+from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
+from temper.evaluation.examples import Example, examples
 from temper.core.files import made, not_there, read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
@@ -169,7 +170,7 @@ def evaluate_loaded(
         (done.table if known is None else known.merge(done.table)).save(path)
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
-        found = [e for norm in norms for e in measurement.examples(classifier, measured, done.table, norm, suite, seed)]
+        found = [e for norm in norms for e in examples(classifier, measured, done.table, norm, suite, seed)]
         save_examples(folder / EXAMPLES, found, names)
     return done
 

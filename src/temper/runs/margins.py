@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from temper import data
 from temper.evaluation import measurement
+from temper.evaluation.examples import examples
 from temper.detection.evasion import Scored
 from temper.detection.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
 from temper.detection.scoring import FEATURE, features, head_weight, score, scorers
@@ -25,7 +26,8 @@ from temper.core.files import read_json, unless_damaged, write_json, written
 from temper.runs.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
 from temper.margins import EvidenceTable
 from temper.margins.decisions import Brittleness, brittleness
-from temper.margins.consistency import detection, eps_sweep, margin_consistency
+from temper.margins.consistency import margin_consistency
+from temper.margins.detection import detection, eps_sweep
 from temper.margins.detector import DETECTOR, BrittlenessDetector, single_threat
 from temper.detection.pseudo import PseudoMargin
 from temper.margins.scores import equidistance
@@ -113,7 +115,7 @@ def margins_into(
         pseudo.save(folder / PSEUDO_MARGIN)
     with in_turn(folder / JOURNAL, "analysing"):  # scores, detector and summary are of one call
         summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
-        ends = measurement.examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
+        ends = examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
         save_examples(folder / ENDS, ends, names)
         if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
             BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)

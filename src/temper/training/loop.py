@@ -1,8 +1,6 @@
 """The training loop: flat, one update after another, every random number derived from (seed, epoch, step, sample)."""
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,13 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from temper.attacks.apgd import APGD
-from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
-from temper.attacks.losses import Loss, predicted
-from temper.attacks.pgd import PGD
+from temper.attacks.losses import predicted
 from temper.core import randomness
-from temper.core.files import written
 from temper.core.interrupt import Stop, Stopped
 from temper.core.orphans import serve_parent
 from temper.core.progress import Bar, progress_bar
@@ -41,6 +35,8 @@ from temper.training.checkpoints import (
     save_checkpoint,
 )
 from temper.training.config import FinetuneConfig
+from temper.training.crafter import Crafter
+from temper.training.metrics import Metrics
 from temper.training.objectives import Objective
 from temper.training.optimisation import MovingAverage, lr_share, make_optimiser, set_lr
 from temper.training.schedules import EpsilonSchedule
@@ -266,55 +262,6 @@ def accumulate(
     return _summed(fabric, sums)
 
 
-class Crafter:
-    """The model as attacks see it while training: eval mode, no parameter gradients, batch norms folded."""
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        pairs: list[Pair],
-        config: FinetuneConfig,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits of ``x`` in eval mode."""
-        with crafting(self._classifier, self._pairs) as model, self._autocast():
-            return model(x)
-
-    def attack(self, eps: float, epoch: int, ids: Tensor) -> objectives.Attack | None:
-        """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
-        if eps == 0:
-            return None
-        keys = randomness.sample_keys(self._config.seed, ids, "training", epoch)
-
-        def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-            with crafting(self._classifier, self._pairs) as model, self._autocast():
-                return inner_attack(model, x, y, eps, keys, loss, self._config)
-
-        return attack
-
-
-def inner_attack(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    keys: Tensor,
-    loss: Loss,
-    config: FinetuneConfig,
-) -> Tensor:
-    """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
-    attack = config.attack
-    chosen = (
-        PGD(attack.steps, step_size=attack.step_size, climbs=loss)
-        if attack.name == "pgd"
-        else APGD(attack.steps, climbs=loss)
-    )
-    return perturb(chosen, model, x, y, eps, config.norm, keys=keys if attack.random_start else None)
-
-
 def _check_finite(session: Session, sums: Tensor, epoch: int, index: int) -> None:
     """Raise before an update that would spoil the weights: a loss or gradient that is not finite."""
     gradients = [p.grad.norm() for p in session.classifier.parameters() if p.grad is not None]
@@ -430,87 +377,3 @@ def _summed(fabric: Fabric, mine: Tensor) -> Tensor:
 def _anyone(fabric: Fabric, mine: bool) -> bool:
     """Whether any process says yes; all hear the same answer, so that all save at the same step."""
     return _summed(fabric, torch.tensor(float(mine))).item() > 0
-
-
-def _keep_rows(path: Path, counted: int) -> None:
-    """Cut the metrics file to the whole rows among the first ``counted`` bytes: what came after is written again.
-
-    Rows that are lost or damaged stay lost, which a warning says; training does not depend on them.
-    """
-    content = path.read_bytes()[:counted] if path.exists() else b""
-    rows = [row for row in content.splitlines(keepends=True) if row.endswith(b"\n") and _is_row(row)]
-    kept = b"".join(rows)
-    if len(kept) < counted:
-        log.warning(f"{path}: lacks {counted - len(kept)} of {counted} bytes before the checkpoint; training goes on")
-    with path.open("ab") as file:
-        if kept == content:
-            file.truncate(len(kept))
-            return
-    with written(path) as unfinished:
-        unfinished.write_bytes(kept)
-
-
-def _is_row(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:  # of bytes that are no UTF-8, too
-        return False
-
-
-class Metrics:
-    """The run's metrics file, and the experiment trackers if there are any."""
-
-    def __init__(self, path: Path, fabric: Fabric, keep_bytes: int) -> None:
-        self._fabric = fabric
-        self._file = None
-        if fabric.is_global_zero:
-            _keep_rows(path, keep_bytes)
-            self._file = path.open("ab")
-
-    def step(self, progress: Progress, epoch: int, eps: float, lr: float, sums: Tensor) -> None:
-        """Note an update of the weights."""
-        samples, correct, loss = sums.tolist()
-        row = {"loss": loss / samples, "accuracy": correct / samples, "eps": eps, "lr": lr}
-        self._write({"kind": "step", "step": progress.step, "epoch": epoch, **row})
-        self._fabric.log_dict({f"step/{name}": value for name, value in row.items()}, step=progress.step)
-
-    def epoch(
-        self,
-        progress: Progress,
-        eps: float,
-        lr: float,
-        loss: float,
-        accuracy: float,
-        validation: float,
-        seconds: float,
-    ) -> None:
-        """Note a finished epoch."""
-        row = {
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "validation_accuracy": validation,
-            "eps": eps,
-            "lr": lr,
-        }
-        self._write(
-            {
-                "kind": "epoch",
-                "epoch": progress.epoch,
-                "step": progress.step,
-                **row,
-                "seconds": round(seconds, 3),
-            }
-        )
-        self._fabric.log_dict({f"epoch/{name}": value for name, value in row.items()}, step=progress.step)
-
-    def flush(self) -> int:
-        """Write everything to the disk, before a checkpoint counts it; returns the length of the file."""
-        if self._file is None:
-            return 0
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write((json.dumps(row) + "\n").encode())

@@ -1,0 +1,66 @@
+"""Adversarial images for a training step."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from temper.attacks.apgd import APGD
+from temper.attacks.attack import perturb
+from temper.attacks.crafting import Pair, crafting
+from temper.attacks.losses import Loss
+from temper.attacks.pgd import PGD
+from temper.core import randomness
+from temper.models import Classifier
+from temper.training import objectives
+from temper.training.config import FinetuneConfig
+
+
+class Crafter:
+    """The model as attacks see it while training: eval mode, no parameter gradients, batch norms folded."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        pairs: list[Pair],
+        config: FinetuneConfig,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of ``x`` in eval mode."""
+        with crafting(self._classifier, self._pairs) as model, self._autocast():
+            return model(x)
+
+    def attack(self, eps: float, epoch: int, ids: Tensor) -> objectives.Attack | None:
+        """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
+        if eps == 0:
+            return None
+        keys = randomness.sample_keys(self._config.seed, ids, "training", epoch)
+
+        def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+            with crafting(self._classifier, self._pairs) as model, self._autocast():
+                return inner_attack(model, x, y, eps, keys, loss, self._config)
+
+        return attack
+
+
+def inner_attack(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    keys: Tensor,
+    loss: Loss,
+    config: FinetuneConfig,
+) -> Tensor:
+    """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
+    attack = config.attack
+    chosen = (
+        PGD(attack.steps, step_size=attack.step_size, climbs=loss)
+        if attack.name == "pgd"
+        else APGD(attack.steps, climbs=loss)
+    )
+    return perturb(chosen, model, x, y, eps, config.norm, keys=keys if attack.random_start else None)
