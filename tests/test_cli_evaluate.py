@@ -23,7 +23,7 @@ from temper.cli.main import main
 from temper.errors import TemperWarning
 from temper.evaluation import measurement
 from temper.margins import EvidenceTable
-from temper.runs import folders
+from temper.runs import evaluate
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -135,7 +135,7 @@ def test_running_again_searches_nothing_twice(place, capsys, monkeypatch):
     assert call(*usual("--json")) == 0
     first = json.loads(capsys.readouterr().out)
     before = Path("out/margins.parquet").read_bytes()
-    monkeypatch.setattr(folders, "examples", lambda *_: [])
+    monkeypatch.setattr(evaluate, "examples", lambda *_: [])
     monkeypatch.setattr(measurement, "search", lambda *_, **__: pytest.fail("searched again"))
     assert call(*usual("--json")) == 0
     second = json.loads(capsys.readouterr().out)
@@ -261,7 +261,7 @@ def test_classes_are_told_by_their_names(place, there):
         Path("some", name).mkdir(parents=True)
         for k in range(2):
             Image.new("RGB", (32, 32), (9 * trained.index(name), k, 0)).save(Path("some", name, f"{k}.png"))
-    _, dataset = folders.load("run", "some", None, 0)
+    _, dataset = evaluate.load("run", "some", None, 0)
     assert dataset.class_names == tuple(trained)
     assert [int(dataset.images[k][0, 0, 0]) for k in range(len(dataset))] == (9 * dataset.labels).tolist()
 

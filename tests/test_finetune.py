@@ -25,7 +25,7 @@ from temper.core.threads import computing_with
 from temper.errors import ArgumentError, DataError, NonFiniteLossError, RunError
 from temper.runs.finetune import finetune
 from temper.runs.run import Run
-from temper.training import loop
+from temper.training import crafter, loop
 from temper.training.checkpoints import Checkpoint, Progress, last_checkpoint, save_checkpoint
 from temper.training.config import read_config, resolve
 from temper.training.schedules import EpsilonSchedule
@@ -336,7 +336,7 @@ def test_no_attack_runs_while_epsilon_is_zero(tmp_path: Path, monkeypatch: pytes
         attacked.append(eps)
         return x
 
-    monkeypatch.setattr(loop, "perturb", spy)
+    monkeypatch.setattr(crafter, "perturb", spy)
     run = finetune(config(tmp_path / "run", schedule={"name": "abrupt", "start": 1 / 3}, epochs=3))
     # T1 is the end of epoch 1; its last step is the first at full epsilon (the ramp's end counts as reached).
     assert [row["eps"] > 0 for row in steps(run)] == [False, False] + [True] * 7
@@ -352,7 +352,7 @@ def test_epsilon_per_epoch_and_per_step(tmp_path: Path, reference: Run) -> None:
 
 
 def test_standard_objective_never_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "perturb", None)
+    monkeypatch.setattr(crafter, "perturb", None)
     run = finetune(config(tmp_path / "run", objective={"name": "standard"}))
     assert run.finished
 

@@ -18,7 +18,7 @@ from temper.deployment.prediction import Predictor
 from temper.errors import EvidenceError, ModelError, TemperWarning
 from temper.evaluation.fitness import note_few_classes, warn_if_flat, warn_if_inconstant, warn_if_masked
 from temper.evaluation.search import Findings, Outcome
-from temper.runs import folders
+from temper.runs import evaluate
 from temper.runs.corruptions import corruptions_into
 from temper.runs.margins import margins_into
 from temper.threat import parse_threats
@@ -95,7 +95,7 @@ def use(command: str, model: str, photos: str, out: Path) -> None:
     """One of the commands that measure or use a model."""
     if command == "evaluate":
         options = {"suite": "pgd", "limit": None, "seed": 0, "batch_size": None, "time_budget": float("inf")}
-        folders.evaluate_into(out, model, photos, ["Linf:8/255"], **options)
+        evaluate.evaluate_into(out, model, photos, ["Linf:8/255"], **options)
     elif command == "margins":
         margins_into(out, model, photos, "Linf:8/255")
     elif command == "corruptions":
@@ -243,5 +243,5 @@ def test_the_summary_tells_the_precision(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(kinds, "lowered", lambda: Lowered("autocast", torch.bfloat16), raising=False)
     options = {"suite": "pgd", "limit": None, "seed": 0, "batch_size": None, "time_budget": float("inf")}
     with pytest.warns(TemperWarning, match="computes in bfloat16 inside"):
-        summary, _ = folders.evaluate_into(tmp_path / "out", "kinds:lowered", photos, ["Linf:8/255"], **options)
+        summary, _ = evaluate.evaluate_into(tmp_path / "out", "kinds:lowered", photos, ["Linf:8/255"], **options)
     assert summary["precision"] == ["bfloat16 inside the model", "float32 search"]

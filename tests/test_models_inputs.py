@@ -11,7 +11,7 @@ import temper
 from temper import models
 from temper.deployment.prediction import Prediction, Predictor
 from temper.errors import DataError, ModelError
-from temper.runs import folders
+from temper.runs import evaluate
 from temper.runs.corruptions import corruptions_into
 from temper.runs.finetune import finetune
 from temper.runs.margins import margins_into
@@ -48,7 +48,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(("name", "height", "width", "size"), [("flat", 48, 48, 48), ("wide", 20, 30, None)])
 def test_a_factory_is_probed_with_the_datas_own_shape(tmp_path, name, height, width, size):
     data = archive(tmp_path / "data.npz", height, width)
-    classifier, dataset = folders.load(f"kinds:{name}", data, None, 0)
+    classifier, dataset = evaluate.load(f"kinds:{name}", data, None, 0)
     assert classifier.image_size == size
     table = temper.evaluate(f"kinds:{name}", *images(8, height, width), ["Linf:1/255"], suite="apgd")
     assert len(table.frame) == 8
@@ -62,16 +62,16 @@ def test_a_factory_is_probed_with_the_datas_own_shape(tmp_path, name, height, wi
 
 def test_a_network_of_one_size_gets_images_of_that_size(tmp_path, photos, caplog):
     assert models.load("kinds:patches").image_size == 384
-    classifier, _ = folders.load("kinds:patches", archive(tmp_path / "d.npz", 40, 40), None, 0)
+    classifier, _ = evaluate.load("kinds:patches", archive(tmp_path / "d.npz", 40, 40), None, 0)
     assert classifier.image_size == 384
     assert "kinds:patches: takes no images of 3x40x40, as the data has; they are brought to 384x384" in caplog.text
-    assert folders.load("kinds:patches", photos, None, 0)[0].image_size == 384
+    assert evaluate.load("kinds:patches", photos, None, 0)[0].image_size == 384
     assert isinstance(next(Predictor.load("kinds:patches")([f"{photos}/a/0.png"])), Prediction)
 
 
 def test_a_network_of_any_size_needs_one_for_photos_of_several(tmp_path, photos):
     def evaluate(image_size: int | None) -> dict:
-        return folders.evaluate_into(
+        return evaluate.evaluate_into(
             tmp_path / f"e{image_size}", "kinds:plain", photos, ["Linf:1/255"], suite="apgd", limit=None, seed=0,
             batch_size=None, time_budget=float("inf"), image_size=image_size,
         )[0]  # fmt: skip

@@ -11,7 +11,7 @@ from temper import data
 from temper.cli import main as cli
 from temper.data import ArrayImages, Dataset
 from temper.errors import DataError
-from temper.runs import folders
+from temper.runs import evaluate
 from temper.runs.finetune import finetune
 from temper.training.seen import SEEN, note_seen, seen_by, unseen
 from temper.training.splits import Splits
@@ -49,7 +49,7 @@ def ids(run, *parts):
 def test_the_undivided_source_is_measured_without_what_was_trained_on(source, place, monkeypatch, caplog):
     folder, run = place
     monkeypatch.chdir(folder)
-    _, dataset = folders.load("run", source, None, 0)
+    _, dataset = evaluate.load("run", source, None, 0)
     assert len(dataset) == len(ids(run, "test")) == 20
     own = data.load("noise.npz").subset(sorted(ids(run, "test")))
     assert set(dataset.digests().tolist()) == set(own.digests().tolist())
@@ -75,7 +75,7 @@ def test_data_of_nothing_else_are_refused(place, monkeypatch):
     trained = data.load("noise.npz").subset(sorted(ids(run, "train")))
     np.savez("trained.npz", images=np.stack([trained.images[i] for i in range(len(trained))]), labels=trained.labels)
     with pytest.raises(DataError, match="holds no images but those that run was trained on; name other data"):
-        folders.load("run", "trained.npz", None, 0)
+        evaluate.load("run", "trained.npz", None, 0)
 
 
 def test_a_run_of_a_run_with_another_seed_tests_on_nothing_that_either_was_trained_on(place, monkeypatch):

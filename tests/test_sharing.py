@@ -17,7 +17,7 @@ from temper.core.files import made
 from temper.core.places import Place
 from temper.errors import EvidenceError, RunError
 from temper.evaluation import measurement
-from temper.runs import folders
+from temper.runs import evaluate
 from temper.runs.run import CONFIG, RECORD
 
 FILL = (
@@ -147,11 +147,11 @@ def test_evidence_on_something_else_is_refused_before_there_is_any(tmp_path, mon
     """As when two searches of another suite begin on one new folder at the same time."""
 
     def stopped(*arguments, **options):
-        assert (tmp_path / "out/journal" / folders.ABOUT).exists()
+        assert (tmp_path / "out/journal" / evaluate.ABOUT).exists()
         with pytest.raises(EvidenceError, match="of another model, data set or seed"):
-            about = json.loads((tmp_path / "out/journal" / folders.ABOUT).read_text())
+            about = json.loads((tmp_path / "out/journal" / evaluate.ABOUT).read_text())
             about["identity"] |= {other: "x"} if other else {}
-            with folders._only_about(tmp_path / "out/journal", about | {"seed": seed}):
+            with evaluate._only_about(tmp_path / "out/journal", about | {"seed": seed}):
                 pass
         raise EvidenceError("stopped")
 
@@ -173,7 +173,7 @@ def test_what_another_suite_found_meanwhile_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(measurement, "measure", overtaken)
     assert cli.main([*call, "apgd"]) == 0
-    assert {*folders.known_evidence(out / measurement.TABLE).provenance.suites} == {"apgd", "pgd"}
+    assert {*evaluate.known_evidence(out / measurement.TABLE).provenance.suites} == {"apgd", "pgd"}
 
 
 def test_folders_made_for_nothing_are_removed(tmp_path):

@@ -32,7 +32,7 @@ from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
 from temper.margins.intervals import Estimate
 from temper.models import Classifier
-from temper.runs import folders
+from temper.runs import evaluate
 from temper.runs.finetune import train_only
 from temper.runs.run import Run
 from temper.threat import Threat
@@ -147,7 +147,7 @@ def _measured(
         path = folder / f"{cell.run}-{suite}.parquet"
         done = measurement.measure(
             classifier, samples.from_dataset(part, classifier), wanted, suite, seed,
-            batch_size=measure.batch_size, journal=folders.journal(folder, f"{cell.run}-{suite}", seed),
+            batch_size=measure.batch_size, journal=evaluate.journal(folder, f"{cell.run}-{suite}", seed),
         )  # fmt: skip
         if not done.complete:
             raise Stopped(f"{cell.label}: stopped while measuring; the same command continues")

@@ -73,7 +73,7 @@ def show_value(value: Value) -> str:
 def show_run(run: Run) -> None:
     """Print a finished run's results and where to look."""
     from temper.report import Value
-    from temper.runs.folders import REPORT
+    from temper.runs.evaluate import REPORT
 
     results = {name: Value(**numbers) for name, numbers in run.record["results"].items()}
     show_table("Measured on the test data", {run.folder.name: results})
@@ -110,7 +110,7 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
 def show_margins(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper margins --json`` would: a row per score, then the detector and attacks on it."""
     from temper.runs.brittleness import attacks_in_words, detector_in_words, words
-    from temper.runs.folders import REPORT
+    from temper.runs.evaluate import REPORT
     from temper.threat import format_eps
 
     counts, threat = summary["margins"], summary["threat"]
@@ -149,7 +149,7 @@ def _one_line(value: Value) -> str:
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper evaluate --json`` would."""
     from temper.report import Value
-    from temper.runs.folders import REPORT
+    from temper.runs.evaluate import REPORT
     from temper.threat import format_eps
 
     results = {"clean accuracy": Value(**summary["clean_accuracy"])}

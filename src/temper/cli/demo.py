@@ -6,7 +6,6 @@ from pathlib import Path
 from temper.cli.console import say, show_table
 from temper.core.interrupt import Stopped
 from temper.report import Value
-from temper.runs import folders
 from temper.runs.finetune import finetune
 from temper.runs.run import CONFIG
 from temper.training.config import read_config
@@ -43,7 +42,7 @@ def demo(out: Path) -> Path:
             runs.append(finetune(config, resume=(folder / CONFIG).exists()))
         except Stopped:
             raise Stopped(f"{out}: stopped, everything is saved; run temper demo again to continue") from None
-    path = folders.report([run.folder for run in runs], out / folders.REPORT, "Temper: three ways to fine-tune")
+    path = views.report([run.folder for run in runs], out / views.REPORT, "Temper: three ways to fine-tune")
     results = {
         name: {quantity: Value(**numbers) for quantity, numbers in run.record["results"].items()}
         for name, run in zip(WAYS, runs, strict=True)

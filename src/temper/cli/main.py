@@ -104,7 +104,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Measure, save, and print."""
-        from temper.runs.folders import evaluate_into
+        from temper.runs.evaluate import evaluate_into
 
         budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
         out = self.out or Path("runs") / _slug(f"evaluate-{self.model}-{self.data}")
@@ -356,7 +356,7 @@ class Merge:
         """Merge, write, and say how many samples there are."""
         from temper.cli.console import say
         from temper.core.files import target
-        from temper.runs.folders import merge_tables
+        from temper.runs.evaluate import merge_tables
 
         if not self.tables:
             raise ArgumentError("TABLE", (), "name at least one margins.parquet, or a folder that holds one")
@@ -379,7 +379,7 @@ class Report:
         """Write the report and print its path."""
         from temper.cli.console import say
         from temper.core.files import target
-        from temper.runs.folders import report
+        from temper.runs.views import report
 
         if not self.folders:
             raise ArgumentError("DIR", (), "name at least one folder of a run or evaluation")

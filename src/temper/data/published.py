@@ -13,6 +13,7 @@ from temper.errors import DataError
 
 
 def with_files(whole: Dataset, root: Path, paths: Sequence[Path]) -> Dataset:
+    """The same samples, their images read from these files below ``root``."""
     members = tuple(path.relative_to(root).as_posix() for path in paths)
     return replace(whole, images=FileImages(FolderFiles(root, members)))
 

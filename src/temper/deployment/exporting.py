@@ -19,7 +19,7 @@ from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperEr
 from temper.evaluation.samples import from_dataset
 from temper.margins.detector import BrittlenessDetector
 from temper.models import Classifier
-from temper.runs.folders import check_out
+from temper.runs.evaluate import check_out
 from temper.runs.run import CONFIG, Run
 from temper.training.splits import splits_of
 

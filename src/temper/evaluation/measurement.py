@@ -23,7 +23,7 @@ from temper.core.precision import half
 from temper.core.progress import Bar, progress_bar
 from temper.errors import ArgumentError, EvidenceError
 from temper.evaluation import fitness
-from temper.evaluation.clean import Clean, clean_pass, clean_batch
+from temper.evaluation.clean import Clean, clean_batch, clean_pass
 from temper.evaluation.journal import Journal
 from temper.evaluation.memory import fitting_batch
 from temper.evaluation.samples import Samples, device_of, from_arrays, on_device

@@ -100,7 +100,7 @@ def margin_consistency(
     if norm is None and len(table.norms) > 1:
         raise EvidenceError(f"there is evidence in several norms ({', '.join(table.norms)}): say which one to take")
     norm = norm or table.norms[0]
-    found = decisions_within(table, norm, suite)
+    found = all_decisions(table, norm, suite)
     scores = checked_scores(found.logit_margin if scores is None else scores, len(found.sample))
     margins, known = found.margin, np.isfinite(found.margin)
     if known.sum() < FEWEST:
@@ -161,7 +161,7 @@ def _spread(margins: NDArray[np.float64], scores: NDArray[np.float64], tau: floa
 # --- both -----------------------------------------------------------------------------------------
 
 
-def decisions_within(table: EvidenceTable, norm: str, suite: str | None) -> Brittleness:
+def all_decisions(table: EvidenceTable, norm: str, suite: str | None) -> Brittleness:
     """All decisions, whatever the radius: at an infinite one every decision is settled."""
     return brittleness(table, norm, math.inf, suite)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
-from temper.margins.consistency import checked_scores, decisions_within
+from temper.margins.consistency import all_decisions, checked_scores
 from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.intervals import Estimate
 from temper.margins.table import EvidenceTable
@@ -169,7 +169,7 @@ def eps_sweep(
     """
     if not len(radii) or not min(radii) > 0:
         raise ArgumentError("radii", list(radii), "must be one or more, each above 0")
-    found = decisions_within(table, norm, suite)
+    found = all_decisions(table, norm, suite)
     scores = checked_scores(found.logit_margin if scores is None else scores, len(found.sample))
     points = []
     for eps in radii:

@@ -12,7 +12,7 @@ from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
 from temper.corruptions.table import CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
 from temper.core.files import unless_damaged, write_json
-from temper.runs.folders import check_out, load
+from temper.runs.evaluate import check_out, load
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from temper.evaluation import measurement, samples
 from temper.evaluation.examples import examples
-from temper.runs import folders
+from temper.runs import evaluate, views
 from temper import models
 from temper.attacks.suites import get_suite
 from temper.core.claims import alone, refuse_if_filled
@@ -176,16 +176,16 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     done = measurement.measure(
         classifier, test, threats, suite, config.seed,
         batch_size=config.evaluation.batch_size,
-        known=folders.known_evidence(path),
-        journal=folders.journal(run.folder, suite, config.seed),
+        known=evaluate.known_evidence(path),
+        journal=evaluate.journal(run.folder, suite, config.seed),
     )  # fmt: skip
     done.table.save(path)
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
     found = examples(classifier, test, done.table, config.norm, suite, config.seed)
-    folders.save_examples(run.folder / folders.EXAMPLES, found, splits.test.class_names)
-    results = {name: vars(value) for name, value in folders.headline(done.table).items()}
-    folders.report([run.folder], run.folder / folders.REPORT, f"Temper: {run.folder.name}")
+    evaluate.save_examples(run.folder / evaluate.EXAMPLES, found, splits.test.class_names)
+    results = {name: vars(value) for name, value in views.headline(done.table).items()}
+    views.report([run.folder], run.folder / views.REPORT, f"Temper: {run.folder.name}")
     run.note(results=results, finished=True)
 
 

@@ -23,7 +23,8 @@ from temper.data import Dataset
 from temper.errors import ArgumentError, EvidenceError, ModelError, naming
 from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
 from temper.core.files import read_json, unless_damaged, write_json, written
-from temper.runs.folders import REPORT, check_out, class_names, evaluate_loaded, load, report, save_examples
+from temper.runs.evaluate import REPORT, check_out, class_names, evaluate_loaded, load, save_examples
+from temper.runs.views import report
 from temper.margins import EvidenceTable
 from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.consistency import margin_consistency
