@@ -6,6 +6,7 @@ from pathlib import Path
 from temper.cli.console import say, show_table
 from temper.core.interrupt import Stopped
 from temper.report import Value
+from temper.runs import views
 from temper.runs.finetune import finetune
 from temper.runs.run import CONFIG
 from temper.training.config import read_config
