@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.benchmark.engines import Execute
-from temper.benchmark.spec import Cell
+from temper.benchmark.grid import Cell
 from temper.benchmark.store import Outcome, Store
 from temper.errors import ArgumentError
 

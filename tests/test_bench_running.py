@@ -17,10 +17,11 @@ from temper.benchmark import driving, running
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.driving import run_grid
 from temper.benchmark.engines import Died, LocalEngine
+from temper.benchmark.grid import cells
 from temper.benchmark.outcomes import margins_of
 from temper.benchmark.progress import state
 from temper.benchmark.running import execute
-from temper.benchmark.spec import cells, read_spec
+from temper.benchmark.spec import read_spec
 from temper.benchmark.store import Store
 from temper.cli import main as cli
 from temper.core.claims import started

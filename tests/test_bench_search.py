@@ -19,9 +19,10 @@ from temper import models
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.benchmark import search as module
+from temper.benchmark.grid import cells
 from temper.benchmark.running import execute
 from temper.benchmark.search import accuracies, search_name, searched
-from temper.benchmark.spec import cells, read_spec
+from temper.benchmark.spec import read_spec
 from temper.benchmark.store import Store
 from temper.core import claims
 from temper.core.interrupt import Stopped

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from bench_grid import TINY, tiny
-from temper.benchmark.spec import cells, read_spec
+from temper.benchmark.grid import cells
+from temper.benchmark.spec import read_spec
 from temper.errors import ArgumentError
 from temper.training.config import FinetuneConfig
 

@@ -10,7 +10,8 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from temper.detection import pseudo
-from temper.detection.pseudo import RECIPES, PseudoMargin
+from temper.detection.pseudo import PseudoMargin
+from temper.detection.recipes import RECIPES
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins.scores import logit_margin
 

@@ -21,9 +21,10 @@ from unittest import mock
 from temper.benchmark import running
 from temper.benchmark.driving import Engine, run_grid
 from temper.benchmark.engines import LocalEngine
+from temper.benchmark.grid import Cell
 from temper.benchmark.ray_engine import RayEngine
 from temper.benchmark.running import Outcome
-from temper.benchmark.spec import Cell, Measure
+from temper.benchmark.spec import Measure
 from temper.benchmark.store import Store
 from temper.training.config import FinetuneConfig
 

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from temper.benchmark.spec import Cell, cells, read_spec
+from temper.benchmark.grid import Cell, cells
+from temper.benchmark.spec import read_spec
 from temper.benchmark.store import Store
 
 METRICS = ("clean", "linf", "l2", "l1", "expected", "common", "tau")

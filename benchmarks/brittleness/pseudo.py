@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from temper.detection.pseudo import RECIPES, PseudoMargin
+from temper.detection.pseudo import PseudoMargin
+from temper.detection.recipes import RECIPES
 from temper.errors import EvidenceError
 from temper.evaluation.measurement import measure
 from temper.evaluation.samples import from_arrays

@@ -14,8 +14,8 @@ from temper import data
 from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals
 from temper.benchmark.analysis.scores import CONFIGURATION
 from temper.benchmark.findings import Finding, findings
+from temper.benchmark.grid import FACTORS
 from temper.benchmark.published import read_published
-from temper.benchmark.spec import FACTORS
 from temper.benchmark.store import DONE, Store, require
 from temper.data import catalogue
 from temper.errors import ArgumentError, EvidenceError

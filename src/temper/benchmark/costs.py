@@ -7,7 +7,8 @@ from math import ceil, log2
 
 from temper.attacks.engine import POLISH_PROBES
 from temper.attacks.suites import Stage, Suite, get_suite
-from temper.benchmark.spec import NEAREST, Cell
+from temper.benchmark.grid import Cell
+from temper.benchmark.spec import NEAREST
 from temper.runs.finetune import make_schedule
 from temper.threat import Norm
 

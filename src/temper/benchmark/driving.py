@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from temper.benchmark.engines import Died, Ended, Execute, Task
+from temper.benchmark.grid import Cell
 from temper.benchmark.progress import COUNTED, State, state
 from temper.benchmark.running import record_failure
-from temper.benchmark.spec import Cell
 from temper.benchmark.store import FAILED, Store
 from temper.core.progress import progress_bar
 from temper.errors import RunError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from temper.benchmark.spec import Cell
+from temper.benchmark.grid import Cell
 from temper.benchmark.store import Outcome, Store
 from temper.core.interrupt import Stop, Stopped
 from temper.core.orphans import end_with_parent

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from temper.benchmark.spec import FACTORS, Cell
+from temper.benchmark.grid import FACTORS, Cell
 from temper.benchmark.store import Store
 from temper.corruptions.table import CorruptionTable
 from temper.errors import EvidenceError, RunError

@@ -11,8 +11,9 @@ import torch
 from temper import models
 from temper.attacks.crafting import crafting, foldable
 from temper.benchmark.costs import Cost, Sizes, cost
+from temper.benchmark.grid import FACTORS, Cell
 from temper.benchmark.search import search_name
-from temper.benchmark.spec import FACTORS, Cell, Spec
+from temper.benchmark.spec import Spec
 from temper.benchmark.store import DONE, Store
 from temper.data import catalogue
 from temper.errors import RunError, naming

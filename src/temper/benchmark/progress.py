@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from temper.benchmark.spec import Cell
+from temper.benchmark.grid import Cell
 from temper.benchmark.store import DONE, FAILED, Store
 
 COUNTED = ("run", "status", "error")  # columns that say how far a grid is

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.benchmark.engines import DEATHS, POLL_SECONDS, Died, Ended, Task, attempt
-from temper.benchmark.spec import Cell
+from temper.benchmark.grid import Cell
 from temper.core.interrupt import Stop, Stopped
 from temper.errors import ArgumentError, MissingExtraError, RunError
 

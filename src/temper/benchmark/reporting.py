@@ -11,6 +11,7 @@ import yaml
 
 from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals
 from temper.benchmark.findings import findings
+from temper.benchmark.grid import FACTORS, Cell
 from temper.benchmark.leaderboard import (
     Leaderboard,
     LeaderboardRun,
@@ -22,7 +23,7 @@ from temper.benchmark.leaderboard import (
 )
 from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.progress import State, state
-from temper.benchmark.spec import FACTORS, Cell, Measure, Spec
+from temper.benchmark.spec import Measure, Spec
 from temper.benchmark.store import DONE, Store, require
 from temper.errors import EvidenceError
 from temper.report.views import EpochRow

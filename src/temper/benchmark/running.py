@@ -15,8 +15,9 @@ import numpy as np
 
 from temper import models
 from temper.benchmark.costs import Sizes, cost
+from temper.benchmark.grid import Cell
 from temper.benchmark.progress import damaged
-from temper.benchmark.spec import NEAREST, Cell
+from temper.benchmark.spec import NEAREST
 from temper.benchmark.store import DONE, FAILED, Outcome, Store
 from temper.core.claims import repeated
 from temper.core.files import unless_damaged

@@ -26,7 +26,8 @@ from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting, foldable
 from temper.attacks.losses import predicted
-from temper.benchmark.spec import Cell, Search
+from temper.benchmark.grid import Cell
+from temper.benchmark.spec import Search
 from temper.benchmark.store import Store
 from temper.core import randomness
 from temper.core.files import written

@@ -55,7 +55,8 @@ class Plan:
     def run(self) -> int:
         """Plan and print."""
         from temper.benchmark import planning
-        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.grid import cells
+        from temper.benchmark.spec import read_spec
         from temper.cli.console import show_plan
 
         spec = read_spec(self.spec)
@@ -98,8 +99,9 @@ class Run:
     def run(self) -> int:
         """Run, and say what failed."""
         from temper.benchmark.driving import run_grid
+        from temper.benchmark.grid import cells
         from temper.benchmark.planning import check
-        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.spec import read_spec
         from temper.benchmark.store import Store
         from temper.cli.console import show_state
 
@@ -136,8 +138,9 @@ class Status:
 
     def run(self) -> int:
         """Look and print; the status is 0 where all runs are done."""
+        from temper.benchmark.grid import cells
         from temper.benchmark.progress import COUNTED, state
-        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.spec import read_spec
         from temper.benchmark.store import Store
         from temper.cli.console import show_state
 
@@ -166,8 +169,9 @@ class Report:
 
     def run(self) -> int:
         """Write, and print the path."""
+        from temper.benchmark.grid import cells
         from temper.benchmark.reporting import write_site
-        from temper.benchmark.spec import cells, read_spec
+        from temper.benchmark.spec import read_spec
         from temper.benchmark.store import Store
         from temper.cli.console import say
 
