@@ -273,7 +273,7 @@ def test_results_are_read_without_torch(tmp_path, reference):
         ["bench", "report", str(path), "--out", str(tmp_path / "site"), *place],
     ]  # fmt: skip
     code = (
-        "import sys; from temper import cli\n"
+        "import sys; from temper.cli import main as cli\n"
         f"for call in {calls!r}:\n"
         "    try:\n"
         "        status = cli.main(call)\n"

@@ -21,7 +21,7 @@ from torch import nn
 from temper.cli import main as cli
 from temper.cli.main import main
 from temper.errors import TemperWarning
-from temper.evaluation import measurement
+from temper.evaluation import searching
 from temper.margins import EvidenceTable
 from temper.runs import evaluate
 
@@ -136,7 +136,7 @@ def test_running_again_searches_nothing_twice(place, capsys, monkeypatch):
     first = json.loads(capsys.readouterr().out)
     before = Path("out/margins.parquet").read_bytes()
     monkeypatch.setattr(evaluate, "examples", lambda *_: [])
-    monkeypatch.setattr(measurement, "search", lambda *_, **__: pytest.fail("searched again"))
+    monkeypatch.setattr(searching, "search", lambda *_, **__: pytest.fail("searched again"))
     assert call(*usual("--json")) == 0
     second = json.loads(capsys.readouterr().out)
     assert second | {"seconds": 0} == first | {"seconds": 0}
@@ -372,12 +372,13 @@ def test_kill_loses_at_most_the_batch_in_flight_and_the_same_command_finishes(pl
 def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
     Path("shards.py").write_text(
         # A pause after each shard, so that processes that start later find some left.
-        "import os, sys, time\nfrom temper import cli, evaluation\nevaluation.SHARD = 3\n"
+        "import os, sys, time\nfrom temper.cli import main\n"
+        "from temper.evaluation import searching\nsearching.SHARD = 3\n"
         "now, fast = time.time, float(os.environ['FAST'])\ntime.time = lambda: now() + fast\n"
-        "settle = measurement._Search._settle\n"
+        "settle = searching.Searching._settle\n"
         "def slowly(self, *shard):\n    settle(self, *shard)\n    time.sleep(1)\n"
-        "evaluation._Search._settle = slowly\n"
-        "sys.exit(cli.main())\n"
+        "searching.Searching._settle = slowly\n"
+        "sys.exit(main.main())\n"
     )
     command = [sys.executable, "shards.py", "evaluate", *SLOWLY, "--out", "out"]
     workers = [

@@ -24,7 +24,7 @@ from temper.core import files
 from temper.core.files import read_json, write_json
 from temper.corruptions.table import CorruptionTable
 from temper.errors import EvidenceError, ModelError, TemperError
-from temper.evaluation import measurement
+from temper.evaluation import searching
 from temper.margins import EvidenceTable
 from temper.margins.detector import BrittlenessDetector
 from temper.runs import finetune
@@ -278,7 +278,7 @@ def test_a_table_is_made_again_from_the_journal_as_it_was(place):
 
 def test_nothing_is_searched_again_for_a_damaged_table(place, monkeypatch):
     damage("margins/margins.parquet", zeroed)
-    monkeypatch.setattr(measurement, "search", lambda *_: pytest.fail("it searches again"))
+    monkeypatch.setattr(searching, "search", lambda *_: pytest.fail("it searches again"))
     assert call(MARGINS) == 0
 
 

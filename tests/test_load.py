@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from temper.evaluation import journal, measurement
+from temper.evaluation import journal, measurement, searching
 from temper.evaluation.journal import Journal
 from temper.evaluation.measurement import measure
 from temper.evaluation.samples import from_arrays
@@ -48,8 +48,8 @@ def looked(monkeypatch):
 
     monkeypatch.setattr(Findings, "next_radius", next_radius)
     monkeypatch.setattr(Findings, "signs", signs)
-    monkeypatch.setattr(measurement, "SHARD", 8)
-    monkeypatch.setattr(measurement, "BAR_SECONDS", 0.0)
+    monkeypatch.setattr(searching, "SHARD", 8)
+    monkeypatch.setattr(searching, "BAR_SECONDS", 0.0)
     return counts
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.attacks.suites import SUITES, Stage, Suite
-from temper.evaluation import measurement
+from temper.evaluation import measurement, searching
 from temper.evaluation.measurement import Evaluation, measure
 from temper.evaluation.samples import from_arrays
 from temper.margins import EvidenceTable
@@ -62,7 +62,7 @@ def uninterrupted(suite: str, norm: str) -> tuple[EvidenceTable, int]:
 @contextmanager
 def stopped(after: int, by: str) -> Iterator[list[int]]:
     """A measurement inside is stopped when so many outcomes have come, by Ctrl-C or by the end of its time."""
-    outcomes, search = [0], measurement.search
+    outcomes, search = [0], searching.search
 
     def watched(*args):
         for outcome in search(*args):
@@ -75,7 +75,7 @@ def stopped(after: int, by: str) -> Iterator[list[int]]:
         return 10.0 if by == "budget" and outcomes[0] >= after else 0.0
 
     with (
-        mock.patch.object(measurement, "search", watched),
+        mock.patch.object(searching, "search", watched),
         mock.patch.object(measurement, "time", SimpleNamespace(monotonic=clock)),
     ):
         yield outcomes

@@ -95,7 +95,7 @@ def fill(place: Path, grid: list[Cell], samples: int) -> None:
 def measured(words: list[str]) -> tuple[float, float]:
     """Processor seconds (user and system) and peak MB of a command in a process of its own, on Linux."""
     code = (
-        "import re, resource, sys; from temper import cli; status = cli.main(sys.argv[1:]);"
+        "import re, resource, sys; from temper.cli import main as cli; status = cli.main(sys.argv[1:]);"
         "use = resource.getrusage(resource.RUSAGE_SELF);"
         "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1];"
         "sys.stderr.write(f'\\n{use.ru_utime + use.ru_stime} {peak}'); sys.exit(status)"
