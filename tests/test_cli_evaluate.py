@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from temper.cli import main as cli
+from temper.cli import measuring
 from temper.cli.main import main
 from temper.errors import TemperWarning
 from temper.evaluation import searching
@@ -153,7 +154,7 @@ def test_another_suite_joins_the_table_and_the_report_names_both(place, capsys):
 
 
 def test_time_that_is_up_is_status_3_and_the_same_call_finishes(place, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "parse_duration", lambda text: 0.0)
+    monkeypatch.setattr(measuring, "parse_duration", lambda text: 0.0)
     assert call(*usual("--time-budget", "1s", "--json", model="mine:Net")) == 3
     out, err = capsys.readouterr()
     threat = json.loads(out)["threats"][0]["robust_accuracy"]

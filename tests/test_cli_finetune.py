@@ -11,7 +11,8 @@ import yaml
 
 import temper
 from temper.cli import demo
-from temper.cli.main import main, parse_duration
+from temper.cli.main import main
+from temper.cli.measuring import parse_duration
 from temper.errors import ArgumentError
 from temper.runs.run import Run
 from temper.training import loop

@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-STOPPED = 3
+from temper.cli import STOPPED
 
 
 def main() -> int:

@@ -12,10 +12,9 @@ from pydantic.dataclasses import dataclass
 if TYPE_CHECKING:
     from temper.benchmark.driving import Engine
 
+from temper.cli import DONE, FAILED, WRONG_CALL
 from temper.core.calls import Count, Processes, parse
 from temper.errors import ArgumentError
-
-DONE, FAILED = 0, 1
 
 USAGE = """usage: temper bench COMMAND [OPTIONS]      (temper bench COMMAND --help tells a command's options)
 
@@ -258,7 +257,7 @@ def bench(words: list[str]) -> int:
     """Run a command of the benchmark."""
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
-        return DONE if words else 2
+        return DONE if words else WRONG_CALL
     if words[0] not in COMMANDS:
         raise ArgumentError("bench COMMAND", words[0], f"choose one of {', '.join(COMMANDS)}")
     return parse(COMMANDS[words[0]], words[1:], f"temper bench {words[0]}").run()
