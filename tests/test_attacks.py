@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,11 +14,23 @@ from torch import Tensor, nn
 
 from temper.attacks.apgd import APGD, L1_START, checkpoints
 from temper.attacks.attack import Problem, ask, input_gradient, learn, perturb
-from temper.attacks.ball import distance
+from temper.attacks.ball import distance, project, random_point, steepest_step
 from temper.attacks.crafting import crafting
-from temper.attacks.losses import cross_entropy, flipped, kl_divergence
+from temper.attacks.fab import FABTargeted
+from temper.attacks.fmn import FMN
+from temper.attacks.losses import (
+    cross_entropy,
+    flipped,
+    kl_divergence,
+    logit_difference,
+    logit_difference_targeted,
+    towards_a_class,
+)
 from temper.attacks.pgd import PGD
+from temper.attacks.square import Square
+from temper.attacks.tangent import Tangent
 from temper.core import randomness
+from temper.errors import ArgumentError
 from temper.threat import NORMS
 
 pytestmark = pytest.mark.numerical
@@ -496,3 +509,30 @@ def test_sparse_search_goes_on_with_its_starts_own_sparsity_in_a_smaller_ball(st
         torch.testing.assert_close(1 - state["sparsity"].double(), (moved / size / 1.5).clamp(1 / size, 1).double())
         assert (1 - state["sparsity"] - L1_START).abs().max() > 1e-3
     assert narrowed == 2
+
+
+@pytest.mark.parametrize("attack", [APGD(3), FMN(3), Square(3), Tangent(3)], ids=lambda attack: type(attack).__name__)
+def test_whoever_writes_a_loss_says_whether_it_is_towards_a_class(attack):
+    @towards_a_class
+    def towards(logits, labels, target):
+        return logit_difference_targeted(logits, labels, target)
+
+    assert replace(attack, climbs=towards).targeted
+    assert not replace(attack, climbs=logit_difference).targeted
+
+
+@pytest.mark.parametrize("norm", ["L3", ""])
+def test_an_unknown_norm_is_an_error_and_never_another_one(norm):
+    x, y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
+    for attack in (PGD(2), APGD(2), Square(2), FMN(2), Tangent(2), FABTargeted(2)):
+        with pytest.raises(ArgumentError, match=f"norm = '{norm}': choose one of Linf, L2, L1"):
+            perturb(attack, nn.Flatten(), x, y, 0.1, norm, keys=keys_of(2), target=1 - y)
+    uses = [
+        lambda: distance(x, norm),
+        lambda: steepest_step(x, norm),
+        lambda: project(x, x, 0.1, norm),
+        lambda: random_point(x, 0.1, norm, keys_of(2)),
+    ]
+    for use in uses:
+        with pytest.raises((KeyError, AssertionError)):
+            use()

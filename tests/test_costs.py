@@ -90,7 +90,7 @@ def suites(draw: st.DrawFn) -> Suite:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     suite=suites(),
-    norm=st.sampled_from(NORMS),
+    norm=st.sampled_from([*NORMS]),
     shares=st.lists(st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.8, 1.0, 3.0]), min_size=1, max_size=5, unique=True),
     classes=st.integers(2, 6),
     half=st.sampled_from([None, torch.bfloat16]),

@@ -111,7 +111,7 @@ def test_stopped_after_any_outcome_it_ends_where_an_uninterrupted_measurement_do
 @settings(max_examples=20, deadline=None)
 @given(
     suite=st.sampled_from(sorted(SUITES)),
-    norm=st.sampled_from(NORMS),
+    norm=st.sampled_from([*NORMS]),
     stops=st.lists(st.integers(1, 20), min_size=1, max_size=3),
     by=st.sampled_from(["budget", "Ctrl-C"]),
     keeps=st.sampled_from(["journal", "table", "both"]),

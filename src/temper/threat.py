@@ -2,12 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from temper.errors import ArgumentError
 
 Norm = Literal["Linf", "L2", "L1"]
-NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+@dataclass(frozen=True)
+class NormFacts:
+    """What is known of a norm.
+
+    Attributes:
+        order: p of the p-norm.
+        dual: the norm that gradients are measured in, where perturbations are measured in this one.
+        unit: how many of the units that people write a radius in make up 1: 255ths for Linf.
+        telling: a radius at which accuracy that has not fallen yet is a sign of masked gradients.
+    """
+
+    order: float
+    dual: Norm
+    unit: int
+    telling: float
+
+
+NORMS: dict[Norm, NormFacts] = {
+    "Linf": NormFacts(order=float("inf"), dual="L1", unit=255, telling=16 / 255),
+    "L2": NormFacts(order=2.0, dual="L2", unit=1, telling=2.0),
+    "L1": NormFacts(order=1.0, dual="Linf", unit=1, telling=40.0),
+}
 
 # 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
 ROUNDING = 1e-12
@@ -26,7 +49,8 @@ class Threat:
 
 def format_eps(norm: str, eps: float) -> str:
     """How people write a radius: in 255ths for Linf, as a plain number otherwise."""
-    return f"{eps * 255:.4g}/255" if norm == "Linf" else f"{eps:.4g}"
+    unit = NORMS[check_norm(norm)].unit
+    return f"{eps * unit:.4g}" + (f"/{unit}" if unit != 1 else "")
 
 
 def parse_eps(value: str | float, argument: str = "eps") -> float:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from temper.attacks.ball import rows
 from temper.attacks.losses import Loss, flipped
 from temper.core import randomness
-from temper.threat import Norm
+from temper.threat import Norm, check_norm
 
 Model = Callable[[Tensor], Tensor]
 State = dict[str, Tensor]
@@ -244,7 +244,11 @@ def perturb(
 
     Returns:
         Images of the shape of ``x``, inside the box; attacks for the nearest flip return ``x`` where they found none.
+
+    Raises:
+        ArgumentError: an unknown norm.
     """
+    norm = check_norm(norm)
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
     state = attack.begin(Problem(x, y, radius, norm, keys, target))
     kept, found = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)

@@ -4,13 +4,13 @@ Shapes: images are float [N, ...] with values in [0, 1]; ``eps`` is a float or a
 [0, 1]. Every function works sample by sample.
 """
 
-from typing import overload
+from typing import assert_never, overload
 
 import torch
 from torch import Tensor
 
 from temper.core import randomness
-from temper.threat import Norm
+from temper.threat import NORMS, Norm
 
 
 @overload
@@ -34,7 +34,7 @@ def distance(delta: Tensor, norm: Norm) -> Tensor:
     flat = delta.flatten(1)
     if norm == "Linf":
         return flat.abs().amax(1)
-    return flat.norm(p=2 if norm == "L2" else 1, dim=1)
+    return flat.norm(p=NORMS[norm].order, dim=1)
 
 
 def project(x: Tensor, moved: Tensor, eps: Tensor | float, norm: Norm) -> Tensor:
@@ -50,7 +50,9 @@ def project(x: Tensor, moved: Tensor, eps: Tensor | float, norm: Norm) -> Tensor
     if norm == "L2":
         shrink = (eps / distance(delta, norm).clamp_min(1e-12)).clamp_max(1)
         return (x + delta * rows(shrink, x)).clamp(0, 1)
-    return x + _project_l1(x, delta, eps)
+    if norm == "L1":
+        return x + _project_l1(x, delta, eps)
+    assert_never(norm)
 
 
 def exact_distance(x: Tensor, tried: Tensor, norm: Norm) -> Tensor:
@@ -110,6 +112,8 @@ def steepest_step(gradient: Tensor, norm: Norm, sparsity: Tensor | float = 0.99)
         largest = distance(gradient, "Linf")
         gradient = gradient / rows(torch.where(largest > 0, largest, 1), gradient)
         return gradient / rows(distance(gradient, "L2").clamp_min(1), gradient)
+    if norm != "L1":
+        assert_never(norm)
     size = gradient.flatten(1).abs()
     # The threshold is the smallest coordinate that is kept, one at least; zeros never count.
     kept = ((1 - torch.as_tensor(sparsity, device=size.device)) * size.shape[1]).long().clamp(1, size.shape[1])

@@ -12,9 +12,7 @@ from temper.attacks.ball import distance, random_point, rows
 from temper.attacks.hyperplane import step_to_plane
 from temper.attacks.losses import logit_difference_targeted
 from temper.attacks.nearest import begin, keep_nearer
-from temper.threat import Norm
-
-DUAL = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}  # order of the norm that measures gradients
+from temper.threat import NORMS, Norm
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class FAB(_Walk):
         logits = answer.logits.to(answer.gradient.dtype)
         values = logits - logits[row, y][:, None]
         normals = answer.gradient - answer.gradient[row, y][:, None]
-        lengths = torch.linalg.vector_norm(normals.flatten(2), DUAL[norm], 2)
+        lengths = torch.linalg.vector_norm(normals.flatten(2), NORMS[NORMS[norm].dual].order, 2)
         nearness = lengths / values.abs().clamp_min(1e-30)
         nearness[row, y] = -1
         rival = nearness.argmax(1)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, project, rows, steepest_step, within_box
-from temper.attacks.losses import Loss, logit_difference, logit_difference_targeted
-from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer, near_start
-from temper.threat import Norm
+from temper.attacks.losses import Loss, is_targeted, logit_difference
+from temper.attacks.nearest import TINY, begin, keep_nearer, near_start
+from temper.threat import NORMS, Norm
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FMN(Attack):
     @property
     def targeted(self) -> bool:
         """See :class:`Attack`."""
-        return self.climbs is logit_difference_targeted
+        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; knows no limit but the box."""
@@ -49,7 +49,7 @@ class FMN(Attack):
         # Until the first flip the radius is what a linear model would need. The paper takes just that, and of pixels at
         # the faces of the box too; rounding and clipping would keep some boundaries out of reach for ever.
         gradient = within_box(answer.gradient, moved)
-        slope = distance(gradient, DUAL[norm]).clamp_min(TINY)
+        slope = distance(gradient, NORMS[norm].dual).clamp_min(TINY)
         guess = distance(moved - x, norm) + answer.losses.abs().to(x.dtype) / slope
         wider = torch.where(state["distance"].isfinite(), radius, guess) * (1 + gamma)
         narrower = torch.minimum(radius * (1 - gamma), state["distance"])

@@ -12,6 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 
 Loss = Callable[..., Tensor]
+_TOWARDS: set[Loss] = set()
+
+
+def towards_a_class(loss: Loss) -> Loss:
+    """Declare that a loss takes the classes to reach."""
+    _TOWARDS.add(loss)
+    return loss
+
+
+def is_targeted(loss: Loss) -> bool:
+    """Whether a loss takes the classes to reach, as a third argument."""
+    return loss in _TOWARDS
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,6 +38,7 @@ def logit_difference(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(1) - _of(logits, labels)
 
 
+@towards_a_class
 def logit_difference_targeted(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
     """The target's logit minus the label's: above 0 where the prediction has changed."""
     logits = logits.float()
@@ -42,6 +55,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return difference / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+@towards_a_class
 def dlr_targeted(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
     """Targeted DLR (arXiv:2003.01690, eq. 7): towards a class, over the gap between the largest logit and the mean of
     the third and fourth. With 3 classes the third alone, with 2 no ratio."""

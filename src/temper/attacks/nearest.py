@@ -8,7 +8,6 @@ from temper.attacks.ball import distance, random_point, rows
 from temper.attacks.losses import flipped
 from temper.threat import Norm
 
-DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}  # how gradients are measured
 TINY = 1e-30  # stands in for 0 in denominators
 NOISE = 1 / 255  # largest change of a pixel in a random start: a search without a radius has no other scale
 

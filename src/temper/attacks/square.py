@@ -9,15 +9,14 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, project, rows
-from temper.attacks.losses import Loss, dlr_targeted, logit_difference, logit_difference_targeted
+from temper.attacks.losses import Loss, is_targeted, logit_difference
 from temper.core import randomness
 from temper.errors import ArgumentError
-from temper.threat import Norm
+from temper.threat import NORMS, Norm
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries in 10,000 after which squares lose half
 TILES = 5  # tiles along the shorter side of the image, at the start in L2 and L1
 DECAY = {"L2": 2, "L1": 4}  # how steeply hills fall: L1 likes them pointed
-ORDER = {"L2": 2, "L1": 1}
 BOOST = 10.0  # in L1, by how much a change is longer than what pays for it, before the projection
 
 
@@ -52,7 +51,7 @@ class Square(Attack):
     @property
     def targeted(self) -> bool:
         """See :class:`Attack`."""
-        return self.climbs in (dlr_targeted, logit_difference_targeted)
+        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`.
@@ -259,7 +258,7 @@ def _square(top: Tensor, left: Tensor, side: Tensor, like: Tensor) -> Tensor:
 
 def _lengths(delta: Tensor, norm: Norm) -> Tensor:
     """Length of each channel: [N, C, H, W] -> [N, C, 1, 1]."""
-    return torch.linalg.vector_norm(delta, ORDER[norm], (2, 3), keepdim=True)
+    return torch.linalg.vector_norm(delta, NORMS[norm].order, (2, 3), keepdim=True)
 
 
 def _unit(delta: Tensor, norm: Norm) -> Tensor:

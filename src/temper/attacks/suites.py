@@ -40,7 +40,7 @@ class Stage:
     attack: Attack
     random_start: bool = True
     bears: tuple[torch.dtype, ...] = ()
-    norms: tuple[Norm, ...] = NORMS
+    norms: tuple[Norm, ...] = tuple(NORMS)
     on: Literal["all", "near", "edge", "masked", "flat"] = "all"
 
     def describe(self) -> dict[str, Any]:

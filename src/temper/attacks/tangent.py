@@ -11,9 +11,9 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, rows, steepest_step, within_box
-from temper.attacks.losses import Loss, logit_difference_targeted
-from temper.attacks.nearest import DUAL, TINY, begin, keep_nearer, near_start
-from temper.threat import Norm
+from temper.attacks.losses import Loss, is_targeted, logit_difference_targeted
+from temper.attacks.nearest import TINY, begin, keep_nearer, near_start
+from temper.threat import NORMS, Norm
 
 # How far beyond the plane a step aims, as a share of the plane's distance: a flip must be seen to count. Doubled after
 # every miss and halved after every flip, between these two, so that a boundary that bends away is crossed all the same.
@@ -47,7 +47,7 @@ class Tangent(Attack):
     @property
     def targeted(self) -> bool:
         """See :class:`Attack`."""
-        return self.climbs is logit_difference_targeted
+        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; knows no limit but the box."""
@@ -71,7 +71,7 @@ class Tangent(Attack):
 
         length = self._length(state["step"], x)
         if norm != "L1":
-            to_plane = value.abs() / distance(normal, DUAL[norm]).clamp_min(1)  # at least 1, unless all is 0
+            to_plane = value.abs() / distance(normal, NORMS[norm].dual).clamp_min(1)  # at least 1, unless all is 0
             length = length * torch.maximum(distance(delta, norm), to_plane)
         further = 1 + state["beyond"]
         needed = ((normal * delta).flatten(1).sum(1) - value) * further

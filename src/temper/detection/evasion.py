@@ -15,6 +15,7 @@ from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.ball import exact_distance, into_ball, rows
 from temper.attacks.crafting import crafting
+from temper.attacks.losses import towards_a_class
 from temper.core import randomness
 from temper.core.precision import full_precision
 from temper.threat import Norm
@@ -38,6 +39,7 @@ class Evasion:
     backward: int
 
 
+@towards_a_class
 def sure_of_target(outputs: Tensor, labels: Tensor, target: Tensor) -> Tensor:
     """Below 0 while another class leads (the target's logit less the largest other), then the score.
 

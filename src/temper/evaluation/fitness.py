@@ -15,7 +15,7 @@ from temper.attacks.suites import Suite
 from temper.errors import ArgumentError, ModelError, TemperWarning
 from temper.evaluation.masking import SIGNS
 from temper.evaluation.search import Findings
-from temper.threat import Norm, Threat
+from temper.threat import NORMS, Norm, Threat
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ TOLERATED = 0.005  # share of samples that a black-box attack may break alone be
 
 # Largest change of a logit, as a share of the largest, in batches of one size: rounding comes to 1e-7.
 CONSTANT = 1e-4
-
-TELLING = {"Linf": 16 / 255, "L2": 2.0, "L1": 40.0}  # a radius at which accuracy that has not fallen yet is a sign
 
 
 def check_logits(logits: Tensor, y: Tensor, ids: Tensor) -> None:
@@ -196,7 +194,7 @@ def warn_if_flat(curve: Sequence[float], threats: Sequence[Threat]) -> None:
         curve: robust accuracy at each of ``threats``, all of one norm, radii rising.
         threats: as many.
     """
-    if len(threats) < 2 or threats[-1].eps < max(2 * threats[0].eps, TELLING[threats[-1].norm]):
+    if len(threats) < 2 or threats[-1].eps < max(2 * threats[0].eps, NORMS[threats[-1].norm].telling):
         return
     if curve[-1] > 0.05 and np.isclose(curve[0], curve[-1], atol=1e-9):
         _warn(

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from temper.errors import ArgumentError
-from temper.threat import Norm
+from temper.threat import NORMS, Norm
 
 # Differences of the head's weights are measured in the norm dual to that of the perturbation.
-DUAL_ORDER: dict[Norm, float] = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}
 
 
 def logit_margin(logits: Tensor) -> Tensor:
@@ -56,7 +55,9 @@ class FeatureMargin:
         if not torch.isfinite(flat).all():
             raise ArgumentError("weight", tuple(weight.shape), "holds NaN or infinity; load the model's weights again")
         self.norm = norm
-        self.pairs = torch.cdist(flat, flat, p=DUAL_ORDER[norm], compute_mode="donot_use_mm_for_euclid_dist")
+        self.pairs = torch.cdist(
+            flat, flat, p=NORMS[NORMS[norm].dual].order, compute_mode="donot_use_mm_for_euclid_dist"
+        )
 
     def __call__(self, logits: Tensor) -> Tensor:
         """[N, K] -> [N]; see :func:`logit_margin` for errors."""
