@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from temper.errors import ArgumentError, TemperError
+from temper.margins.intervals import Estimate
 from temper.report import (
     EpochRow,
     RunView,
     SampleView,
-    Value,
     accuracy_curve,
     training_curves,
     write_report,
@@ -67,10 +67,10 @@ def view(name="fixed", **parts):
     full = {
         "facts": {"model": "resnet20", "seed": "0"},
         "table": {
-            "clean accuracy": Value(0.78, 0.753, 0.805, 1000),
-            "robust accuracy at Linf 8/255": Value(0.25, 0.224, 0.31, 1000, 0.031),
+            "clean accuracy": Estimate(0.78, 0.753, 0.805, 1000),
+            "robust accuracy at Linf 8/255": Estimate(0.25, 0.224, 0.31, 1000, 0.031),
         },
-        "curves": {"Linf": {i / 255: Value(0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20, 1000) for i in range(9)}},
+        "curves": {"Linf": {i / 255: Estimate(0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20, 1000) for i in range(9)}},
         "history": [EpochRow(e, e / 255, 2.0 / e, 0.3, None if e == 1 else 0.4, 1e-3) for e in range(1, 5)],
         "samples": [sample()],
     }
@@ -91,7 +91,7 @@ def test_table_shows_value_interval_n_and_unknown(tmp_path):
 
 
 def test_a_column_that_one_run_lacks_is_shown_as_not_measured(tmp_path):
-    other = view("other", table={"clean accuracy": Value(0.5, 0.4, 0.6, 50)})
+    other = view("other", table={"clean accuracy": Estimate(0.5, 0.4, 0.6, 50)})
     _, page = report(tmp_path, view(), other)
     assert len(page.all("span", **{"aria-label": "not measured"})) == 1
     assert len(page.all("td", **{"data-column": "clean accuracy"})) == 2
@@ -126,7 +126,7 @@ def test_how_to_read_explains_the_words(tmp_path):
 def test_names_from_users_are_escaped(tmp_path):
     evil = "<script>alert(\"1\")</script> $x$ & 'y'"
     odd = dataclasses.replace(sample(), label=evil, prediction=evil, adversarial_prediction=evil)
-    table = {evil: Value(0.5, 0.4, 0.6, 9)}
+    table = {evil: Estimate(0.5, 0.4, 0.6, 9)}
     _, page = report(tmp_path, view(evil, facts={evil: evil}, table=table, samples=[odd]), title=evil)
     assert not page.all("script")
     assert page.text.count(evil) >= 6
@@ -188,9 +188,9 @@ def test_no_views_and_equal_names_are_refused(tmp_path):
 
 def test_percentages_and_unfit_images_are_refused():
     with pytest.raises(ArgumentError, match=r"value = 78.0.*share in \[0, 1\]"):
-        Value(78.0, 0.7, 0.8, 100)
+        view("a", table={"clean accuracy": Estimate(78.0, 0.7, 0.8, 100)})
     with pytest.raises(ArgumentError, match="high = nan"):
-        Value(0.5, 0.4, float("nan"), 100)
+        view("a", curves={"L2": {0.5: Estimate(0.5, 0.4, float("nan"), 100)}})
     with pytest.raises(ArgumentError, match=r"image = .*uint8"):
         SampleView(np.zeros((8, 8, 3)), np.zeros((8, 8, 3)), "a", "a", "b", 0.1, "L2")
     with pytest.raises(ArgumentError, match=r"adversarial = .*shape"):
@@ -212,7 +212,7 @@ def test_accuracy_curve_draws_the_numbers_in_255ths():
 
 
 def test_accuracy_curve_in_other_norms_is_in_pixel_units_and_marks_unknown_hollow():
-    curve = {0.0: Value(0.9, 0.8, 1.0, 50), 0.5: Value(0.4, 0.3, 0.6, 50, unknown=0.1)}
+    curve = {0.0: Estimate(0.9, 0.8, 1.0, 50), 0.5: Estimate(0.4, 0.3, 0.6, 50, unknown=0.1)}
     (axes,) = accuracy_curve([view(curves={"L2": curve})], "L2").axes
     line, *markers = axes.lines
     np.testing.assert_allclose(line.get_xdata(), [0, 0.5])
@@ -220,8 +220,8 @@ def test_accuracy_curve_in_other_norms_is_in_pixel_units_and_marks_unknown_hollo
 
 
 def test_between_the_radii_searched_a_band_holds_what_is_unknown_and_the_line_what_is_known():
-    curve = {0.0: Value(0.9, 0.8, 1.0, 50), 0.5: Value(0.1, 0.0, 0.2, 50)}
-    known, open_ = Value(0.3, 0.2, 0.4, 50), Value(0.1, 0.0, 0.95, 50, unknown=0.7)
+    curve = {0.0: Estimate(0.9, 0.8, 1.0, 50), 0.5: Estimate(0.1, 0.0, 0.2, 50)}
+    known, open_ = Estimate(0.3, 0.2, 0.4, 50), Estimate(0.1, 0.0, 0.95, 50, unknown=0.7)
     (axes,) = accuracy_curve([view(curves={"L2": curve}, bands={"L2": {0.1: known, 0.3: open_}})], "L2").axes
     line, *markers = axes.lines
     np.testing.assert_allclose(line.get_xdata(), [0, 0.1, 0.5])

@@ -16,7 +16,7 @@ from temper import text
 from temper.cli import console
 from temper.deployment.prediction import Failure, Prediction
 from temper.errors import ArgumentError, DataError, MissingExtraError, RunError, TemperError
-from temper.report import Value
+from temper.margins.intervals import Estimate
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)  # surrogates and control characters, too
 SECRET = st.text("abcXYZ0189+/=_-:@", min_size=4, max_size=30).map(lambda body: f"S3CR{body}ET")
@@ -138,7 +138,7 @@ def test_anything_can_be_said(name):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_is_markup_or_moves_the_cursor(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    estimate = Value(0.5, 0.4, 0.6, 10)
+    estimate = Estimate(0.5, 0.4, 0.6, 10)
     summary = {
         "model": {"spec": name}, "data": {"name": name, "n": 10}, "clean_accuracy": vars(estimate), "threats": [],
         "passes": {"forward": 1, "backward": 1}, "precision": [], "seconds": 1.0, "table": name,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from temper.benchmark.progress import State
     from temper.deployment.exporting import Exported
     from temper.deployment.prediction import Failure, Outcome, Prediction
-    from temper.report import Value
+    from temper.margins.intervals import Estimate
     from temper.runs.run import Run
 
 SHOWN = 20  # lines of a list that may be long
@@ -49,7 +49,7 @@ def say(*lines: str) -> None:
         console.print(printable(line), soft_wrap=True)
 
 
-def show_table(title: str, results: Mapping[str, Mapping[str, Value]]) -> None:
+def show_table(title: str, results: Mapping[str, Mapping[str, Estimate]]) -> None:
     """Print estimates: a column per run, a row per quantity, each with its interval."""
     quantities = list(dict.fromkeys(quantity for values in results.values() for quantity in values))
     count = next(iter(next(iter(results.values())).values())).n
@@ -64,7 +64,7 @@ def show_table(title: str, results: Mapping[str, Mapping[str, Value]]) -> None:
     _Plain().print(table)
 
 
-def show_value(value: Value) -> str:
+def show_value(value: Estimate) -> str:
     """A share in percent with its interval."""
     doubt = f"\n{value.unknown:.0%} unknown" if value.unknown >= 0.005 else ""
     return f"{value.value:.1%}\n[{value.low:.1%}, {value.high:.1%}]{doubt}"
@@ -72,17 +72,17 @@ def show_value(value: Value) -> str:
 
 def show_run(run: Run) -> None:
     """Print a finished run's results and where to look."""
-    from temper.report import Value
+    from temper.margins.intervals import Estimate
     from temper.runs.evaluate import REPORT
 
-    results = {name: Value(**numbers) for name, numbers in run.record["results"].items()}
+    results = {name: Estimate(**numbers) for name, numbers in run.record["results"].items()}
     show_table("Measured on the test data", {run.folder.name: results})
     say(f"run: {run.folder}", f"report: {run.folder / REPORT}")
 
 
 def show_corruptions(summary: Mapping[str, Any]) -> None:
     """Print what ``temper corruptions --json`` would: a row per corruption, a column per severity."""
-    from temper.report import Value
+    from temper.margins.intervals import Estimate
 
     measured = summary["corruptions"]
     severities = sorted({severity for each in measured.values() for severity in each["severities"]}, key=int)
@@ -98,7 +98,7 @@ def show_corruptions(summary: Mapping[str, Any]) -> None:
     console.print(table)
     for title, key in (("clean accuracy", "clean_accuracy"), ("mean accuracy under corruptions", "mean_accuracy")):
         if summary[key]:
-            console.print(f"{title}: {_one_line(Value(**summary[key]))}")
+            console.print(f"{title}: {_one_line(Estimate(**summary[key]))}")
     if summary["mce"]:
         console.print(
             f"mean corruption error against {summary['mce']['baseline']}: {summary['mce']['value']['value']:.1%}"
@@ -142,27 +142,27 @@ def _plain(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.3f}\n[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
-def _one_line(value: Value) -> str:
+def _one_line(value: Estimate) -> str:
     return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}], n = {value.n}"
 
 
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """Print what ``temper evaluate --json`` would."""
-    from temper.report import Value
+    from temper.margins.intervals import Estimate
     from temper.runs.evaluate import REPORT
     from temper.threat import format_eps
 
-    results = {"clean accuracy": Value(**summary["clean_accuracy"])}
+    results = {"clean accuracy": Estimate(**summary["clean_accuracy"])}
     for threat in summary["threats"]:
         where = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
-        results[f"robust accuracy at {where}"] = Value(**threat["robust_accuracy"])
+        results[f"robust accuracy at {where}"] = Estimate(**threat["robust_accuracy"])
         if "subset" not in threat:  # which says nothing of other radii
-            results[f"expected robustness up to {where}"] = Value(**threat["expected_robustness"])
+            results[f"expected robustness up to {where}"] = Estimate(**threat["expected_robustness"])
     show_table(f"Measured on {summary['data']['name']}", {summary["model"]["spec"]: results})
     for subset in [threat["subset"] for threat in summary["threats"] if "subset" in threat]:
         _Plain().print(
             f"from attacks on {subset['attacked']:,} of {subset['correct']:,} correct samples; of the images that the"
-            f" {summary['data']['n']:,} are a sample of: {_one_line(Value(**subset['distribution']))}",
+            f" {summary['data']['n']:,} are a sample of: {_one_line(Estimate(**subset['distribution']))}",
         )
     passes = summary["passes"]
     say(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from temper.cli.console import say, show_table
 from temper.core.interrupt import Stopped
-from temper.report import Value
+from temper.margins.intervals import Estimate
 from temper.runs import views
 from temper.runs.finetune import finetune
 from temper.runs.run import CONFIG
@@ -45,7 +45,7 @@ def demo(out: Path) -> Path:
             raise Stopped(f"{out}: stopped, everything is saved; run temper demo again to continue") from None
     path = views.report([run.folder for run in runs], out / views.REPORT, "Temper: three ways to fine-tune")
     results = {
-        name: {quantity: Value(**numbers) for quantity, numbers in run.record["results"].items()}
+        name: {quantity: Estimate(**numbers) for quantity, numbers in run.record["results"].items()}
         for name, run in zip(WAYS, runs, strict=True)
     }
     show_table("Handwritten digits, one non-robust network fine-tuned three ways", results)
@@ -53,7 +53,7 @@ def demo(out: Path) -> Path:
     return path
 
 
-def verdict(fixed: Mapping[str, Value], scheduled: Mapping[str, Value]) -> str:
+def verdict(fixed: Mapping[str, Estimate], scheduled: Mapping[str, Estimate]) -> str:
     """What the schedule changed, in points, whichever way it went."""
     changes = [
         f"{quantity} {100 * (scheduled[quantity].value - fixed[quantity].value):+.1f}"

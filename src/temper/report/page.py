@@ -30,7 +30,7 @@ from temper.report.figures import (
     training_curves,
 )
 from temper.report.style import CSS
-from temper.report.views import BrittlenessView, RunView, SampleView, Value, format_distance
+from temper.report.views import BrittlenessView, Estimate, RunView, SampleView, format_distance
 from temper.text import escape
 
 _SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
@@ -131,7 +131,7 @@ def _results(views: Sequence[RunView]) -> str:
     )
 
 
-def _cell(column: str, value: Value | None, colour: str) -> str:
+def _cell(column: str, value: Estimate | None, colour: str) -> str:
     label = f'<td role="cell" data-column="{escape(column)}">'
     if value is None:
         return f'{label}<div><span class="value" aria-label="not measured">–</span></div></td>'
@@ -143,7 +143,7 @@ def _cell(column: str, value: Value | None, colour: str) -> str:
     )
 
 
-def _bar(value: Value, colour: str) -> str:
+def _bar(value: Estimate, colour: str) -> str:
     low, high, middle = (100 * share for share in (value.low, value.high, value.value))
     return (
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'

@@ -14,28 +14,6 @@ from temper.margins.intervals import Estimate
 
 
 @dataclass(frozen=True)
-class Value:
-    """One measured share with its 95 % interval, number of samples and unknown share.
-
-    Raises:
-        ArgumentError: when a share lies outside [0, 1].
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    unknown: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "unknown"):
-            share = getattr(self, name)
-            # The likely slip is a percentage; NaN is refused too. Rounding may put a bound a hair outside.
-            if not -1e-9 <= share <= 1.0 + 1e-9:
-                raise ArgumentError(name, share, "must be a share in [0, 1], not a percentage")
-
-
-@dataclass(frozen=True)
 class EpochRow:
     """One epoch of training; ``validation_accuracy`` is None where none was measured."""
 
@@ -133,17 +111,29 @@ class RunView:
         samples: images with their nearest found adversarial images.
         brittleness: of its decisions; None where it was not measured.
         training_norm: norm of the epsilons in ``history``; those of Linf are shown in n/255.
+
+    Raises:
+        ArgumentError: a share lies outside [0, 1].
     """
 
     name: str
     facts: Mapping[str, str] = field(default_factory=dict)
-    table: Mapping[str, Value] = field(default_factory=dict)
-    curves: Mapping[str, Mapping[float, Value]] = field(default_factory=dict)
-    bands: Mapping[str, Mapping[float, Value]] = field(default_factory=dict)
+    table: Mapping[str, Estimate] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[float, Estimate]] = field(default_factory=dict)
+    bands: Mapping[str, Mapping[float, Estimate]] = field(default_factory=dict)
     history: Sequence[EpochRow] = ()
     samples: Sequence[SampleView] = ()
     brittleness: BrittlenessView | None = None
     training_norm: str = "Linf"
+
+    def __post_init__(self) -> None:
+        curves = [*self.curves.values(), *self.bands.values()]
+        for estimate in [*self.table.values(), *(each for curve in curves for each in curve.values())]:
+            for name in ("value", "low", "high", "unknown"):
+                share = getattr(estimate, name)
+                # The likely slip is a percentage; NaN is refused too. Rounding may put a bound a hair outside.
+                if not -1e-9 <= share <= 1.0 + 1e-9:
+                    raise ArgumentError(name, share, "must be a share in [0, 1], not a percentage")
 
 
 def format_distance(distance: float, norm: str) -> str:

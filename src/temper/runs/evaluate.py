@@ -24,7 +24,7 @@ from temper.core.files import made, not_there, read_json, unless_damaged, write_
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.core.places import Place
-from temper.report import EpochRow, RunView, SampleView, Value, write_report
+from temper.report import EpochRow, RunView, SampleView, write_report
 from temper.evaluation.samples import Samples
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
 from temper.training.config import FinetuneConfig
