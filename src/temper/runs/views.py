@@ -1,0 +1,219 @@
+"""What a report shows of a result folder."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+import numpy as np
+import torch
+from temper import data
+from temper.evaluation import measurement, samples
+from temper.runs.brittleness import ENDS, brittleness_view
+from temper.core.claims import in_turn, refuse_if_filled
+from temper.data import Dataset
+from temper.data.arrays import DAMAGE
+from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
+from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
+from temper.evaluation.examples import Example, examples
+from temper.core.files import made, not_there, read_json, unless_damaged, write_json, written
+from temper.margins import Estimate, EvidenceTable
+from temper.models import Classifier
+from temper.core.places import Place
+from temper.report import EpochRow, RunView, SampleView, write_report
+from temper.evaluation.samples import Samples
+from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
+from temper.training.config import FinetuneConfig
+from temper.runs.run import CONFIG, Run
+from temper.training.seen import untrained
+
+log = logging.getLogger(__name__)
+
+EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
+BAND = 32  # steps in which a report shows intervals between the radii searched
+
+
+def view(folder: Path, name: str) -> RunView:
+    """A folder as the report shows it.
+
+    Raises:
+        RunError: the folder holds no evidence table.
+    """
+    if not folder.exists():
+        raise RunError(not_there(folder))
+    if not (folder / TABLE).exists():
+        raise RunError(f"{folder}: holds no {TABLE}; name the folder of a finished run or evaluation")
+    table = EvidenceTable.load(folder / TABLE)
+    run = Run(folder) if (folder / CONFIG).exists() else None
+    subset = _from_subset(folder, table)
+    return RunView(
+        name=name,
+        facts=_facts(table, run),
+        table=subset or headline(table),
+        curves={} if subset else _curves(table),
+        bands={} if subset else _curves(table, BAND),
+        history=_history(run) if run else (),
+        samples=_samples(folder / EXAMPLES),
+        brittleness=brittleness_view(folder, table, _samples(folder / ENDS)),
+        training_norm=run.config.norm if run else "Linf",
+    )
+
+
+def report(folders: Sequence[Path], out: Path, title: str) -> Path:
+    """Write one HTML report of one or several folders; of several, those that cannot be read are left out and named.
+
+    Raises:
+        RunError, EvidenceError: one is not there, or none can be read.
+    """
+    folders = list(dict.fromkeys(folder.resolve() for folder in folders))
+    names = [folder.name for folder in folders]
+    distinct = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    views: list[RunView] = []
+    refused: list[TemperError] = []
+    for folder, name in zip(folders, distinct, strict=True):
+        try:
+            views.append(view(folder, name))
+        except (RunError, EvidenceError) as error:
+            if not folder.exists():
+                raise
+            refused.append(error)
+    if not views:
+        raise refused[0]
+    for reason in refused:
+        log.warning("left out of the report: %s", reason)
+    return write_report(views, out, title=title)
+
+
+def headline(table: EvidenceTable) -> dict[str, Estimate]:
+    """Clean accuracy, robust accuracy at the largest radius, expected robustness up to it, both ways, per norm."""
+    columns = {"clean accuracy": table.clean_accuracy()}
+    for norm, suite, radii in _searched(table):
+        threat, by = Threat(norm, radii[-1]), f" ({suite})" if len(table.provenance.suites) > 1 else ""
+        expected = f"expected robustness up to {threat}"
+        columns[f"robust accuracy at {threat}{by}"] = table.robust_accuracy(norm, threat.eps, suite)
+        columns[f"{expected}{by}"] = table.expected_robustness(norm, threat.eps, suite)
+        if len(radii) > 1:
+            trapezoid = table.expected_robustness(norm, threat.eps, suite, grid=radii)
+            columns[f"{expected}, trapezoid of {len(radii) + 1} points{by}"] = trapezoid
+    return columns
+
+
+def _from_subset(folder: Path, table: EvidenceTable) -> dict[str, Estimate]:
+    """Clean accuracy, and robust accuracy from the samples that were drawn, where a precision was asked for: of the
+    others nothing is known, and no other radius or curve. Else empty."""
+    path = folder / SUMMARY
+    try:
+        threats = read_json(path)["threats"] if path.exists() else []
+    except (DamagedError, KeyError):
+        raise RunError(f"{path}: is damaged; the same temper evaluate writes it again") from None
+    values = {
+        f"robust accuracy at {Threat(each['norm'], each['eps'])}, from attacks on {each['subset']['attacked']:,}"
+        f" of {each['subset']['correct']:,} correct samples": Estimate(**each["robust_accuracy"])
+        for each in threats
+        if "subset" in each
+    }
+    return {"clean accuracy": table.clean_accuracy()} | values if values else {}
+
+
+def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
+    """Norm, suite and rising radii of every search in the table."""
+    radii = table.provenance.radii
+    return sorted((check_norm(norm), suite, found) for suite, norms in radii.items() for norm, found in norms.items())
+
+
+def _curves(table: EvidenceTable, even: int = 0) -> dict[str, dict[float, Estimate]]:
+    """One curve per norm; of several suites, that of the one that searched at most radii.
+
+    Its points are 0 and the radii searched, or ``even`` steps up to the largest of them.
+    """
+    curves = {}
+    for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
+        grid = [radii[-1] * step / even for step in range(1, even)] if even else [0.0, *radii]
+        points = zip(grid, table.accuracy_curve(norm, grid, suite), strict=True)
+        curves[norm] = {eps: estimate for eps, estimate in points}
+    return {norm: curves[norm] for norm in sorted(curves)}
+
+
+def _history(run: Run) -> list[EpochRow]:
+    return [
+        EpochRow(
+            epoch=row["epoch"],
+            eps=row["eps"],
+            train_loss=row["train_loss"],
+            train_accuracy=row["train_accuracy"],
+            validation_accuracy=row["validation_accuracy"],
+            lr=row["lr"],
+        )
+        for row in run.history()
+    ]
+
+
+def _samples(path: Path) -> list[SampleView]:
+    told = "the report shows no images from it, until the same measurement makes it again"
+    return unless_damaged(_read_samples, path, told) or []
+
+
+def _read_samples(path: Path) -> list[SampleView]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays["class_names"].tolist()
+            return [
+                SampleView(
+                    image=np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8),
+                    adversarial=adversarial.transpose(1, 2, 0),
+                    label=names[classes[0]],
+                    prediction=names[classes[1]],
+                    adversarial_prediction=names[classes[2]],
+                    distance=float(distance),
+                    norm=str(norm),
+                )
+                for image, adversarial, classes, distance, norm in zip(
+                    arrays["images"], arrays["adversarial"], arrays["classes"], arrays["distances"], arrays["norms"],
+                    strict=True,
+                )
+            ]  # fmt: skip
+    except DAMAGE as error:
+        raise DamagedError(f"{path}: is damaged ({type(error).__name__})") from None
+
+
+def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
+    facts = _run_facts(run.config, run.record) if run else {}
+    for suite in table.provenance.suites.values():
+        facts[f"suite {suite['name']}"] = ", ".join(map(_budget, suite["attacks"]))
+    passes = table.passes()
+    facts["passes of the evaluation"] = f"{passes['forward']:,} forward, {passes['backward']:,} backward"
+    facts["weights (SHA-256)"] = table.identity["model"]["weights"]
+    facts["data (SHA-256)"] = table.identity["data"]
+    return facts
+
+
+def _budget(attack: dict[str, Any]) -> str:
+    """An attack of a suite as people write it."""
+    runs = f"{attack['runs']} x " if attack["runs"] > 1 else ""
+    norms = attack.get("norms", NORMS)
+    where = f" in {' and '.join(norms)}" if len(norms) < len(NORMS) else ""
+    return f"{attack['name']} {runs}{attack['steps']}{where}"
+
+
+def _run_facts(config: FinetuneConfig, record: dict[str, Any]) -> dict[str, str]:
+    data, schedule = record["data"], config.schedule.model_dump(exclude_none=True)
+    sizes = ", ".join(f"{data[part]['n']} {part}" for part in ("train", "validation", "test"))
+    attacked = config.objective.name != "standard"
+    step = f", step {config.attack.step_size} of epsilon" if config.attack.step_size else ""
+    options = ", ".join(f"{key} {value}" for key, value in schedule.items() if key != "name")
+    return {
+        "model": config.model.name,
+        "data": f"{data['train']['name']}: {sizes}",
+        "objective": config.objective.name,
+        "target epsilon": f"{config.norm} {format_eps(config.norm, config.eps)}" if attacked else "none",
+        "schedule": f"{config.schedule.name} ({options})" if attacked else "none",
+        "inner attack": f"{config.attack.name}, {config.attack.steps} steps{step}" if attacked else "none",
+        "protocol": config.protocol.name,
+        "epochs": f"{config.epochs}, batch {config.batch_size}",
+        "learning rate": f"backbone {config.optimiser.backbone_lr:g}, head {config.optimiser.head_lr:g}",
+        "augmentation": config.data.augmentation,
+        "seed": str(config.seed),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
