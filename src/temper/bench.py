@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from temper.benchmark.driving import Engine
 
 from temper.calls import Count, Processes, parse
-from temper.errors import ArgumentError
+from temper.errors import ArgumentError, naming
 
 DONE, FAILED = 0, 1
 
@@ -46,7 +46,7 @@ class Plan:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
     measure: bool = False
     """Measure backbones whose throughput is not known, about a second each."""
     json: bool = False
@@ -79,7 +79,7 @@ class Run:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: a Ray cluster (extra ray)."""
     workers: Processes | None = None
@@ -132,7 +132,7 @@ class Status:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
 
     def run(self) -> int:
         """Look and print; the status is 0 where all runs are done."""
@@ -158,7 +158,7 @@ class Report:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
     out: Path | None = None
     """Folder of the site; by default leaderboard/ beside the SPEC's results."""
     partial: bool = False
@@ -174,7 +174,8 @@ class Report:
         spec = read_spec(self.spec)
         store = Store(_place(self.store, self.spec))
         out = self.out or (store.folder or Path("runs") / self.spec.stem) / "leaderboard"
-        path = write_site(spec, cells(spec), store, out, partial=self.partial)
+        with naming({"folder": "out"}):
+            path = write_site(spec, cells(spec), store, out, partial=self.partial)
         say(str(path))
         return DONE
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from temper.data import Dataset
 from temper.data.arrays import DAMAGE
 from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
 from temper.evaluation import JOURNAL, TABLE, Evaluation, Example
-from temper.files import did_you_mean, made, read_json, unless_damaged, write_json, written
+from temper.files import check_writable, did_you_mean, made, read_json, unless_damaged, write_json, written
 from temper.margins import EvidenceTable
 from temper.models import Classifier
 from temper.places import Place
@@ -238,14 +237,7 @@ def check_out(folder: Path) -> None:
         RunError: another process is filling it, and shares it with none.
     """
     refuse_if_filled(folder)
-    try:
-        there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
-    except OSError as error:
-        raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror})") from None
-    if not there.is_dir():
-        raise ArgumentError("out", str(folder), f"cannot be made ({there.name} is no folder)")
-    if not os.access(there, os.W_OK):
-        raise ArgumentError("out", str(folder), "may not be written to; choose another folder")
+    check_writable(folder, "out")
 
 
 def match_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> Dataset:

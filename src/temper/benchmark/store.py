@@ -22,6 +22,7 @@ import pandas as pd
 from temper.benchmark import parts
 from temper.claims import Claims
 from temper.errors import RunError
+from temper.files import check_writable
 from temper.places import Place
 
 log = logging.getLogger(__name__)
@@ -188,6 +189,8 @@ class Store:
         except FileNotFoundError:
             if not create:
                 raise RunError(f"{self.place}: holds no benchmark results; temper bench run SPEC makes them") from None
+            if self.folder:
+                check_writable(self.folder, "store")
             self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
             return
         except (ValueError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
