@@ -193,7 +193,7 @@ def _by_hand() -> Iterator[WrongCall]:
             yield wrong([command, *right[:place], threat, *right[place + 1 :]], "threat")
         for budget in ("soon", "0", "-1s", "nan", "inf", "10 days", "1e3"):
             yield wrong([command, *right, "--time-budget", budget], f"time-budget = {budget!r}", "such as 90s")
-    for alpha in ("0", "1", "5"):
+    for alpha in ("0", "1", "5", "1e-40", "5e-324", "1e38"):
         yield wrong(["margins", *RIGHT["margins"], "--alpha", alpha], "alpha", "between 0 and 1")
     yield wrong(["margins", *RIGHT["margins"], "--train-data", "nope.npz"], "train-data", "--pseudo-margin")
     learning = ["margins", *RIGHT["margins"], "--pseudo-margin", "--train-data"]

@@ -25,7 +25,7 @@ from temper.folders import REPORT, check_out, class_names, evaluate_loaded, load
 from temper.margins import EvidenceTable
 from temper.margins.brittleness import Brittleness, brittleness
 from temper.margins.consistency import detection, eps_sweep, margin_consistency
-from temper.margins.detector import DETECTOR, BrittlenessDetector, single_threat
+from temper.margins.detector import DETECTOR, BrittlenessDetector, check_alpha, single_threat
 from temper.margins.pseudo import PseudoMargin
 from temper.margins.scores import equidistance
 from temper.models import Classifier
@@ -82,8 +82,7 @@ def margins_into(
         EvidenceError: ``folder`` holds evidence on another model or other data, or no margin is known.
     """
     chosen = single_threat(threat)
-    if not 0 < alpha < 1:
-        raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
+    check_alpha(alpha)
     if train_data is not None and not pseudo_margin:
         raise ArgumentError("train-data", train_data, "is what the pseudo-margin learns from: add --pseudo-margin")
     asked = Asked(chosen, alpha, adaptive, seed, batch_size, time_budget)
