@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 import signal
 import uuid
@@ -34,6 +35,8 @@ def s3_server() -> Iterator[dict[str, str]]:
     server_module = pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
     server = server_module.ThreadedMotoServer(port=0, verbose=False)
+    # It would tell of each request through a handler that keeps whatever stderr there was: one that pytest closes.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
     _, port = server.get_host_and_port()
     values = {

@@ -143,6 +143,13 @@ def random_constant(num_classes: int = 2) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), Times(), nn.Linear(16, num_classes))
 
 
+def not_finite(num_classes: int = 2) -> nn.Module:
+    """Weights as after a training that went astray."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))
+    nn.init.constant_(network[1].weight, float("nan"))
+    return network
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Grids carried out for real on this machine: idempotent, killable, complete or said to be incomplete."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,10 +233,24 @@ def test_a_report_of_a_whole_grid_ranks_and_finds(tmp_path, reference):
     assert all((tmp_path / "site" / "runs" / f"{cell.run}.html").exists() for cell in grid())
 
 
+def test_what_a_spec_skips_is_neither_missing_nor_ranked(tmp_path, capsys, reference):
+    path = tmp_path / "spec.yaml"
+    skipped = [{"where": {"schedule": "hinge", "seed": 1}, "skip": True}]
+    path.write_text(yaml.safe_dump(tiny(seeds=[0, 1], exceptions=skipped)))
+    shutil.copytree(reference.folder, tmp_path / "s")
+    for cell in cells(read_spec(path)):
+        assert execute(cell, Store(tmp_path / "s"), "me") == "done"
+    call = [str(path), "--store", str(tmp_path / "s")]
+    assert cli.main(["bench", "status", *call]) == 0
+    assert "3 of 3 runs done" in capsys.readouterr().out
+    assert cli.main(["bench", "report", *call, "--out", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "Neither ranked nor averaged" in page and "bundled, at, hinge, linear" in page
+    assert "bundled, at, fixed: Borda" in page and "of 1." in page  # the one that is whole
+
+
 @pytest.mark.filterwarnings("always::temper.errors.TemperWarning")
 def test_a_damaged_store_is_told(tmp_path, capsys, reference):
-    import shutil
-
     shutil.copytree(reference.folder, tmp_path / "s")
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))

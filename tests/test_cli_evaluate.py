@@ -373,7 +373,7 @@ def test_kill_loses_at_most_the_batch_in_flight_and_the_same_command_finishes(pl
 def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
     Path("shards.py").write_text(
         # A pause after each shard, so that processes that start later find some left.
-        "import os, sys, time\nfrom temper.cli import main\n"
+        "import os, sys, time\nfrom temper.cli.main import main\n"
         "from temper.evaluation import searching\nsearching.SHARD = 3\n"
         "now, fast = time.time, float(os.environ['FAST'])\ntime.time = lambda: now() + fast\n"
         "settle = searching.Searching._settle\n"

@@ -124,6 +124,36 @@ def test_a_value_that_cannot_work_is_named(content, start):
     assert message_of(content).startswith(start)
 
 
+NUMBERS = {
+    "eps": {},
+    "objective.beta": {"objective": {"name": "trades"}},
+    "attack.step_size": {"attack": {"name": "pgd"}},
+    "schedule.tolerance": {"schedule": {"name": "auto"}},
+    "optimiser.backbone_lr": {},
+    "optimiser.head_weight_decay": {},
+    "optimiser.label_smoothing": {},
+    "optimiser.ema": {},
+    "optimiser.warmup": {},
+}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e38, 1e39, 1e308])
+@pytest.mark.parametrize("key", [*NUMBERS, "optimiser.clip_norm"])
+def test_a_number_that_training_cannot_bear_is_refused_by_name(key, value):
+    if key == "optimiser.clip_norm" and value > 1:
+        return  # gradients are then left as they are
+    section, _, name = key.rpartition(".")
+    content = dict(NUMBERS.get(key, {}))
+    content |= {section: content.get(section, {}) | {name: value}} if section else {name: value}
+    assert message_of(content).startswith(f"{key} = ")
+
+
+@pytest.mark.parametrize("value", [1e-40, 5e-324])
+@pytest.mark.parametrize("key", ["eps", "attack.step_size", "optimiser.clip_norm"])
+def test_a_number_with_which_nothing_would_move_is_refused_by_name(key, value):
+    test_a_number_that_training_cannot_bear_is_refused_by_name(key, value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -65,7 +65,7 @@ def test_too_few_scores_are_refused_with_the_number_it_takes(alpha, needed):
         conformal_threshold(np.arange(needed - 1.0), alpha)
 
 
-@pytest.mark.parametrize("alpha", [0, 1, -0.1, 5, float("nan")])
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 5, float("nan"), 1e-40, 5e-324, 1e38])
 def test_an_alpha_out_of_range_is_refused(alpha):
     with pytest.raises(ArgumentError, match=r"alpha.*between 0 and 1"):
         conformal_threshold(np.arange(100.0), alpha)

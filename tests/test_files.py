@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from temper.core.files import target, write_json, written
+from temper.core.files import check_writable, target, write_json, written
+from temper.errors import ArgumentError
 
 
 def test_a_link_is_written_through(tmp_path):
@@ -64,3 +65,15 @@ def test_what_cannot_be_made_is_refused_at_once(tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match="may not be written to"):
         target(tmp_path / "new/out.json")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("out", ["out", "out/new", "out/new/below"])
+@pytest.mark.parametrize("argument", ["out", "store"])
+def test_a_folder_that_may_not_be_written_to_is_refused_by_the_name_it_was_given_with(
+    tmp_path, monkeypatch, out, argument
+):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "out")
+    with pytest.raises(ArgumentError, match=f"^{argument} = '{tmp_path / out}': may not be written to"):
+        check_writable(tmp_path / out, argument)
+    assert not list((tmp_path / "out").iterdir())

@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from temper.benchmark.analysis import holm, paired_comparison
+from temper.benchmark.analysis import holm, paired_comparison, ranks, whole
 from temper.benchmark.findings import findings, schedule_tests
 
 METRICS = ["clean", "linf", "l2"]
@@ -79,3 +81,67 @@ def test_holm_is_the_published_procedure():
     with_none = holm(np.array([np.nan, 0.02, 0.5]))
     assert np.isnan(with_none[0]) and with_none[1:].tolist() == pytest.approx([0.04, 0.5])
     assert holm(np.array([])).size == 0
+
+
+CONFIGURATION = ["backbone", "objective", "schedule", "protocol"]
+SMALL = rows_without_effects(7, backbones=4, seeds=2).query("dataset != 'z'")
+CONFIGURATIONS = SMALL[CONFIGURATION].drop_duplicates().apply(tuple, axis=1).tolist()
+
+
+@pytest.fixture(scope="module")
+def few_draws():
+    """What can be said does not depend on how often it is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "_enough", lambda *how_many: 20)
+        yield
+
+
+def by_sample(rows: pd.DataFrame, samples: int = 4) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of a few test samples, and what happened to each of these."""
+    told = rows.loc[rows.index.repeat(samples)].assign(sample=np.tile(np.arange(samples), len(rows)))
+    told[METRICS] = np.random.default_rng(0).random((len(told), len(METRICS))).round()
+    told = told.reset_index(drop=True)
+    return rows.assign(**{name: told[name].to_numpy().reshape(-1, samples).mean(axis=1) for name in METRICS}), told
+
+
+@settings(max_examples=30, deadline=None)
+@given(kept=st.sets(st.sampled_from(CONFIGURATIONS), min_size=1), seen=st.booleans())
+def test_whatever_configurations_a_grid_has_it_can_be_reported(few_draws, kept, seen):
+    rows = SMALL[SMALL[CONFIGURATION].apply(tuple, axis=1).isin(kept)]
+    rows, told = by_sample(rows) if seen else (rows, None)
+    assert all(text for _, text in findings(rows, told, METRICS))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "heading", "says"),
+    [
+        ("backbone == 'b0' and objective == 'trades'", "trades against at, wins over backbones", [3, 3]),
+        (
+            "backbone == 'b0' and schedule == 'hinge' and protocol == 'full-50'",
+            "Does hinge change the ranking of backbones? Protocol full-50",
+            "rankings of 3 backbones",
+        ),
+        (
+            "schedule == 'hinge' and objective == 'trades' and protocol == 'full-50'",
+            "Does linear-5 predict full-50?",
+            "Over 4 backbones",
+        ),
+        ("objective == 'trades' and protocol == 'full-50'", "trades against at, wins over backbones", [4]),
+    ],
+)
+def test_what_a_grid_leaves_out_is_left_out_of_comparisons_alone(left_out, heading, says):
+    said = dict(findings(SMALL.query(f"not ({left_out})"), None, METRICS))[heading]
+    if isinstance(says, str):
+        assert says in said
+    else:
+        assert [int(a) + int(b) for a, b in re.findall(r"(\d+) to (\d+) by", said)] == says
+
+
+@pytest.mark.parametrize("left_out", ["seed == 1", "dataset == 'y'", "seed == 1 and dataset == 'y'"])
+def test_configurations_without_all_data_sets_and_seeds_are_not_whole(left_out):
+    ragged = SMALL.query(f"not (objective == 'trades' and protocol == 'full-50' and {left_out})")
+    found = whole(ragged, SMALL)
+    assert len(found) == len(SMALL) * 3 / 4
+    assert not (found["protocol"].eq("full-50") & found["objective"].eq("trades")).any()
+    assert len(whole(SMALL, SMALL)) == len(SMALL)
+    assert whole(SMALL.query(f"not ({left_out})"), SMALL).empty

@@ -90,6 +90,7 @@ def test_a_run_on_other_classes_gets_a_fresh_head_from_its_factory(data):
         ("fleeting", "its logits differ by .*: it computes with something that is not among its saved weights"),
         ("Drifting", "its logits differ by"),
         ("random_constant", "its logits differ by"),
+        ("not_finite", "kinds:not_finite: its logits on training images are not finite before training"),
         ("random_width", "once saved it could not be loaded again .*wrong shape"),
         (
             "fixed_scaled",

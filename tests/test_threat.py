@@ -41,6 +41,15 @@ def test_what_is_no_radius_is_refused(text):
     assert error.value.value is text
 
 
+@pytest.mark.parametrize("text", ["1e-10", 1e-40, "5e-324", "1e10", 1e38, "1e308", "1e308/255", "1e-10/1"])
+def test_a_radius_that_float32_cannot_search_is_refused(text):
+    with pytest.raises(
+        ArgumentError, match=r"^radius = .*: is in pixel units of \[0, 1\], from 1e-09 to 1e\+09 "
+    ) as error:
+        parse_eps(text, "radius")
+    assert error.value.value is text
+
+
 def test_norms_are_read_in_any_case():
     assert [check_norm(name) for name in ("linf", "LINF", "l2", "L1")] == ["Linf", "Linf", "L2", "L1"]
     with pytest.raises(ArgumentError, match="norm = 'L3': choose one of Linf, L2, L1"):

@@ -42,6 +42,22 @@ def test_a_wrong_call_is_one_line(
     assert there(place) == before
 
 
+@pytest.mark.parametrize("below", ["", "/new", "/new/deep"])
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "corruptions", "margins", "bench run"])
+def test_a_folder_that_may_not_be_written_to_is_named_as_it_was_given(command, below, tmp_path, capsys, monkeypatch):
+    furnish(tmp_path)
+    (tmp_path / "shut").mkdir()
+    monkeypatch.chdir(tmp_path)
+    shut, before = f"shut{below}", there(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: "shut" not in str(path))  # root may write everywhere
+    words = [shut if word == "new" else word for word in RIGHT[command]]
+    assert cli.main([*command.split(), *words]) == 2
+    option = words[words.index(shut) - 1].removeprefix("--")
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"temper: error: {option} = '(.*/)?{shut}': may not be written to; .*\n", told), told
+    assert there(tmp_path) == before
+
+
 def test_every_command_and_option_has_wrong_calls() -> None:
     calls = wrong_calls()
     assert set(RIGHT) == set(commands())

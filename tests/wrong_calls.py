@@ -174,12 +174,27 @@ def _by_hand() -> Iterator[WrongCall]:
         yield wrong([command, *right, "-model", "x"], "there is no option -model; did you mean --model?")
     for command in ("evaluate", "margins"):
         right = RIGHT[command]
-        for threat in ("Linf", "Linf:", "L8:1", "Linf:x", "Linf:0", "Linf:-1", "Linf:nan", "L2:inf", "Linf:8", "8/255"):
+        for threat in (
+            "Linf",
+            "Linf:",
+            "L8:1",
+            "Linf:x",
+            "Linf:0",
+            "Linf:-1",
+            "Linf:nan",
+            "L2:inf",
+            "Linf:8",
+            "8/255",
+            "L2:1e38",
+            "L1:1e20",
+            "Linf:1e-40",
+            "L2:5e-324",
+        ):
             place = right.index("--threat") + 1
             yield wrong([command, *right[:place], threat, *right[place + 1 :]], "threat")
         for budget in ("soon", "0", "-1s", "nan", "inf", "10 days", "1e3"):
             yield wrong([command, *right, "--time-budget", budget], f"time-budget = {budget!r}", "such as 90s")
-    for alpha in ("0", "1", "5"):
+    for alpha in ("0", "1", "5", "1e-40", "5e-324", "1e38"):
         yield wrong(["margins", *RIGHT["margins"], "--alpha", alpha], "alpha", "between 0 and 1")
     yield wrong(["margins", *RIGHT["margins"], "--train-data", "nope.npz"], "train-data", "--pseudo-margin")
     learning = ["margins", *RIGHT["margins"], "--pseudo-margin", "--train-data"]
@@ -287,6 +302,13 @@ FINETUNE = {
     "--model.name nowhere": "nowhere",
     "--model.weights nowhere.pt": "nowhere.pt",
     "--model.mean 3": "mean",
+    "--model.std 1e-40": "model.std = 1e-40: pixels are divided by it; give at least 1e-06",
+    "--model.std 0.5 1e-40 0.5": "model.std = (0.5, 1e-40, 0.5): pixels are divided by it",
+    "--eps 1e-40": "eps = '1e-40': is in pixel units",
+    "--norm L2 --eps 1e38": "eps = '1e38': is in pixel units",
+    "--attack.name pgd --attack.step-size 1e39": "attack.step-size = 1e+39: give at most",
+    "--objective.name mart --objective.beta 1e38": "objective.beta = 1e+38: give at most",
+    "--optimiser.clip-norm 1e-40": "optimiser.clip-norm = 1e-40: give at least",
     "--model.args a": "model.args = 'a'",
     "--eps 2": "eps = 2.0: is beyond the pixel box [0, 1]; did you mean 2/255?",
     "--eps 8": "eps = 8.0: is beyond the pixel box [0, 1]; did you mean 8/255?",

@@ -35,6 +35,9 @@ NORMS: dict[Norm, NormFacts] = {
 # 3 * 0.1 is not the float 0.3: radii that differ by no more than this share are one radius, reckoned in two ways.
 ROUNDING = 1e-12
 
+# Below, no pixel of float32 changes; far above, where every ball holds the whole box, squares of radii overflow.
+LEAST, MOST = 1e-9, 1e9
+
 
 @dataclass(frozen=True, order=True)
 class Threat:
@@ -57,7 +60,7 @@ def parse_eps(value: str | float, argument: str = "eps") -> float:
     """Read a radius: a number, or a fraction as in ``8/255``.
 
     Raises:
-        ArgumentError: it is not a finite number of at least 0.
+        ArgumentError: it is neither 0 nor a number from :data:`LEAST` to :data:`MOST`.
     """
     fix = "write a number of at least 0 in pixel units of [0, 1], for example 0.03 or 8/255"
     try:
@@ -67,6 +70,10 @@ def parse_eps(value: str | float, argument: str = "eps") -> float:
         raise ArgumentError(argument, value, fix) from None
     if not 0 <= eps < float("inf"):
         raise ArgumentError(argument, value, fix)
+    if eps and not LEAST <= eps <= MOST:
+        raise ArgumentError(
+            argument, value, f"is in pixel units of [0, 1], from {LEAST:g} to {MOST:g} where it is not 0"
+        )
     return eps
 
 

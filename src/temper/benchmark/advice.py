@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from temper import data
-from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals
+from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals, whole
 from temper.benchmark.analysis.scores import CONFIGURATION
 from temper.benchmark.findings import Finding, findings
 from temper.benchmark.grid import FACTORS
@@ -204,15 +204,10 @@ def _per_class(rows: pd.DataFrame, name: str) -> float | None:
 
 def _whole(rows: pd.DataFrame) -> pd.DataFrame:
     """Configurations that have every data set and seed of their protocol; others are not compared."""
-    kept = []
-    for _, own in rows.groupby("protocol", sort=False):
-        wanted = len(own[["dataset", "seed"]].drop_duplicates())
-        counts = own.groupby([*CONFIGURATION])["dataset"].transform("size")
-        kept.append(own[counts == wanted])
-    whole = pd.concat(kept, ignore_index=True)
-    if whole.empty:
+    found = whole(rows, rows).reset_index(drop=True)
+    if found.empty:
         raise EvidenceError("no configuration has all data sets and seeds of its protocol; finish the benchmark first")
-    return whole
+    return found
 
 
 def _choices(rows: pd.DataFrame, metrics: Sequence[str]) -> list[Choice]:

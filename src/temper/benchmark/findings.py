@@ -1,5 +1,6 @@
 """What a grid's results say, in sentences: pure functions from result rows; every statement with what it rests on."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ def findings(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequenc
     """Heading and text of everything that the rows can answer.
 
     Args:
-        rows: one row per run; every configuration of a protocol with the same data sets and seeds.
+        rows: one row per run; every configuration of a protocol with the same data sets and seeds. Not every backbone
+            need have every loss, schedule and protocol: what is compared is what has both.
         outcomes: per sample, see :func:`temper.benchmark.outcomes.outcomes`.
         metrics: columns that configurations are scored by.
     """
@@ -112,22 +114,25 @@ def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
 def _rankings_by_schedule(
     rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[str]
 ) -> Iterator[Finding]:
-    backbones = sorted(rows["backbone"].unique())
-    others = [name for name in rows["schedule"].unique() if name != BASELINE]
-    if BASELINE not in set(rows["schedule"]) or len(backbones) < 2 or (outcomes is None and rows["seed"].nunique() < 2):
+    if outcomes is None and rows["seed"].nunique() < 2:
         return
-    for other in others:
-        pairs = [(one, two) for i, one in enumerate(backbones) for two in backbones[i + 1 :]]
-        tables = {
-            pair: rank_correlation_interval(
-                rows, "schedule", (BASELINE, other), pair=pair, outcomes=outcomes, metrics=metrics
-            ).set_index("protocol")
-            for pair in pairs
-        }
-        for protocol in next(iter(tables.values())).index:
-            first = next(iter(tables.values())).loc[protocol]
-            swaps = {pair: table.loc[protocol, "swap"] for pair, table in tables.items()}
-            swapped = [pair for pair, table in tables.items() if table.loc[protocol, "swapped"]]
+    for other in (name for name in rows["schedule"].unique() if name != BASELINE):
+        for protocol, own in rows[rows["schedule"].isin([BASELINE, other])].groupby("protocol", sort=True):
+            own = own[own.groupby(["backbone", "objective"])["schedule"].transform("nunique") == 2]
+            own = own[own.groupby("backbone")["objective"].transform("nunique") == own["objective"].nunique()]
+            backbones = sorted(own["backbone"].unique())
+            if len(backbones) < 2:
+                continue
+            told = None if outcomes is None else outcomes.merge(own[[*CONFIGURATION, "protocol", "dataset", "seed"]])
+            tables = {
+                pair: rank_correlation_interval(
+                    own, "schedule", (BASELINE, other), pair=pair, outcomes=told, metrics=metrics
+                ).iloc[0]
+                for pair in itertools.combinations(backbones, 2)
+            }
+            first = next(iter(tables.values()))
+            swaps = {pair: table["swap"] for pair, table in tables.items()}
+            swapped = [pair for pair, table in tables.items() if table["swapped"]]
             probable = max(swaps, key=lambda pair: swaps[pair])
             changes = "; ".join(f"{one} and {two} (in {swaps[one, two]:.0%} of draws)" for one, two in swapped)
             yield (
@@ -146,8 +151,12 @@ def _objectives(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]
         return
     tests = []
     for other in others:
-        both = _by_backbone(scored(rows[rows["objective"].isin(["at", other])], metrics), "objective").assign(group="")
-        for protocol, own in both.groupby("protocol", sort=False):
+        both = rows[rows["objective"].isin(["at", other])]
+        both = both[both.groupby(["protocol", "backbone", "schedule"])["objective"].transform("nunique") == 2]
+        if both.empty:
+            continue
+        pairs = _by_backbone(scored(both, metrics), "objective").assign(group="")
+        for protocol, own in pairs.groupby("protocol", sort=False):
             odds = win_odds(own, treatment=other, baseline="at", by="group").loc["all"]
             tests.append((other, str(protocol), odds))
     corrected = holm(np.array([odds["p"] for *_, odds in tests], dtype=np.float64))
@@ -158,10 +167,11 @@ def _objectives(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]
             for (name, protocol, odds), p in zip(tests, corrected, strict=True)
             if name == other
         ]
-        yield (
-            f"{other} against at, wins over backbones",
-            "; ".join(told) + ". Averaged over schedules and seeds. " + _made(len(tests), "comparisons of losses"),
-        )
+        if told:
+            yield (
+                f"{other} against at, wins over backbones",
+                "; ".join(told) + ". Averaged over schedules and seeds. " + _made(len(tests), "comparisons of losses"),
+            )
 
 
 def _facts(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
@@ -172,7 +182,8 @@ def _facts(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
             continue
         for protocol, own in _by_backbone(table, fact).groupby("protocol", sort=False):
             groups = own.groupby(fact)["borda"]
-            if groups.size().min() < 2 or groups.agg(np.ptp).min() == 0:  # no variance to test against
+            # no variance to test against
+            if len(groups) < 2 or groups.size().min() < 2 or groups.agg(np.ptp).min() == 0:
                 continue
             tests.append((fact, str(protocol), one_way(own, fact, equal_variances=False)))
     corrected = holm(np.array([test.p for *_, test in tests], dtype=np.float64))
@@ -195,18 +206,18 @@ def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
     protocols = list(rows["protocol"].unique())
     cheap = [name for name in protocols if str(name).startswith("linear")]
     full = [name for name in protocols if str(name).startswith("full")]
-    table = _by_backbone(scored(rows, metrics))
-    if table.groupby("protocol").size().min() < FEWEST:
-        return
-    for one in cheap:
-        for other in full:
-            told = proxy(table, one, other).loc["all"]
-            yield (
-                f"Does {one} predict {other}?",
-                f"Over {told['n']:.0f} backbones, averaged over losses and schedules, the sums of perturbations "
-                f"correlate with Spearman {told['spearman']:.2f} (95 % interval {told['spearman_low']:.2f} to "
-                f"{told['spearman_high']:.2f}).",
-            )
+    for one, other in itertools.product(cheap, full):
+        both = rows[rows["protocol"].isin([one, other])]
+        both = both[both.groupby([*CONFIGURATION])["protocol"].transform("nunique") == 2]
+        if both["backbone"].nunique() < FEWEST:
+            continue
+        told = proxy(_by_backbone(scored(both, metrics)), one, other).loc["all"]
+        yield (
+            f"Does {one} predict {other}?",
+            f"Over {told['n']:.0f} backbones, averaged over losses and schedules, the sums of perturbations "
+            f"correlate with Spearman {told['spearman']:.2f} (95 % interval {told['spearman_low']:.2f} to "
+            f"{told['spearman_high']:.2f}).",
+        )
 
 
 def _by_backbone(table: pd.DataFrame, *kept: str) -> pd.DataFrame:

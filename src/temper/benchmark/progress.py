@@ -26,6 +26,11 @@ class State:
     rows: pd.DataFrame
 
     @property
+    def all(self) -> list[Cell]:
+        """Every run of the grid."""
+        return [*self.done, *self.failed, *self.missing]
+
+    @property
     def complete(self) -> bool:
         """Whether every run is done."""
         return not (self.failed or self.missing)

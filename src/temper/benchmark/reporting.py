@@ -1,7 +1,7 @@
 """The leaderboard of a grid: complete, or with what is missing in plain sight."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals
-from temper.benchmark.findings import findings
+from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals, whole
+from temper.benchmark.findings import Finding, findings
 from temper.benchmark.grid import FACTORS, Cell
 from temper.benchmark.leaderboard import (
     Leaderboard,
@@ -35,8 +35,8 @@ LISTED = 10  # missing runs that a refusal names
 def write_site(spec: Spec, cells: Sequence[Cell], store: Store, out: Path, *, partial: bool) -> Path:
     """Write the static site of a grid into ``out``; returns the path of its ``index.html``.
 
-    Configurations that lack a run are never ranked or averaged: with ``partial`` they stand in the table of runs, and
-    what is missing is listed.
+    Configurations that lack a data set or seed of their protocol, because a run is missing or the SPEC skips it, are
+    never ranked or averaged: they stand in the table of runs, and are named. What is missing is listed.
 
     Raises:
         EvidenceError: runs are missing or failed and ``partial`` is not asked for (the first are named), or none is
@@ -75,30 +75,42 @@ def _board(spec: Spec, found: State, store: Store) -> Leaderboard:
     measure = spec.measure
     columns = _columns(measure)
     scoring = [column.key for column in columns if column.key in (*PERTURBATIONS, *measure.parsed)]
-    whole = _whole(found)
-    rows = found.rows[found.rows["run"].isin([cell.run for cell in whole])].reset_index(drop=True)
-    by_sample = outcomes(whole, store) if whole else None
+    ranked = _whole(found)
+    rows = found.rows[found.rows["run"].isin([cell.run for cell in ranked])].reset_index(drop=True)
+    by_sample = outcomes(ranked, store) if ranked else None
     by_run = {row["run"]: row for _, row in found.rows.iterrows()}
     missing = [f"{cell.label}: failed" for cell in found.failed] + [cell.label for cell in found.missing]
     return Leaderboard(
         title=spec.name,
         runs=[_run(cell, by_run[cell.run], columns, store) for cell in [*found.done, *found.failed]],
         metrics=columns,
-        rankings=_rankings(rows, by_sample, scoring) if whole else (),
+        rankings=_rankings(rows, by_sample, scoring) if ranked else (),
         missing=missing,
-        findings=findings(rows, by_sample, scoring) if whole else (),
+        findings=[*_left_out(found, ranked), *(findings(rows, by_sample, scoring) if ranked else ())],
         version=metadata.version("temper"),
     )
 
 
 def _whole(found: State) -> list[Cell]:
     """Runs of the configurations that have every data set and seed of their protocol."""
-    absent = {_configuration(cell) for cell in [*found.failed, *found.missing]}
-    return [cell for cell in found.done if _configuration(cell) not in absent]
+    done, planned = (pd.DataFrame([cell.factors for cell in cells]) for cells in (found.done, found.all))
+    return [found.done[place] for place in whole(done, planned).index]
 
 
-def _configuration(cell: Cell) -> tuple[Any, ...]:
-    return tuple(cell.factors[name] for name in ("backbone", "objective", "schedule", "protocol"))
+def _left_out(found: State, ranked: Sequence[Cell]) -> Iterator[Finding]:
+    """Which configurations are not compared, and why."""
+    kept = {_configuration(cell) for cell in ranked}
+    names = dict.fromkeys(name for cell in found.all if (name := _configuration(cell)) not in kept)
+    if names:
+        listed = "; ".join(list(names)[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        yield (
+            "Neither ranked nor averaged",
+            f"These lack a data set or a seed that others of their protocol have: {listed}.",
+        )
+
+
+def _configuration(cell: Cell) -> str:
+    return ", ".join(str(cell.factors[name]) for name in ("backbone", "objective", "schedule", "protocol"))
 
 
 def _columns(measure: Measure) -> list[Metric]:

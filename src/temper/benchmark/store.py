@@ -21,6 +21,7 @@ import pandas as pd
 
 from temper.benchmark import parts
 from temper.core.claims import Claims
+from temper.core.files import check_writable
 from temper.core.places import Place
 from temper.errors import RunError
 
@@ -188,6 +189,8 @@ class Store:
         except FileNotFoundError:
             if not create:
                 raise RunError(f"{self.place}: holds no benchmark results; temper bench run SPEC makes them") from None
+            if self.folder:
+                check_writable(self.folder, "store")
             self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
             return
         except (ValueError, NotADirectoryError, IsADirectoryError, PermissionError) as error:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 from temper.cli import DONE, FAILED, WRONG_CALL
 from temper.core.calls import Count, Processes, parse
-from temper.errors import ArgumentError
+from temper.errors import ArgumentError, naming
 
 USAGE = """usage: temper bench COMMAND [OPTIONS]      (temper bench COMMAND --help tells a command's options)
 
@@ -45,7 +45,7 @@ class Plan:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
     measure: bool = False
     """Measure backbones whose throughput is not known, about a second each."""
     json: bool = False
@@ -79,7 +79,7 @@ class Run:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: a Ray cluster (extra ray)."""
     workers: Processes | None = None
@@ -133,7 +133,7 @@ class Status:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
 
     def run(self) -> int:
         """Look and print; the status is 0 where all runs are done."""
@@ -160,7 +160,7 @@ class Report:
     spec: Spec
     """YAML file."""
     store: str | None = None
-    """Folder of the results, or s3://bucket/prefix; by default runs/ and the SPEC's name."""
+    """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
     out: Path | None = None
     """Folder of the site; by default leaderboard/ beside the SPEC's results."""
     partial: bool = False
@@ -177,7 +177,8 @@ class Report:
         spec = read_spec(self.spec)
         store = Store(_place(self.store, self.spec))
         out = self.out or (store.folder or Path("runs") / self.spec.stem) / "leaderboard"
-        path = write_site(spec, cells(spec), store, out, partial=self.partial)
+        with naming({"folder": "out"}):
+            path = write_site(spec, cells(spec), store, out, partial=self.partial)
         say(str(path))
         return DONE
 

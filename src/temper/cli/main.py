@@ -143,7 +143,9 @@ def _finetune(arguments: list[str]) -> int:
 
     path = _option(arguments, "--config")
     call = parse(finetune_call(read_config(Path(path)) if path else None), arguments, "temper finetune")
-    from temper.cli.console import show_run  # what trains takes seconds to import, which a wrong call need not wait for
+    from temper.cli.console import (
+        show_run,  # what trains takes seconds to import, which a wrong call need not wait for
+    )
     from temper.runs.finetune import finetune
 
     show_run(finetune(call.run, resume=call.resume, force=call.force))

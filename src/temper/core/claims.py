@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from temper.core.files import made
+from temper.core.files import check_writable, made
 from temper.core.places import Place
 from temper.errors import RunError
 
@@ -180,8 +180,9 @@ def alone(folder: Path) -> Iterator[None]:
     """Inside, this process is the only one that fills a folder, which is made; left empty, it is removed.
 
     Raises:
-        RunError: another process that lives is at it.
+        RunError: another process that lives is at it. ArgumentError: it cannot be made or written to.
     """
+    check_writable(folder, "out")
     me, claims = owner(), Claims(Place(folder), "")
     with made(folder):
         while not claims.take(_FILLING, me):

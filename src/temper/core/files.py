@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from temper.errors import DamagedError
+from temper.errors import ArgumentError, DamagedError
 from temper.text import did_you_mean, masked, nearest
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,22 @@ def target(path: Path) -> Path:
     if not os.access(above, os.W_OK):
         raise PermissionError(errno.EACCES, "may not be written to", str(path))
     return place
+
+
+def check_writable(folder: Path, argument: str) -> None:
+    """Refuse a folder that cannot be made or written to, before hours are spent on what goes into it; none is made.
+
+    Raises:
+        ArgumentError: about ``argument``.
+    """
+    try:
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
+    except OSError as error:
+        raise ArgumentError(argument, str(folder), f"cannot be made ({error.strerror})") from None
+    if not there.is_dir():
+        raise ArgumentError(argument, str(folder), f"cannot be made ({there.name} is no folder)")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ArgumentError(argument, str(folder), "may not be written to; choose another folder")
 
 
 def near(path: Path) -> list[Path]:

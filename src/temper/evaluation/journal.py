@@ -68,15 +68,16 @@ class Journal:
 
     def _lines(self, path: Path) -> Iterator[str]:
         """Whole lines that were not read yet, one at a time, without the header; see :meth:`news`."""
-        if self._read.get(path, 0) < 0:
+        read = self._read.get(path, 0)
+        if read < 0:
             return
         with path.open("rb") as file:
-            file.seek(self._read.get(path, 0))
+            file.seek(read)
             for content in file:
                 if not content.endswith(b"\n"):  # a process may have been killed inside a line
                     return
-                first = self._read.get(path, 0) == 0
-                self._read[path] = self._read.get(path, 0) + len(content)
+                first = read == 0
+                self._read[path] = read = read + len(content)
                 line = content[:-1].decode(errors="replace")
                 if not first:
                     yield line

@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+LEAST_ALPHA = 1e-6  # takes a million brittle decisions to calibrate on
 DETECTOR = "detector.json"  # where a folder keeps one
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a share that no detector can promise.
+
+    Raises:
+        ArgumentError: see above.
+    """
+    if not LEAST_ALPHA <= alpha < 1:
+        fix = f"must lie between 0 and 1, as 0.05 for 5 %, and be {LEAST_ALPHA:g} at least"
+        raise ArgumentError("alpha", alpha, fix)
 
 
 def conformal_threshold(scores: NDArray[np.float64], alpha: float) -> float:
@@ -41,8 +53,7 @@ def conformal_threshold(scores: NDArray[np.float64], alpha: float) -> float:
     Raises:
         ArgumentError: alpha is out of range. EvidenceError: so few scores that no threshold can promise it.
     """
-    if not 0 < alpha < 1:
-        raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
+    check_alpha(alpha)
     rank = _rank(len(scores), alpha)
     if rank > len(scores):
         needed = math.ceil((1 - alpha) / alpha - 1e-9)

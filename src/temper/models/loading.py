@@ -19,6 +19,7 @@ from temper.models.weights import load_weights
 
 # The normalisation that all robust checkpoints of the catalogue were trained with, also where timm's configuration of
 # the same architecture says another.
+LEAST_STD = 1e-6
 _ROBUST_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -222,4 +223,6 @@ def _statistic(argument: str, given: float | Sequence[float] | None, own: tuple[
         raise ArgumentError(argument, given, f"the network has {len(own)} channels: give one number or {len(own)}")
     if not all(0 <= value <= 1 for value in values) or (argument == "std" and 0 in values):
         raise ArgumentError(argument, given, "is in units of [0, 1] pixels; divide 0..255 values by 255")
+    if argument == "std" and min(values) < LEAST_STD:
+        raise ArgumentError(argument, given, f"pixels are divided by it; give at least {LEAST_STD:g}")
     return values

@@ -1,6 +1,7 @@
 """Networks from ONNX files, converted to torch so that they can be attacked: an optional extra."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt, prod
 from pathlib import Path
@@ -78,7 +79,7 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     """
     try:
         import onnx
-        import onnx2torch  # noqa: F401
+        import onnx2torch
         import onnxruntime  # noqa: F401
     except ImportError:
         raise MissingExtraError("an ONNX model", "onnx") from None
@@ -87,7 +88,7 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     try:
         content = onnx.load(str(path))
         layout, output = _layout(content, path), _logits_output(content, path)
-        graph = _converted(content)
+        graph = _converted(content, onnx2torch.convert)
     except ModelError:
         raise
     except Exception as error:  # protobuf and the converter raise what they like
@@ -103,18 +104,15 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     return network, size
 
 
-def _converted(content: Any) -> nn.Module:
+def _converted(content: Any, convert: Callable[[Any], nn.Module]) -> nn.Module:
     """A graph in torch; what the converter does not know in its newest form is put into an older one."""
-    import onnx2torch
-
     try:
-        graph: nn.Module = onnx2torch.convert(content)
+        return convert(content)
     except NotImplementedError as unknown:
         try:
-            graph = onnx2torch.convert(_older(content))
+            return convert(_older(content))
         except Exception as error:  # the first one tells what is missing
             raise unknown from error
-    return graph
 
 
 def _older(content: Any) -> Any:

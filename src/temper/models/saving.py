@@ -88,7 +88,7 @@ def check_restores(classifier: Classifier, images: Tensor) -> None:
         images: a few, float [N, C, H, W] in [0, 1].
 
     Raises:
-        ModelError: the weights do not fit the network that is built anew, or its logits differ.
+        ModelError: its logits are not finite, the weights do not fit the network that is built anew, or logits differ.
     """
     spec = classifier.info.get("spec")
     description, tensors = _description(classifier, {}), _tensors(classifier)
@@ -101,6 +101,8 @@ def check_restores(classifier: Classifier, images: Tensor) -> None:
             " time, for num_classes where it takes that"
         ) from error
     own, again, theirs = (_logits(each, images) for each in (classifier, classifier, twin))
+    if not own.isfinite().all():
+        raise ModelError(f"{spec}: its logits on training images are not finite before training; mend its weights")
     noise, gap = float((own - again).abs().max()), float((own - theirs).abs().max())
     if not gap <= max(TOLERANCE * float(own.abs().max()), 2 * noise):
         raise ModelError(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from temper.core.files import read_json
 from temper.data.arrays import DAMAGE
 from temper.errors import DamagedError, EvidenceError, RunError
-from temper.core.files import read_json
 from temper.margins import Estimate, EvidenceTable
 from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.detection import risk_curve, roc_curve

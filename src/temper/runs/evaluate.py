@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,25 +11,20 @@ import numpy as np
 import torch
 
 from temper import data
-from temper.evaluation import measurement, samples
-from temper.runs.brittleness import ENDS, brittleness_view
 from temper.core.claims import in_turn, refuse_if_filled
+from temper.core.files import check_writable, made, not_there, read_json, unless_damaged, write_json, written
+from temper.core.places import Place
 from temper.data import Dataset
-from temper.data.arrays import DAMAGE
-from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
-from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
+from temper.errors import ArgumentError, DataError, EvidenceError
+from temper.evaluation import measurement, samples
 from temper.evaluation.examples import Example, examples
-from temper.core.files import made, not_there, read_json, unless_damaged, write_json, written
+from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
+from temper.evaluation.samples import Samples
 from temper.margins import EvidenceTable
 from temper.models import Classifier
-from temper.core.places import Place
-from temper.report import EpochRow, RunView, SampleView, write_report
-from temper.evaluation.samples import Samples
-from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
-from temper.training.config import FinetuneConfig
-from temper.runs.run import CONFIG, Run
-from temper.training.seen import untrained
 from temper.runs.views import EXAMPLES, REPORT, SUMMARY, report
+from temper.threat import Threat, parse_threats
+from temper.training.seen import untrained
 
 log = logging.getLogger(__name__)
 
@@ -239,14 +233,7 @@ def check_out(folder: Path) -> None:
         RunError: another process is filling it, and shares it with none.
     """
     refuse_if_filled(folder)
-    try:
-        there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
-    except OSError as error:
-        raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror})") from None
-    if not there.is_dir():
-        raise ArgumentError("out", str(folder), f"cannot be made ({there.name} is no folder)")
-    if not os.access(there, os.W_OK):
-        raise ArgumentError("out", str(folder), "may not be written to; choose another folder")
+    check_writable(folder, "out")
 
 
 def match_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> Dataset:
@@ -278,27 +265,3 @@ def _threat_summary(table: EvidenceTable, threat: Threat, wanted: Sequence[Threa
         "expected_robustness": table.expected_robustness(norm, eps, suite).to_json(),
         "expected_robustness_trapezoid": table.expected_robustness(norm, eps, suite, grid=grid).to_json(),
     }
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -13,25 +13,25 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from temper.evaluation import measurement, samples
-from temper.evaluation.examples import examples
-from temper.runs import evaluate, views
 from temper import models
 from temper.attacks.suites import get_suite
 from temper.core.claims import alone, refuse_if_filled
-from temper.data import Dataset, Pixels
-from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError, naming
 from temper.core.files import unless_damaged
 from temper.core.interrupt import Stop, Stopped
+from temper.core.threads import computing_with
+from temper.data import Dataset, Pixels
+from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError, naming
+from temper.evaluation import measurement, samples
+from temper.evaluation.examples import examples
 from temper.models import Classifier
 from temper.models.building import is_factory
-from temper.core.threads import computing_with
+from temper.runs import evaluate, views
+from temper.runs.run import CONFIG, Run, check_folder, open_run
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
-from temper.runs.run import CONFIG, Run, check_folder, open_run
 from temper.training.schedules import EpsilonSchedule
 from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.splits import Splits, splits_of

@@ -12,31 +12,30 @@ import torch
 from numpy.typing import NDArray
 
 from temper import data
-from temper.evaluation import measurement
-from temper.evaluation.examples import examples
-from temper.detection.evasion import Scored
-from temper.detection.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
-from temper.detection.scoring import FEATURE, features, head_weight, score, scorers
-from temper.runs.brittleness import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
 from temper.core.claims import in_turn
-from temper.data import Dataset
-from temper.errors import ArgumentError, EvidenceError, ModelError, naming
-from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
 from temper.core.files import read_json, unless_damaged, write_json, written
-from temper.runs.evaluate import REPORT, check_out, class_names, evaluate_loaded, load, save_examples
-from temper.runs.views import report
-from temper.margins import EvidenceTable
-from temper.margins.decisions import Brittleness, brittleness
-from temper.margins.consistency import margin_consistency
-from temper.margins.detection import detection, eps_sweep
-from temper.margins.detector import DETECTOR, BrittlenessDetector, single_threat
+from temper.data import Dataset
+from temper.detection.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
+from temper.detection.evasion import Scored
 from temper.detection.pseudo import PseudoMargin
+from temper.detection.scoring import FEATURE, features, head_weight, score, scorers
+from temper.errors import ArgumentError, EvidenceError, ModelError, naming
+from temper.evaluation.examples import examples
+from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
+from temper.evaluation.samples import Samples, from_dataset, on_device
+from temper.margins import EvidenceTable
+from temper.margins.consistency import margin_consistency
+from temper.margins.decisions import Brittleness, brittleness
+from temper.margins.detection import detection, eps_sweep
+from temper.margins.detector import DETECTOR, BrittlenessDetector, check_alpha, single_threat
 from temper.margins.scores import equidistance
 from temper.models import Classifier
 from temper.models.features import features_and_logits
-from temper.evaluation.samples import Samples, from_dataset, on_device
-from temper.threat import Threat
+from temper.runs.brittleness import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
+from temper.runs.evaluate import REPORT, check_out, class_names, evaluate_loaded, load, save_examples
 from temper.runs.run import CONFIG
+from temper.runs.views import report
+from temper.threat import Threat
 from temper.training.seen import unseen
 
 log = logging.getLogger(__name__)
@@ -86,8 +85,7 @@ def margins_into(
         EvidenceError: ``folder`` holds evidence on another model or other data, or no margin is known.
     """
     chosen = single_threat(threat)
-    if not 0 < alpha < 1:
-        raise ArgumentError("alpha", alpha, "must lie between 0 and 1, as 0.05 for 5 %")
+    check_alpha(alpha)
     if train_data is not None and not pseudo_margin:
         raise ArgumentError("train-data", train_data, "is what the pseudo-margin learns from: add --pseudo-margin")
     asked = Asked(chosen, alpha, adaptive, seed, batch_size, time_budget)

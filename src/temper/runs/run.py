@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from temper.core.claims import FILLED_BY
-from temper.errors import ArgumentError, DamagedError, RunError
 from temper.core.files import read_json, write_json
 from temper.core.places import link
+from temper.errors import ArgumentError, DamagedError, RunError
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 

@@ -1,33 +1,22 @@
 """What a report shows of a result folder."""
 
-import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
 import numpy as np
-import torch
-from temper import data
-from temper.evaluation import measurement, samples
-from temper.runs.brittleness import ENDS, brittleness_view
-from temper.core.claims import in_turn, refuse_if_filled
-from temper.data import Dataset
+
+from temper.core.files import not_there, read_json, unless_damaged
 from temper.data.arrays import DAMAGE
-from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError, RunError, TemperError
-from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
-from temper.evaluation.examples import Example, examples
-from temper.core.files import made, not_there, read_json, unless_damaged, write_json, written
+from temper.errors import DamagedError, EvidenceError, RunError, TemperError
+from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable
-from temper.models import Classifier
-from temper.core.places import Place
 from temper.report import EpochRow, RunView, SampleView, write_report
-from temper.evaluation.samples import Samples
-from temper.threat import NORMS, Norm, Threat, check_norm, format_eps, parse_threats
-from temper.training.config import FinetuneConfig
+from temper.runs.brittleness import ENDS, brittleness_view
 from temper.runs.run import CONFIG, Run
-from temper.training.seen import untrained
+from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
+from temper.training.config import FinetuneConfig
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +121,7 @@ def _curves(table: EvidenceTable, even: int = 0) -> dict[str, dict[float, Estima
     for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
         grid = [radii[-1] * step / even for step in range(1, even)] if even else [0.0, *radii]
         points = zip(grid, table.accuracy_curve(norm, grid, suite), strict=True)
-        curves[norm] = {eps: estimate for eps, estimate in points}
+        curves[norm] = dict(points)
     return {norm: curves[norm] for norm in sorted(curves)}
 
 

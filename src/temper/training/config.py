@@ -101,7 +101,7 @@ class AttackConfig(Section):
     """"apgd" (no step size to tune; the paper's) or "pgd"."""
     steps: Count = 7
     """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more)."""
-    step_size: float | None = Field(None, gt=0)
+    step_size: float | None = Field(None, ge=1e-9, le=1e6)
     """PGD's step as a share of the epsilon in force; 2.5 / steps by default."""
     random_start: bool | None = None
     """Start at a random point of the ball; by default PGD and TRADES do, APGD does not."""
@@ -118,7 +118,7 @@ class ScheduleConfig(Section):
     """T2 of hinge (0.75) and linear (0.75), as start."""
     patience: Count | None = None
     """auto: epochs without progress after which validation accuracy has converged (5)."""
-    tolerance: float | None = Field(None, ge=0)
+    tolerance: float | None = Field(None, ge=0, le=1)
     """auto: rise in validation accuracy that counts as progress (0.02)."""
     function: str | None = None
     """custom: "module:function", called with (epoch, epochs), returns a share in [0, 1]."""
@@ -148,7 +148,7 @@ class ObjectiveConfig(Section):
 
     name: ObjectiveName = "at"
     """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
-    beta: float | None = Field(None, ge=0)
+    beta: float | None = Field(None, ge=0, le=1e6)
     """Weight of the KL term: trades 6, trades-guide 1, mart 5 by default."""
 
 
@@ -182,7 +182,7 @@ class OptimiserConfig(Section):
     """Share of the training over which the learning rate rises linearly from 0."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the label spread over all classes."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, ge=1e-6)  # AdamW adds 1e-8 to what it divides by: below, nothing moves
     """Clip the gradient's norm to this."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay per step of an exponential moving average of the weights, which then is what is evaluated and saved."""

@@ -1,6 +1,6 @@
 """What the results of many runs say: pure functions on a pandas frame with one row per run."""
 
-from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS
+from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS, whole
 from temper.benchmark.analysis.factors import (
     FactorTest,
     one_way,
@@ -33,5 +33,6 @@ __all__ = [
     "spread_over_seeds",
     "tukey",
     "two_way_cells",
+    "whole",
     "win_odds",
 ]

@@ -44,6 +44,19 @@ def name_of(configuration: object, columns: Sequence[str]) -> str:
     return ", ".join(f"{column} {value}" for column, value in zip(columns, values, strict=True))
 
 
+def whole(rows: pd.DataFrame, planned: pd.DataFrame) -> pd.DataFrame:
+    """The rows of configurations that have every data set and seed of their protocol; others cannot be compared.
+
+    Args:
+        rows: one row per run.
+        planned: rows, or anything with their factors as columns, that say which data sets and seeds a protocol has.
+    """
+    cells = planned[["protocol", "dataset", "seed"]].drop_duplicates()
+    wanted = rows["protocol"].map(cells.groupby("protocol").size())
+    found = rows.groupby(["protocol", *CONFIGURATION], observed=True)["dataset"].transform("size")
+    return rows[found == wanted]
+
+
 def grid(
     rows: pd.DataFrame, axes: Sequence[Sequence[str]], metrics: Sequence[str]
 ) -> tuple[list[pd.DataFrame], NDArray[np.float64]]:
