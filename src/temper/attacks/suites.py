@@ -136,10 +136,11 @@ SUITES = {
                 ),
                 Stage("apgd-t-long", APGD(40, runs=9, climbs=logit_difference_targeted, wide=True), bears=FP16),
                 Stage("square", Square(200), bears=HALF),
-                # Where a little is missing for a flip, now the nearest boundary finds it, now many starts that are not
-                # tied to one class.
+                # Where a little is missing for a flip, now the nearest boundary finds it, now points around the image
+                # lead to another one, now many starts that are not tied to one class.
                 Stage("tangent-3", Tangent(60, runs=3), random_start=False, on="near"),
                 Stage("fmn", FMN(100), random_start=False, on="near"),
+                Stage("tangent-9", Tangent(60, runs=9), on="edge"),
                 Stage("apgd-long", APGD(100, runs=18, climbs=logit_difference, wide=True), on="edge"),
                 # What AutoAttack runs, where gradients are masked: FAB finds most there in L2, random search in Linf.
                 # At full precision: rounding is what masks some of them, and more rounding hides flips.
