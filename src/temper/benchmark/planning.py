@@ -14,9 +14,9 @@ from temper.benchmark.costs import Cost, Sizes, cost
 from temper.benchmark.grid import FACTORS, Cell
 from temper.benchmark.search import search_name
 from temper.benchmark.spec import Spec
-from temper.benchmark.store import DONE, Store
+from temper.benchmark.store import DONE, NoResultsError, Store
 from temper.data import catalogue
-from temper.errors import RunError, naming
+from temper.errors import naming
 from temper.models.catalogue import CATALOGUE
 from temper.training.config import DataConfig
 from temper.training.splits import load_splits
@@ -180,7 +180,5 @@ def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -
 def _rows(place: str) -> pd.DataFrame:
     try:
         return Store(place).rows(SPENT)
-    except RunError as error:
-        if "holds no benchmark results" not in str(error):
-            raise
+    except NoResultsError:
         return pd.DataFrame(columns=["run", "status"])

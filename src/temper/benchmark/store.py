@@ -34,6 +34,10 @@ DONE, FAILED = "done", "failed"
 Outcome = Literal["done", "failed", "elsewhere"]  # elsewhere: another process is at the run
 
 
+class NoResultsError(RunError):
+    """Nothing was ever put where results are asked for."""
+
+
 class Store:
     """The results under one folder or ``s3://bucket/prefix``.
 
@@ -188,7 +192,9 @@ class Store:
             header = json.loads(self._files.read(HEADER))
         except FileNotFoundError:
             if not create:
-                raise RunError(f"{self.place}: holds no benchmark results; temper bench run SPEC makes them") from None
+                raise NoResultsError(
+                    f"{self.place}: holds no benchmark results; temper bench run SPEC makes them"
+                ) from None
             if self.folder:
                 check_writable(self.folder, "store")
             self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
