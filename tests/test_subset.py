@@ -4,22 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from paper_estimators import PAPER_ALPHAS, _threshold_at, naive_estimate, paper_estimate
 from scipy.stats import beta, hypergeom, norm
 from sklearn.metrics import det_curve
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
-from temper.margins.subset import (
-    PAPER_ALPHAS,
-    SubsetPlan,
-    _exact_counts,
-    _pooled,
-    _stratified,
-    _threshold_at,
-    naive_estimate,
-    paper_estimate,
-    plain_estimate,
-)
+from temper.margins.subset import SubsetPlan, _exact_counts, _pooled, _stratified, plain_estimate
 
 
 def flags(*numbers) -> np.ndarray:

@@ -24,16 +24,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
+from paper_estimators import naive_estimate, paper_estimate
 from scipy.stats import norm
 
 from temper.margins.decisions import brittleness
-from temper.margins.subset import (
-    SubsetEstimate,
-    SubsetPlan,
-    naive_estimate,
-    paper_estimate,
-    plain_estimate,
-)
+from temper.margins.subset import SubsetEstimate, SubsetPlan, plain_estimate
 from temper.margins.table import EvidenceTable
 from temper.report.figures import PALETTE, STYLE
 from temper.threat import parse_threats
