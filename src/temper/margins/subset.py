@@ -2,8 +2,8 @@
 
 Logit margins and correctness of all N samples are free: one clean pass. Attacks are not, so n << N samples are
 attacked. Two ways to go from there: a simple random sample (:func:`plain_estimate`), and a sample that is stratified on
-the logit margin (:class:`SubsetPlan`), which needs the fewest attacks where logit margin and input margin rank alike, and
-has valid intervals where they do not. The rule of arXiv:2406.18451 has none; benchmarks/brittleness compares with it.
+the logit margin (:class:`SubsetPlan`), which needs the fewest attacks where logit margin and input margin rank alike,
+and has valid intervals where they do not. The rule of arXiv:2406.18451 has none; benchmarks/brittleness compares with it.
 """
 
 import math
@@ -367,6 +367,7 @@ def _both(
 
 
 def check_margins(logit_margin: NDArray[np.float64], correct: NDArray[np.bool_]) -> None:
+    """Raise ArgumentError unless there is a finite logit margin for each sample."""
     if not len(logit_margin) or len(logit_margin) != len(correct):
         fix = f"must be as many as there are samples ({len(correct)}), at least 1"
         raise ArgumentError("logit_margin", f"{len(logit_margin)} values", fix)
