@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from temper.attacks import engine as engines
+from temper.attacks import verification
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import Answer, Attack, input_gradient
 from temper.attacks.ball import distance
-from temper.attacks.engine import Engine, Work, filled
+from temper.attacks.engine import Engine
 from temper.attacks.fab import FABTargeted
 from temper.attacks.losses import cross_entropy, dlr_targeted, flipped
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.attacks.suites import Stage
+from temper.attacks.verification import filled
+from temper.attacks.work import Work
 from temper.errors import ModelError
 from test_attacks import linear_case
 
@@ -199,7 +201,7 @@ def test_the_nearest_flip_is_brought_closer_but_never_below_the_margin():
 def test_images_are_filled_up_to_a_size_that_rounds_like_larger_ones():
     x = torch.rand(5, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     more = filled(x)
-    assert len(more) == engines.GRAIN["cpu"]
+    assert len(more) == verification.GRAIN["cpu"]
     assert torch.equal(more[:5], x)
     assert more.is_contiguous(memory_format=torch.channels_last)
     assert filled(more) is more

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from temper import models
 from temper.attacks.crafting import foldable
-from temper.attacks.engine import Engine, Work
+from temper.attacks.engine import Engine
 from temper.attacks.suites import Suite
+from temper.attacks.work import Work
 from temper.evaluation.search import Findings, search
 
 INSTANCES = [

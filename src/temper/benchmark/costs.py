@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, log2
 
-from temper.attacks.engine import POLISH_PROBES
+from temper.attacks.flow import POLISH_PROBES
 from temper.attacks.suites import Stage, Suite, get_suite
 from temper.benchmark.grid import Cell
 from temper.benchmark.spec import NEAREST

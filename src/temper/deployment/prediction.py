@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from temper import models
 from temper.attacks.crafting import crafting
-from temper.attacks.engine import filled
 from temper.attacks.losses import predicted
+from temper.attacks.verification import filled
 from temper.core.precision import check_precision, full_precision
 from temper.core.progress import Bar, progress_bar
 from temper.deployment.images import read_image

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from temper.attacks.crafting import crafting
-from temper.attacks.engine import filled
 from temper.attacks.suites import Suite
+from temper.attacks.verification import filled
 from temper.core.precision import check_precision, full_precision, lower_inside
 from temper.evaluation import fitness
 from temper.evaluation.samples import Samples, on_device

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.crafting import crafting, foldable
-from temper.attacks.engine import Engine, Work
+from temper.attacks.engine import Engine
 from temper.attacks.losses import flipped, predicted
 from temper.attacks.suites import CLOSER
+from temper.attacks.work import Work
 from temper.evaluation.samples import Samples, on_device
 from temper.margins.table import EvidenceTable
 from temper.threat import Norm

@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from temper.attacks.engine import Engine, Work
+from temper.attacks.engine import Engine
 from temper.attacks.suites import Stage, Suite
+from temper.attacks.work import Work
 from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
 from temper.threat import ROUNDING, Norm
 

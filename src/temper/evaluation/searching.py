@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from temper.attacks.crafting import foldable
-from temper.attacks.engine import Engine, Work
+from temper.attacks.engine import Engine
 from temper.attacks.suites import Suite
+from temper.attacks.work import Work
 from temper.core.progress import Bar, progress_bar
 from temper.evaluation.clean import Clean, clean_batch
 from temper.evaluation.journal import Journal

@@ -3,7 +3,8 @@
 Logit margins and correctness of all N samples are free: one clean pass. Attacks are not, so n << N samples are
 attacked. Two ways to go from there: a simple random sample (:func:`plain_estimate`), and a sample that is stratified on
 the logit margin (:class:`SubsetPlan`), which needs the fewest attacks where logit margin and input margin rank alike,
-and has valid intervals where they do not. The rule of arXiv:2406.18451 has none; benchmarks/brittleness compares with it.
+and has valid intervals where they do not. The rule of arXiv:2406.18451 has none; it is compared with in
+benchmarks/brittleness.
 """
 
 import math

@@ -1,0 +1,81 @@
+"""Whether an image flips: asked in the search's precision, at full precision, and alone."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from temper.attacks.crafting import Fold, Pair, folded
+from temper.attacks.losses import flipped
+from temper.core.precision import full_precision
+
+# Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
+# multiple, so that results are bit for bit the same in every batch size.
+GRAIN = {"cpu": 16}
+
+
+class Lent:
+    """A model that is lent to a search: how it is asked, and when what it says counts.
+
+    Args:
+        model: float [N, C, H, W] in [0, 1] to logits [N, K].
+        pairs: convolutions and batch norms to fold while searching, from
+            :func:`temper.attacks.crafting.foldable`.
+        batch_size: images in flight.
+        half: the low precision that the hardware computes (:func:`temper.core.precision.half`), for stages bearing it.
+        interrupted: asked between steps; when it says yes, the flow ends and what is in flight is dropped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pairs: list[Pair],
+        batch_size: int,
+        *,
+        half: torch.dtype | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.model, self.batch_size, self.half, self.interrupted = model, batch_size, half, interrupted
+        self.pairs = pairs
+        self.folds: list[Fold] | None = None
+        self.not_finite: set[int] = set()  # ids of samples with logits or gradients without numbers at full precision
+
+    @contextmanager
+    def searching(self, low: torch.dtype | None, device: torch.device) -> Iterator[nn.Module]:
+        """The lent model as it is asked in this precision; None for the full one."""
+        precision = torch.autocast(device.type, low) if low else full_precision(device)
+        with folded(self.folds or []), precision:
+            yield self.model
+
+    @torch.no_grad()
+    def verified(self, images: Tensor, y: Tensor) -> Tensor:
+        """Which images [N, ...] lie in the box and are classified otherwise at full precision: bool [N]."""
+        in_box = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+        with full_precision(images.device):
+            logits = self.model(filled(images.float()))[: len(images)]
+        return flipped(logits, y) & in_box
+
+    @torch.no_grad()
+    def alone(self, image: Tensor, y: Tensor) -> bool:
+        """Whether an image [C, H, W] is a flip for the plain model asked about it alone, in its default settings.
+
+        Kernels round otherwise in a batch of one, and next to the boundary that decides.
+        """
+        logits = self.model(image.float().contiguous()[None])
+        return bool(flipped(logits, y[None]).item())
+
+
+def filled(images: Tensor) -> Tensor:
+    """Images [N, ...], repeated up to a size whose kernels round like those of every larger one."""
+    missing = filled_size(len(images), images) - len(images)
+    if not missing:
+        return images
+    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return torch.cat([images, images[:1].expand(missing, *images.shape[1:])]).contiguous(memory_format=layout)
+
+
+def filled_size(count: int, like: Tensor) -> int:
+    """How many images :func:`filled` makes of so many, on the device of ``like``."""
+    grain = GRAIN.get(like.device.type, 1)
+    return max(-(-count // grain), 1) * grain

@@ -1,0 +1,54 @@
+"""What a search is given, and what it gives back."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """Samples to attack.
+
+    Attributes:
+        x: images float [N, C, H, W] in [0, 1]; y: int64 [N], the classes to get away from, which the model gives them.
+        ids: int64 [N], the samples' ids; with the seed they name the random streams.
+        rivals: int64 [N, R], the likeliest other classes on the clean image, likeliest first.
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    rivals: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, places: Tensor) -> "Work":
+        """The samples at these places."""
+        return Work(self.x[places], self.y[places], self.ids[places], self.rivals[places])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A sample that is done with one attack.
+
+    Attributes:
+        place: which of the samples.
+        distance: of the nearest verified flip; inf where there is none.
+        nearest: the flip, float [C, H, W], or None.
+        forward, backward: passes spent on it.
+        leads: how far each run that counts came in a ball, as a logit difference: above 0 flips. To its target, if it
+            has one.
+        rise: of the loss in the runs' first steps, over what their gradients promised; 0 where they promised nothing,
+            1 where none of that is noted.
+        led: whether any question's gradient had a finite entry, or none was asked for: otherwise nothing was searched.
+    """
+
+    place: int
+    distance: float
+    nearest: Tensor | None
+    forward: int
+    backward: int
+    led: bool = True
+    leads: tuple[float, ...] = ()
+    rise: float = 1.0
