@@ -147,7 +147,8 @@ def main() -> None:
         print(row, flush=True)
         frame = pd.DataFrame([row])
         if out.exists():
-            frame = pd.concat([pd.read_csv(out), frame]).drop_duplicates(keys, keep="last")
+            before = pd.read_csv(out, dtype=dict.fromkeys(["missed", "gained"], str))
+            frame = pd.concat([before, frame]).drop_duplicates(keys, keep="last")
         frame.round(6).to_csv(out, index=False)
 
 
