@@ -4,7 +4,7 @@ The order of radii is chosen per sample: one that survives the largest is settle
 broken at every larger radius. So a curve over many radii costs little more than its last point.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,14 +138,14 @@ class Findings:
 
     def masked(self) -> NDArray[np.bool_]:
         """Which samples show any sign of masked gradients: bool [N]."""
-        return np.logical_or.reduce(list(self.signs().values()))
+        return _any(self.signs())
 
     def wanted(self) -> dict[str, NDArray[np.bool_]]:
         """Which samples each stage is to search, if those before it find nothing: bool [N], by the stage's name."""
         on = {"all": np.ones(len(self.ids), dtype=np.bool_)}
         if len(self.suite.first) < len(self.suite.stages):
             shown, reached = self.signs(), way(self.notes, self.gaps)
-            on["flat"], on["masked"] = shown["flat"], np.logical_or.reduce(list(shown.values()))
+            on["flat"], on["masked"] = shown["flat"], _any(shown)
             on["near"], on["edge"] = on["masked"] | (reached > NEAR), on["masked"] | (reached > EDGE)
         return {stage.name: on[stage.on] for stage in self.suite.stages}
 
@@ -236,6 +236,11 @@ def search(
             if stage.on != "all" and standing.any():  # signs are looked for where they can matter
                 standing &= own.wanted()[stage.name]
             yield from run(stage, standing, radius)
+
+
+def _any(shown: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Which samples show any sign: bool [N]."""
+    return np.asarray(np.logical_or.reduce(list(shown.values())))
 
 
 def _digits(number: float) -> float:
