@@ -62,4 +62,7 @@ JUDGED = (
     Entry("mnist_lenet5_clntrained", "Linf", 0.1),
     Entry("mnist_conv_small_diffai", "Linf", 0.15),
     Entry("mnist_kw_01", "Linf", 0.1),
+    Entry("cifar_cnn_a_mix", "L1", 6.0),
+    Entry("cifar_oval_base", "L1", 6.0),
+    Entry("mnist_smallcnn_trades", "L1", 8.0),
 )
