@@ -379,7 +379,7 @@ def test_processes_share_an_evaluation_and_outlive_one_that_is_killed(place):
         "settle = searching.Searching._settle\n"
         "def slowly(self, *shard):\n    settle(self, *shard)\n    time.sleep(1)\n"
         "searching.Searching._settle = slowly\n"
-        "sys.exit(main.main())\n"
+        "sys.exit(main())\n"
     )
     command = [sys.executable, "shards.py", "evaluate", *SLOWLY, "--out", "out"]
     workers = [
