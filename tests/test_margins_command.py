@@ -1,5 +1,6 @@
 """``temper margins``: from a model and data to margins, scores, detector, attacks and report."""
 
+import errno
 import json
 
 import numpy as np
@@ -145,6 +146,26 @@ def test_a_model_without_a_linear_last_layer_goes_without_feature_margin(arrays,
     call += ["--pseudo-margin", "--train-data", str(arrays / "train.npz")]
     assert main([*call, "--threat", "Linf:2/255", "--out", str(tmp_path)]) == 2
     assert "does not end in a linear layer" in capsys.readouterr().err
+
+
+def test_the_detector_of_a_run_that_may_only_be_read_stays_where_it_is(measured, tmp_path, monkeypatch, caplog):
+    detector = measured[0] / "detector.json"
+    folder._put_beside_weights(detector, tmp_path)
+    assert (tmp_path / "detector.json").read_text() == detector.read_text() and not caplog.text
+    (tmp_path / "detector.json").write_text("an older one")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    folder._put_beside_weights(detector, tmp_path)
+    assert (tmp_path / "detector.json").read_text() == "an older one"
+    assert f"{tmp_path}: may not be written to" in caplog.text and f"copy {detector} into" in caplog.text
+
+
+def test_a_full_disk_is_no_run_that_may_only_be_read(measured, tmp_path, monkeypatch):
+    def full(detector, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(BrittlenessDetector, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder._put_beside_weights(measured[0] / "detector.json", tmp_path)
 
 
 def test_too_few_brittle_decisions_are_a_result(arrays, tmp_path, capsys):

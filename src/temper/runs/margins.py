@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from temper import data
 from temper.core.claims import in_turn
-from temper.core.files import read_json, unless_damaged, write_json, written
+from temper.core.files import WRONG_PLACE, read_json, unless_damaged, write_json, written
 from temper.data import Dataset
 from temper.detection.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
 from temper.detection.evasion import Scored
@@ -116,11 +116,24 @@ def margins_into(
         summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
         ends = examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
         save_examples(folder / ENDS, ends, names)
-        if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():  # beside the weights it belongs to
-            BrittlenessDetector.load(folder / DETECTOR).save(Path(model) / DETECTOR)
+        if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():
+            _put_beside_weights(folder / DETECTOR, Path(model))
         write_json(folder / SUMMARY, summary)
         report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
     return summary, True
+
+
+def _put_beside_weights(detector: Path, run: Path) -> None:
+    """Copy a detector to the run it belongs to; of a run that may only be read, a warning says that it stays here."""
+    try:
+        BrittlenessDetector.load(detector).save(run / DETECTOR)
+    except OSError as error:
+        if error.errno not in WRONG_PLACE:
+            raise
+        log.warning(
+            "%s: may not be written to, so predict and export do not find the new detector there; copy %s into a copy "
+            "of the run, or give it to temper export --detector", run, detector,
+        )  # fmt: skip
 
 
 def analyse(
