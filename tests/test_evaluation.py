@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from temper import data, models
 from temper.errors import ArgumentError, EvidenceError, ModelError, TemperWarning
-from temper.evaluation import measurement
+from temper.evaluation import measurement, searching
 from temper.evaluation.examples import examples
 from temper.evaluation.measurement import Evaluation, measure
 from temper.evaluation.samples import from_arrays, from_dataset
@@ -278,7 +278,9 @@ def test_resuming_ends_where_an_uninterrupted_measurement_does(monkeypatch, tmp_
     for budget in (25, 45, 65):  # the clock ticks at least once in every step
         with monkeypatch.context() as patch:
             clock = itertools.count()
-            patch.setattr(measurement, "time", SimpleNamespace(monotonic=lambda clock=clock: float(next(clock))))
+            ticking = SimpleNamespace(monotonic=lambda clock=clock: float(next(clock)))
+            for module in (measurement, searching):
+                patch.setattr(module, "time", ticking)
             done = run(journal=tmp_path, time_budget=budget)
         assert not done.complete
         assert done.table.robust_accuracy("L2", 0.5).unknown > 0
