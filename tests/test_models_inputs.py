@@ -70,15 +70,15 @@ def test_a_network_of_one_size_gets_images_of_that_size(tmp_path, photos, caplog
 
 
 def test_a_network_of_any_size_needs_one_for_photos_of_several(tmp_path, photos):
-    def evaluate(image_size: int | None) -> dict:
+    def measured(image_size: int | None) -> dict:
         return evaluate.evaluate_into(
             tmp_path / f"e{image_size}", "kinds:plain", photos, ["Linf:1/255"], suite="apgd", limit=None, seed=0,
             batch_size=None, time_budget=float("inf"), image_size=image_size,
         )[0]  # fmt: skip
 
     with pytest.raises(DataError, match="give image_size to bring all to one size"):
-        evaluate(None)
-    assert evaluate(16)["clean_accuracy"]["n"] == 12
+        measured(None)
+    assert measured(16)["clean_accuracy"]["n"] == 12
     summary, complete = margins_into(tmp_path / "m", "kinds:plain", photos, "L2:3", image_size=16)
     assert complete
     assert summary["margins"]["known"] == 12

@@ -114,7 +114,7 @@ def test_a_report_leaves_out_what_it_cannot_read(capsys, tmp_path, caplog):
     capsys.readouterr()
     matched = sorted(map(str, (tmp_path / "runs").iterdir()))
     assert cli.main(["report", *matched, "--out", "both.html"]) == 0
-    said = [record.getMessage() for record in caplog.records if record.name == "temper.runs.evaluate"]
+    said = [record.getMessage() for record in caplog.records if record.name == "temper.runs.views"]
     assert [line.partition(": ")[0] for line in said] == ["left out of the report"] * 3
     assert all(any(f"runs/{name}" in line for line in said) for name in ("first", "corruptions", "damaged"))
     assert "good" in (tmp_path / "both.html").read_text()
