@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,17 @@ def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys
     assert facts.pop("temper_version")
     assert facts == {"threat": "Linf:8/255", "alpha": "0.05"}
     assert str(Path(prediction.__file__).parent).encode() not in out.read_bytes()
+
+
+def test_what_the_exporter_thinks_is_not_told(caplog):
+    """Of a network with rotary positions it tells in 48 lines that it leaves a Split as it is."""
+    inside = logging.getLogger("onnxscript.optimizer._constant_folding")
+    with exporting._unheard():
+        inside.warning("Skipping constant folding")
+        warnings.warn("of its own", UserWarning, stacklevel=1)
+    assert not caplog.records
+    inside.warning("heard again")
+    assert len(caplog.records) == 1
 
 
 def test_without_a_detector_there_is_no_output_brittle(tmp_path, capsys):

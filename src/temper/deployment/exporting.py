@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -180,8 +182,7 @@ def _to_onnx(deployed: Deployed, example: Tensor, outputs: tuple[str, ...], fact
     import onnx
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own insides; its result is checked
+        with _unheard():
             program: Any = torch.onnx.export(
                 deployed, (example,), None, dynamo=True, verbose=False, external_data=False,
                 input_names=["images"], output_names=outputs, dynamic_shapes=_any_batch(), opset_version=OPSET,
@@ -196,6 +197,20 @@ def _to_onnx(deployed: Deployed, example: Tensor, outputs: tuple[str, ...], fact
     except Exception as error:  # exporter, checker and protobuf raise what they like
         raise _not_exported("ONNX", error) from error
     return content
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Inside, nothing is told of the exporter's own insides, such as a line for each node that it leaves as it is."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _forget_sources(graph: Any) -> None:
