@@ -369,7 +369,7 @@ def proxies(repeats: int) -> Iterator[Row]:
         names = [f"b{place}" for place in range(n)]
         for rho in (-0.9, 0.0, 0.5, 0.9, 0.99):
             rng, found = np.random.default_rng([n, int(100 * rho) + 100]), []
-            for _ in range(repeats if n < 50 else repeats // SLOW):
+            for _ in range(repeats):
                 first, noise = rng.normal(size=(2, n))
                 scores = {"linear": first, "full": rho * first + np.sqrt(1 - rho**2) * noise}
                 scored = pd.concat(
