@@ -165,3 +165,13 @@ def test_what_nobody_holds_is_swept_away(holder, tmp_path, slow_to_give_up):
     holder.wait()
     mine.sweep("me")
     assert [path.name for path in (tmp_path / "claims").iterdir()] == ["other.json"]
+
+
+def test_what_a_killed_process_had_just_begun_to_write_is_swept_when_it_is_old(tmp_path):
+    claims, folder = Claims(Place(str(tmp_path)), "claims"), tmp_path / "claims"
+    assert claims.take("work", "me")
+    for name, age in (("old", 3600), ("fresh", 0)):
+        (folder / f".{name}.json.part").touch()
+        os.utime(folder / f".{name}.json.part", (time.time() - age,) * 2)
+    claims.sweep("me")
+    assert [path.name for path in folder.iterdir()] == [".fresh.json.part"]

@@ -129,10 +129,13 @@ class Claims:
                 self._place.remove(file)
 
     def sweep(self, owner: str) -> None:
-        """Remove the claims that nobody holds any more: a process that is killed leaves its own."""
-        for name in (file.removesuffix(".json") for file in self._place.stamps(self._folder) if file.endswith(".json")):
-            if self.take(name, owner):
+        """Remove what nobody holds any more: a killed process leaves its claims, and files that it had just begun."""
+        for file in self._place.stamps(self._folder):
+            name, ending = file.removesuffix(".json"), Path(file).suffix
+            if ending == ".json" and self.take(name, owner):
                 self.release(name, owner)
+            elif ending == ".part" and self._age(f"{self._folder}/{file}".lstrip("/")) >= STALE_SECONDS:
+                self._place.remove(f"{self._folder}/{file}".lstrip("/"))
 
     def _take_over(self, file: str, owner: str, content: bytes) -> bool:
         try:
@@ -146,12 +149,18 @@ class Claims:
         holder = Holder.read(content)
         if holder is None or holder.owner == owner or holder.gone():
             return True
-        modified = self._place.modified(file)
-        age = self._place.now(file) - modified
+        modified, age = self._place.modified(file), self._age(file)
         seen, now = (content, modified), time.monotonic()
         before, since = self._watched.get(file, (seen, now))
         self._watched[file] = (seen, since if before == seen else now)
         return max(age, now - self._watched[file][1]) >= STALE_SECONDS
+
+    def _age(self, file: str) -> float:
+        """Seconds since a file was touched, by the clock of the file system; 0 of one that is gone."""
+        try:
+            return self._place.now(file) - self._place.modified(file)
+        except FileNotFoundError:
+            return 0.0
 
     def _beats(self) -> None:
         while True:
