@@ -48,7 +48,7 @@ class Engine(Lent):
                 forward, backward = flow.lost[place]
                 yield replace(done, place=place, forward=done.forward + forward, backward=done.backward + backward)
 
-    def _run(self, flow: "Flow") -> Iterator[Finished]:
+    def _run(self, flow: Flow) -> Iterator[Finished]:
         with crafting(self.model):  # once for all steps: walking through all modules takes longer than a small network
             while flow.busy and not self.interrupted():
                 try:

@@ -134,8 +134,8 @@ class Claims:
             name, ending = file.removesuffix(".json"), Path(file).suffix
             if ending == ".json" and self.take(name, owner):
                 self.release(name, owner)
-            elif ending == ".part" and self._age(f"{self._folder}/{file}".lstrip("/")) >= STALE_SECONDS:
-                self._place.remove(f"{self._folder}/{file}".lstrip("/"))
+            elif ending == ".part" and self._age(path := self._path(file)) >= STALE_SECONDS:
+                self._place.remove(path)
 
     def _take_over(self, file: str, owner: str, content: bytes) -> bool:
         try:
@@ -176,7 +176,10 @@ class Claims:
                         self._place.touch(file, content)
 
     def _file(self, name: str) -> str:
-        return f"{self._folder}/{name}.json".lstrip("/")
+        return self._path(f"{name}.json")
+
+    def _path(self, file: str) -> str:
+        return f"{self._folder}/{file}".lstrip("/")
 
 
 def owner() -> str:

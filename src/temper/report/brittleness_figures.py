@@ -17,7 +17,7 @@ from temper.errors import ArgumentError
 from temper.margins.intervals import Estimate
 from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, run_colour
 from temper.report.views import Curve
-from temper.threat import format_eps
+from temper.threat import NORMS, check_norm, format_eps
 
 _BRITTLE, _ROBUST, _UNKNOWN = PALETTE[1], PALETTE[0], "#8a949d"
 _DASHES = ("-", "--", "-.", ":")  # for a second round through the colours
@@ -61,7 +61,7 @@ def margin_scatter(
         raise ArgumentError("margins", f"{len(margins)} of them", "none is finite, so there is no point to draw")
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained", dpi=_DPI)
     axes = figure.add_subplot()
-    unit = 255 if norm == "Linf" else 1
+    unit = NORMS[check_norm(norm)].unit
     size = float(np.clip(6000 / len(margins), 3, 16))
     for name, kind, colour, marker in (
         ("brittle", brittle, _BRITTLE, "o"),

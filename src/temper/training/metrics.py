@@ -10,9 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from temper.core.files import written
-from temper.training.checkpoints import (
-    Progress,
-)
+from temper.training.checkpoints import Progress
 
 log = logging.getLogger(__name__)
 
