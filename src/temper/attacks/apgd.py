@@ -8,7 +8,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import project, random_point, rows, steepest_step
-from temper.attacks.losses import Loss, cross_entropy, is_targeted
+from temper.attacks.losses import Loss, cross_entropy
 from temper.threat import Norm
 
 MOMENTUM = 0.75  # weight of the new step against the last move
@@ -53,11 +53,6 @@ class APGD(Attack):
     def queries(self) -> int:
         """The last iterate is only judged."""
         return self.steps + 1
-
-    @property
-    def targeted(self) -> bool:
-        """See :class:`Attack`."""
-        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from temper.attacks.ball import rows
-from temper.attacks.losses import Loss, flipped
+from temper.attacks.losses import Loss, flipped, is_targeted
 from temper.core import randomness
 from temper.threat import Norm, check_norm
 
@@ -88,8 +88,9 @@ class Attack(ABC):
 
     @property
     def targeted(self) -> bool:
-        """Whether a run goes for one class, ``Problem.target``."""
-        return False
+        """Whether a run goes for one class, ``Problem.target``, as it does where the loss that it climbs does."""
+        loss: Loss | None = getattr(self, "climbs", None)
+        return loss is not None and is_targeted(loss)
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Forward and backward passes of a whole run at a model with so many classes."""

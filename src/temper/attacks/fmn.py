@@ -9,7 +9,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, project, rows, steepest_step, within_box
-from temper.attacks.losses import Loss, is_targeted, logit_difference
+from temper.attacks.losses import Loss, logit_difference
 from temper.attacks.nearest import TINY, begin, keep_nearer, near_start
 from temper.threat import NORMS, Norm
 
@@ -29,11 +29,6 @@ class FMN(Attack):
     length: float = 1.0
     gamma: float = 0.05
     climbs: Loss = logit_difference
-
-    @property
-    def targeted(self) -> bool:
-        """See :class:`Attack`."""
-        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; knows no limit but the box."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, project, rows
-from temper.attacks.losses import Loss, is_targeted, logit_difference
+from temper.attacks.losses import Loss, logit_difference
 from temper.core import randomness
 from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
@@ -47,11 +47,6 @@ class Square(Attack):
 
     p_init: float = 0.8
     climbs: Loss = logit_difference
-
-    @property
-    def targeted(self) -> bool:
-        """See :class:`Attack`."""
-        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`.

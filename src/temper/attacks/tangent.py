@@ -11,7 +11,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import distance, rows, steepest_step, within_box
-from temper.attacks.losses import Loss, is_targeted, logit_difference_targeted
+from temper.attacks.losses import Loss, logit_difference_targeted
 from temper.attacks.nearest import TINY, begin, keep_nearer, near_start
 from temper.threat import NORMS, Norm
 
@@ -43,11 +43,6 @@ class Tangent(Attack):
     shortest: float = 0.05
     momentum: float = 0.5
     climbs: Loss = logit_difference_targeted
-
-    @property
-    def targeted(self) -> bool:
-        """See :class:`Attack`."""
-        return is_targeted(self.climbs)
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; knows no limit but the box."""
