@@ -79,7 +79,7 @@ def measure(precision: str, weights: str, rounds: int, threads: int) -> dict[str
     pairs = foldable(classifier, fast[:2])
     model, optimiser = fabric.setup(classifier, torch.optim.AdamW(classifier.parameters()))
     crafter = Crafter(classifier, pairs, config, fabric.autocast)
-    objective = objectives.adversarial_training()
+    objective = objectives.make("at", crafter.logits, beta=None, label_smoothing=0)
 
     def ours() -> None:
         classifier.train()

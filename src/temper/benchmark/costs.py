@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 from temper.attacks.flow import POLISH_PROBES
+from temper.attacks.losses import cross_entropy
 from temper.attacks.suites import Stage, Suite, get_suite
 from temper.benchmark.grid import Cell
 from temper.benchmark.spec import NEAREST
 from temper.runs.finetune import make_schedule
 from temper.threat import Norm
+from temper.training import inner_attacks
+from temper.training.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,19 @@ class Cost:
 
 def cost(cell: Cell, sizes: Sizes) -> Cost:
     """What a run costs: adversarial steps where the schedule's epsilon is above 0, clean ones elsewhere."""
-    config = cell.config
-    attacked = 0 if config.objective.name == "standard" else _attacked_epochs(cell)
-    steps = config.attack.steps + (1 if config.attack.name == "apgd" else 0)
-    branches = 2 if config.objective.name in ("trades", "trades-guide", "mart") else 1
-    extra = 1 if config.objective.name == "trades" else 0  # the clean logits that its attack moves away from
-    per_sample = config.epochs + attacked * (branches - 1)
-    forward = per_sample + attacked * (steps + extra)
+    config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
+    attacked = _attacked_epochs(cell) if objective.attacked else 0
+    attack = inner_attacks.make(config.attack.name, config.attack.steps, config.attack.step_size, cross_entropy)
+    crafting = attack.passes(1)
+    updates = config.epochs + attacked * (objective.images - 1)
     measured = min(cell.measure.limit or sizes.test, sizes.test)
     searched = search_passes(get_suite(cell.measure.suite), Counter(t.norm for t in cell.measure.searched))
     nearest = search_passes(get_suite(NEAREST), {"Linf": 1})
     tau = min(cell.measure.tau, sizes.test)
     looks = 1 + (2 if cell.measure.corruptions else 0)
     return Cost(
-        round(forward * sizes.train),
-        round((per_sample + attacked * config.attack.steps) * sizes.train),
+        round((updates + attacked * (crafting[0] + objective.looks)) * sizes.train),
+        round((updates + attacked * crafting[1]) * sizes.train),
         measured * (searched[0] + looks) + tau * (nearest[0] + 1),
         measured * searched[1] + tau * nearest[1],
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +14,8 @@ from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
 from temper.text import masked
 from temper.threat import Norm, parse_eps
+from temper.training.inner_attacks import INNER_ATTACKS
+from temper.training.objectives import OBJECTIVES
 from temper.training.schedules import PATIENCE, TOLERANCE
 
 Epsilon = Annotated[
@@ -32,8 +34,12 @@ Epsilon = Annotated[
 # One number, or one per channel.
 Statistic = Annotated[tuple[float, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float) else v)]
 
-ObjectiveName = Literal["at", "standard", "trades", "trades-guide", "mart"]
-DEFAULT_BETA = {"trades": 6.0, "trades-guide": 1.0, "mart": 5.0}
+if TYPE_CHECKING:
+    ObjectiveName = str
+    AttackName = str
+else:  # choices of the command line, from the tables that say what there is
+    ObjectiveName, AttackName = Literal[tuple(OBJECTIVES)], Literal[tuple(INNER_ATTACKS)]
+BETAS = ", ".join(f"{name} {each.beta:g}" for name, each in OBJECTIVES.items() if each.beta is not None)
 DEFAULT_SCHEDULE: dict[str, dict[str, float]] = {
     "hinge": {"start": 0.25, "end": 0.75},
     "linear": {"end": 0.75},
@@ -97,7 +103,7 @@ class DataConfig(Section):
 class AttackConfig(Section):
     """The inner attack that crafts the training images."""
 
-    name: Literal["apgd", "pgd"] = "apgd"
+    name: AttackName = "apgd"
     """"apgd" (no step size to tune; the paper's) or "pgd"."""
     steps: Count = 7
     """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more)."""
@@ -148,8 +154,7 @@ class ObjectiveConfig(Section):
 
     name: ObjectiveName = "at"
     """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
-    beta: float | None = Field(None, ge=0, le=1e6)
-    """Weight of the KL term: trades 6, trades-guide 1, mart 5 by default."""
+    beta: float | None = Field(None, ge=0, le=1e6, description=f"Weight of the KL term: {BETAS} by default.")
 
 
 class ProtocolConfig(Section):
@@ -240,24 +245,25 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.eps == 0 and self.objective.name != "standard":
+        objective, attack = OBJECTIVES[self.objective.name], INNER_ATTACKS[self.attack.name]
+        if self.eps == 0 and objective.attacked:
             raise ArgumentError("eps", self.eps, "choose objective.name standard, or an eps above 0")
         if self.batch_size < 2 * self.devices:
             fix = f"leaves less than 2 samples for each of {self.devices} devices; give at least {2 * self.devices}"
             raise ArgumentError("batch_size", self.batch_size, fix)
         if self.norm == "Linf" and self.eps > 1:
             raise ArgumentError("eps", self.eps, f"is beyond the pixel box [0, 1]; did you mean {self.eps:g}/255?")
-        if self.objective.beta is not None and self.objective.name in ("standard", "at"):
+        if self.objective.beta is not None and objective.beta is None:
             fix = f"objective {self.objective.name} has no beta; leave it out"
             raise ArgumentError("objective.beta", self.objective.beta, fix)
-        if self.objective.name == "mart" and self.optimiser.label_smoothing:
-            fix = "objective mart has no label_smoothing; leave it out"
+        if self.optimiser.label_smoothing and not objective.smooths_labels:
+            fix = f"objective {self.objective.name} has no label_smoothing; leave it out"
             raise ArgumentError("optimiser.label_smoothing", self.optimiser.label_smoothing, fix)
-        if self.attack.name == "apgd" and self.attack.step_size is not None:
-            fix = "attack apgd chooses its own step_size; leave it out"
+        if self.attack.step_size is not None and attack.stride is None:
+            fix = f"attack {self.attack.name} chooses its own step_size; leave it out"
             raise ArgumentError("attack.step_size", self.attack.step_size, fix)
-        if self.objective.name == "trades" and self.attack.random_start is False:
-            fix = "objective trades needs attack.random_start: its inner loss has no gradient at x"
+        if objective.random_start and self.attack.random_start is False:
+            fix = f"objective {self.objective.name} needs attack.random_start: its inner loss has no gradient at x"
             raise ArgumentError("attack.random_start", False, fix)
         return self
 
@@ -289,13 +295,13 @@ def write_config(config: FinetuneConfig, path: Path) -> None:
 def completed(config: FinetuneConfig) -> FinetuneConfig:
     """The configuration with every default that depends on other values filled in."""
     attack, objective, schedule = config.attack, config.objective, config.schedule
+    own_attack, own_objective = INNER_ATTACKS[attack.name], OBJECTIVES[objective.name]
     if attack.random_start is None:
-        start = attack.name == "pgd" or objective.name == "trades"
-        attack = attack.model_copy(update={"random_start": start})
-    if attack.name == "pgd" and attack.step_size is None:
-        attack = attack.model_copy(update={"step_size": 2.5 / attack.steps})
-    if objective.beta is None and objective.name in DEFAULT_BETA:
-        objective = objective.model_copy(update={"beta": DEFAULT_BETA[objective.name]})
+        attack = attack.model_copy(update={"random_start": own_attack.random_start or own_objective.random_start})
+    if attack.step_size is None and own_attack.stride is not None:
+        attack = attack.model_copy(update={"step_size": own_attack.stride / attack.steps})
+    if objective.beta is None:
+        objective = objective.model_copy(update={"beta": own_objective.beta})
     missing = {k: v for k, v in DEFAULT_SCHEDULE.get(schedule.name, {}).items() if getattr(schedule, k) is None}
     schedule = schedule.model_copy(update=missing)
     return config.model_copy(update={"attack": attack, "objective": objective, "schedule": schedule})

@@ -6,15 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.attacks.crafting import Pair, crafting
 from temper.attacks.losses import Loss
-from temper.attacks.pgd import PGD
 from temper.core import randomness
 from temper.models import Classifier
-from temper.training import objectives
+from temper.training import inner_attacks
 from temper.training.config import FinetuneConfig
+from temper.training.objectives.objective import Attack
 
 
 class Crafter:
@@ -34,7 +33,7 @@ class Crafter:
         with crafting(self._classifier, self._pairs) as model, self._autocast():
             return model(x)
 
-    def attack(self, eps: float, epoch: int, ids: Tensor) -> objectives.Attack | None:
+    def attack(self, eps: float, epoch: int, ids: Tensor) -> Attack | None:
         """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
         if eps == 0:
             return None
@@ -57,10 +56,6 @@ def inner_attack(
     config: FinetuneConfig,
 ) -> Tensor:
     """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
-    attack = config.attack
-    chosen = (
-        PGD(attack.steps, step_size=attack.step_size, climbs=loss)
-        if attack.name == "pgd"
-        else APGD(attack.steps, climbs=loss)
-    )
-    return perturb(chosen, model, x, y, eps, config.norm, keys=keys if attack.random_start else None)
+    own = config.attack
+    attack = inner_attacks.make(own.name, own.steps, own.step_size, loss)
+    return perturb(attack, model, x, y, eps, config.norm, keys=keys if own.random_start else None)

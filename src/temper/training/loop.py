@@ -37,7 +37,7 @@ from temper.training.checkpoints import (
 from temper.training.config import FinetuneConfig
 from temper.training.crafter import Crafter
 from temper.training.metrics import Metrics
-from temper.training.objectives import Objective
+from temper.training.objectives.objective import Objective
 from temper.training.optimisation import MovingAverage, lr_share, make_optimiser, set_lr
 from temper.training.schedules import EpsilonSchedule
 
@@ -193,7 +193,7 @@ def train_epoch(
     )
     phase_start, phase_steps = (phase.first - 1) * steps, (phase.last - phase.first + 1) * steps
     done = progress.step - (epoch - 1) * steps
-    target = 0.0 if config.objective.name == "standard" else config.eps
+    target = config.eps if objectives.OBJECTIVES[config.objective.name].attacked else 0.0
     last_save, eps, lr = time.monotonic(), 0.0, 0.0
     for index, batch in enumerate(_batches(session, epoch, done), start=done):
         moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps

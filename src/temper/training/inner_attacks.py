@@ -1,0 +1,40 @@
+"""Attacks that craft training images: one line in :data:`INNER_ATTACKS` for each."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from temper.core.lazily import loaded
+
+if TYPE_CHECKING:
+    from temper.attacks.attack import Attack
+    from temper.attacks.losses import Loss
+
+
+@dataclass(frozen=True)
+class InnerAttack:
+    """What there is to know of an attack before it is made; torch is not imported for that.
+
+    Attributes:
+        maker: ``module:name``, called with (steps, climbs=loss), and ``step_size`` if it has one.
+        random_start: whether it starts at a random point unless told otherwise.
+        stride: steps in a row that reach from one end of the ball to the other and back: its default step size is this
+            over the number of steps, as a share of epsilon. None if it chooses step sizes itself.
+    """
+
+    maker: str
+    random_start: bool = False
+    stride: float | None = None
+
+
+INNER_ATTACKS = {
+    "apgd": InnerAttack("temper.attacks.apgd:APGD"),
+    "pgd": InnerAttack("temper.attacks.pgd:PGD", random_start=True, stride=2.5),
+}
+
+
+def make(name: str, steps: int, step_size: float | None, loss: "Loss") -> "Attack":
+    """The attack of that name, which climbs ``loss``; ``step_size`` is a share of epsilon, for those that have one."""
+    kind = INNER_ATTACKS[name]
+    options = {} if kind.stride is None else {"step_size": step_size}
+    attack: Attack = loaded(kind.maker)(steps, climbs=loss, **options)
+    return attack

@@ -1,0 +1,58 @@
+"""What a fine-tuning step minimises: one file an objective, and one line in :data:`OBJECTIVES`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from temper.core.lazily import loaded
+
+if TYPE_CHECKING:
+    from temper.training.objectives.objective import Model, Objective
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to know of an objective before it is made; torch is not imported for that.
+
+    Attributes:
+        maker: ``module:function`` in this package, from :class:`~temper.training.objectives.objective.Settings`.
+        attacked: whether it trains on attacked images, and so has an epsilon.
+        beta: default weight of its KL term; None if it has none.
+        smooths_labels: whether it heeds label smoothing.
+        random_start: whether its attack must start at random, because its loss has no gradient at the clean image.
+        images: images that an update passes, forward and backward, per sample: the attacked one, or both.
+        looks: forward passes per sample beside those of attack and update.
+    """
+
+    maker: str
+    attacked: bool = True
+    beta: float | None = None
+    smooths_labels: bool = True
+    random_start: bool = False
+    images: int = 1
+    looks: int = 0
+
+
+OBJECTIVES = {
+    "at": Description("adversarial:adversarial_training"),
+    "standard": Description("clean:standard", attacked=False),
+    "trades": Description("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
+    "trades-guide": Description("trades:trades_guide", beta=1.0, images=2),
+    "mart": Description("mart:mart", beta=5.0, smooths_labels=False, images=2),
+}
+
+
+def make(name: str, craft_logits: "Model", beta: float | None, label_smoothing: float) -> "Objective":
+    """The objective of a configuration, which has checked the options.
+
+    Args:
+        name: in :data:`OBJECTIVES`.
+        craft_logits: the model as attacks see it, for an attack that moves away from clean logits.
+        beta: weight of the KL term; None takes the objective's own.
+        label_smoothing: share of the label spread over all classes.
+    """
+    from temper.training.objectives.objective import Settings
+
+    own = OBJECTIVES[name].beta or 0.0
+    settings = Settings(craft_logits, own if beta is None else beta, label_smoothing)
+    objective: Objective = loaded(f"{__name__}.{OBJECTIVES[name].maker}")(settings)
+    return objective
