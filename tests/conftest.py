@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import logging
 import os
 import signal
@@ -27,6 +28,25 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the developers' shared/data folder beside the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def network(shared_data: Path):
+    """Loads one of the trained networks in shared/data."""
+    spec = importlib.util.spec_from_file_location("networks", shared_data / "networks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load
+
+
+@pytest.fixture(scope="module")
+def bent():
+    """A network that bends, images and its decisions."""
+    from attack_cases import bent_case
+
+    return bent_case()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """Golden data: the published results of arXiv:2508.14079 in, its tables, tests and correlations out."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from published import PAPERS, RESULTS, SHEET
 from temper.benchmark.analysis import (
     PERTURBATIONS,
     borda,
@@ -22,9 +21,6 @@ from temper.benchmark.analysis import (
 )
 from temper.benchmark.published import read_published, read_published_hyperparameters
 
-PAPERS = Path(__file__).parents[2] / "shared" / "papers"
-RESULTS = PAPERS / "guide_results.csv"
-SHEET = PAPERS / "guide_to_robust_generalization.md"
 pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="the study's results have no licence to be kept here")
 AT, TRADES = "at", "trades-guide"
 LOSS = {"A": AT, "T": TRADES}

@@ -1,10 +1,8 @@
 """PGD and APGD against models whose margins are known, and what they promise about batches, radii and costs."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from attack_cases import EPS, EVERY_NORM, images_of, keys_of
+from linear_models import DUAL, linear_case
 from temper.attacks.apgd import APGD, L1_START, checkpoints
 from temper.attacks.attack import Problem, ask, input_gradient, learn, perturb
 from temper.attacks.ball import distance, project, random_point, steepest_step
@@ -29,9 +29,7 @@ from temper.attacks.losses import (
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.attacks.tangent import Tangent
-from temper.core import randomness
 from temper.errors import ArgumentError
-from temper.threat import NORMS
 
 pytestmark = pytest.mark.numerical
 
@@ -46,89 +44,9 @@ def apgd(model, x, y, eps, norm, *, steps, keys, loss=cross_entropy, keep_flips=
 
 
 ATTACKS = pytest.mark.parametrize("attack", [pgd, apgd])
-EVERY_NORM = pytest.mark.parametrize("norm", NORMS)
-
-
-def keys_of(count: int, seed: int = 0) -> Tensor:
-    return randomness.sample_keys(seed, torch.arange(count), "attack")
 
 
 # --- linear classifiers: exact margins ------------------------------------------------------------
-
-
-def distances_to_planes(weights: np.ndarray, gaps: np.ndarray, room: np.ndarray, norm: str) -> np.ndarray:
-    """Exact distance to each half space {delta: weights_k . delta >= gaps_k} inside the box: [K, D], [K] -> [K].
-
-    Each coordinate can move by ``room`` at most. L1: greedy, the largest weights first. Linf and L2: the optimal
-    perturbation is min(t, room) or min(t |w|, room) with the smallest t that closes the gap, found by bisection.
-    """
-    size = np.abs(weights)
-    if norm == "L1":
-        order = np.argsort(-size, 1)
-        size, room = np.take_along_axis(size, order, 1), np.take_along_axis(room, order, 1)
-        before = np.cumsum(size * room, 1) - size * room
-        moves = np.clip((gaps[:, None] - before) / np.maximum(size, 1e-300), 0, room)
-        reached, lengths = (moves * size).sum(1), moves.sum(1)
-    else:
-        slope = np.ones_like(size) if norm == "Linf" else size
-        low, high = np.zeros(len(gaps)), np.full(len(gaps), 1e3)
-        for _ in range(70):
-            middle = (low + high) / 2
-            enough = (size * np.minimum(middle[:, None] * slope, room)).sum(1) >= gaps
-            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        moves = np.minimum(high[:, None] * slope, room)
-        reached = (moves * size).sum(1)
-        lengths = moves.max(1) if norm == "Linf" else np.sqrt((moves**2).sum(1))
-    return np.where(reached >= gaps * (1 - 1e-9), lengths, np.inf)
-
-
-DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
-
-
-class Linear(nn.Module):
-    """A random linear classifier whose planes go through the middle of the box, and the exact margins of images.
-
-    The first two classes lead the others by ``lead``: with many classes close to each other, gradient ascent may
-    well climb towards another one than the nearest.
-    """
-
-    def __init__(self, classes: int, pixels: int, lead: float) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(classes)
-        self.weight = nn.Parameter(torch.randn(classes, pixels, generator=generator) / pixels**0.5)
-        self.bias = nn.Parameter(lead * (torch.arange(classes) < 2) - self.weight.detach().sum(1) / 2)
-        self.double()  # exact margins need exact gaps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weight.T + self.bias
-
-    def margins(self, x: Tensor, y: Tensor, norm: str) -> Tensor:
-        weight, bias = self.weight.detach().double().numpy(), self.bias.detach().double().numpy()
-        margins = []
-        for image, label in zip(x.flatten(1).double().numpy(), y.tolist(), strict=True):
-            rivals = np.arange(len(bias)) != label
-            weights = weight[rivals] - weight[label]
-            gaps = -(weights @ image + bias[rivals] - bias[label])
-            # Without the box every plane is at least as near, which leaves few rivals to look at closely.
-            lower_bounds = gaps / np.linalg.norm(weights, DUAL[norm], axis=1)
-            first = np.argsort(lower_bounds)[:20]
-            room = np.where(weights > 0, 1 - image, image)
-            margins.append(distances_to_planes(weights[first], gaps[first], room[first], norm).min())
-            assert len(gaps) <= 20 or margins[-1] <= np.sort(lower_bounds)[20]
-        return torch.tensor(margins, dtype=x.dtype)
-
-
-def linear_case(classes: int, box: str, lead: float = 20.0) -> tuple[Linear, Tensor, Tensor]:
-    """Images in the middle of the box or in its corners, with the classes that the model gives them."""
-    model = Linear(classes, 3 * 12 * 12, lead)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(12, 3, 12, 12, generator=generator, dtype=torch.float64)
-    x = (
-        0.47 + 0.06 * x
-        if box == "far"
-        else 0.97 * x.round() + 0.03 * torch.rand(x.shape, generator=generator, dtype=x.dtype)
-    )
-    return model, x, model(x).argmax(1)
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
@@ -194,23 +112,6 @@ def test_no_class_is_reached_below_the_margin(attack, norm, box):
 # --- networks -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def network(shared_data: Path) -> Callable[[str], nn.Module]:
-    """Loads one of the trained networks in shared/data."""
-    spec = importlib.util.spec_from_file_location("networks", shared_data / "networks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.load
-
-
-def images_of(file: Path, count: int) -> tuple[Tensor, Tensor]:
-    with np.load(file) as arrays:
-        x = torch.from_numpy(arrays["images"][:count]).permute(0, 3, 1, 2).float() / 255
-        return x, torch.from_numpy(arrays["labels"][:count]).long()
-
-
 @pytest.mark.parametrize(("name", "eps"), [("resnet20", 1 / 255), ("cifar_resnet4b", 2 / 255)])
 def test_apgd_is_as_strong_as_pgd(network, shared_data, name, eps):
     model = network(name)
@@ -243,29 +144,11 @@ def test_proven_samples_are_never_broken(network, shared_data):
 # --- what does not matter: batches, order, scale --------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def small() -> tuple[nn.Module, Tensor, Tensor]:
-    """A random conv net that bends a lot, float64 so that a batch's size does not move gradient signs."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5)
-        ).double()
-        for layer in (model[0], model[2], model[5]):
-            layer.weight.data *= 3
-        x = torch.rand(12, 3, 8, 8, dtype=torch.float64)
-    model.requires_grad_(False)
-    return model, x, model(x).argmax(1)
-
-
-EPS = {"Linf": 0.02, "L2": 0.15, "L1": 1.0}  # break some of the small network's samples, not all
-
-
 @pytest.mark.parametrize("keep_flips", [False, True])
 @EVERY_NORM
 @ATTACKS
-def test_results_do_not_depend_on_the_batch(small, attack, norm, keep_flips):
-    model, x, y = small
+def test_results_do_not_depend_on_the_batch(bent, attack, norm, keep_flips):
+    model, x, y = bent
     keys = keys_of(len(x))
 
     def run(who: list[int]) -> Tensor:
@@ -281,8 +164,8 @@ def test_results_do_not_depend_on_the_batch(small, attack, norm, keep_flips):
 
 @EVERY_NORM
 @ATTACKS
-def test_a_radius_per_sample_is_each_samples_own(small, attack, norm):
-    model, x, y = small
+def test_a_radius_per_sample_is_each_samples_own(bent, attack, norm):
+    model, x, y = bent
     eps = EPS[norm] * torch.linspace(0, 2, len(x), dtype=torch.float64)
     together = attack(model, x, y, eps, norm, steps=8, keys=keys_of(len(x)))
     for i, radius in enumerate(eps.tolist()):
@@ -294,8 +177,8 @@ def test_a_radius_per_sample_is_each_samples_own(small, attack, norm):
 
 @EVERY_NORM
 @ATTACKS
-def test_other_keys_are_other_starts_and_no_keys_start_at_the_image(small, attack, norm):
-    model, x, y = small
+def test_other_keys_are_other_starts_and_no_keys_start_at_the_image(bent, attack, norm):
+    model, x, y = bent
     seen: list[Tensor] = []
 
     def run(keys: Tensor | None) -> Tensor:
@@ -315,8 +198,8 @@ def test_other_keys_are_other_starts_and_no_keys_start_at_the_image(small, attac
 
 
 @ATTACKS
-def test_global_generators_are_untouched(small, attack):
-    model, x, y = small
+def test_global_generators_are_untouched(bent, attack):
+    model, x, y = bent
     state = torch.get_rng_state()
     attack(model, x, y, 0.1, "L2", steps=2, keys=keys_of(12))
     assert torch.equal(torch.get_rng_state(), state)
@@ -324,8 +207,8 @@ def test_global_generators_are_untouched(small, attack):
 
 @EVERY_NORM
 @ATTACKS
-def test_an_empty_batch_stays_empty(small, attack, norm):
-    model, x, y = small
+def test_an_empty_batch_stays_empty(bent, attack, norm):
+    model, x, y = bent
     moved = attack(model, x[:0], y[:0], 0.1, norm, steps=3, keys=keys_of(0), keep_flips=True)
     assert moved.shape == (0, 3, 8, 8)
 
@@ -360,8 +243,8 @@ def test_steps_scale_with_the_radius(norm):
 
 
 @ATTACKS
-def test_costs_are_as_promised(small, attack):
-    model, x, y = small
+def test_costs_are_as_promised(bent, attack):
+    model, x, y = bent
     passes = []
 
     def counted(images: Tensor) -> Tensor:
@@ -374,8 +257,8 @@ def test_costs_are_as_promised(small, attack):
 
 @EVERY_NORM
 @ATTACKS
-def test_a_flip_that_was_seen_is_returned(small, attack, norm):
-    model, x, y = small
+def test_a_flip_that_was_seen_is_returned(bent, attack, norm):
+    model, x, y = bent
     options = {"step_size": 1.5} if attack is pgd else {}  # long steps leave the flipped region again
     seen, kept = iterates(attack, model, x, y, EPS[norm], norm, steps=20, keys=keys_of(12), keep_flips=True, **options)
     flips = torch.stack([flipped(model(images), y) for images in seen])
@@ -385,8 +268,8 @@ def test_a_flip_that_was_seen_is_returned(small, attack, norm):
 
 
 @EVERY_NORM
-def test_apgd_returns_the_highest_loss_and_pgd_the_last_iterate(small, norm):
-    model, x, y = small
+def test_apgd_returns_the_highest_loss_and_pgd_the_last_iterate(bent, norm):
+    model, x, y = bent
     seen, best = iterates(apgd, model, x, y, EPS[norm], norm, steps=15, keys=keys_of(12))
     losses = torch.stack([cross_entropy(model(images), y) for images in seen])
     assert torch.equal(cross_entropy(model(best), y), losses.amax(0))
@@ -396,9 +279,9 @@ def test_apgd_returns_the_highest_loss_and_pgd_the_last_iterate(small, norm):
     torch.testing.assert_close(last, seen[-1], rtol=0, atol=1e-12)
 
 
-def test_attacks_climb_the_loss_they_are_given(small):
+def test_attacks_climb_the_loss_they_are_given(bent):
     """Against KL of a uniform prediction, the attack must not care about labels."""
-    model, x, y = small
+    model, x, y = bent
     loss = kl_divergence(model(x))
     for attack in (pgd, apgd):
         moved = [attack(model, x, labels, 0.02, "Linf", steps=5, keys=keys_of(12), loss=loss) for labels in (y, 4 - y)]
@@ -459,8 +342,8 @@ def test_the_clean_side_of_the_kl_is_constant():
     torch.testing.assert_close(gradient, expected)
 
 
-def test_a_samples_gradient_is_its_own_whatever_the_batch(small):
-    model, x, y = small
+def test_a_samples_gradient_is_its_own_whatever_the_batch(bent):
+    model, x, y = bent
     logits, losses, gradient = input_gradient(model, x, lambda z: cross_entropy(z, y))
     assert not logits.requires_grad
     assert not losses.requires_grad
@@ -470,8 +353,8 @@ def test_a_samples_gradient_is_its_own_whatever_the_batch(small):
         torch.testing.assert_close(losses[i : i + 1], loss)
 
 
-def test_gradients_are_taken_inside_no_grad(small):
-    model, x, y = small
+def test_gradients_are_taken_inside_no_grad(bent):
+    model, x, y = bent
     with torch.no_grad():
         _, _, gradient = input_gradient(model, x, lambda z: cross_entropy(z, y))
     assert gradient.abs().sum() > 0

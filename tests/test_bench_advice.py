@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from published import RESULTS
 from temper.benchmark.advice import advise
 from temper.benchmark.store import Store
 from temper.cli import main as cli
@@ -117,8 +118,6 @@ def test_the_command_prints_json(results, capsys):
 
 
 def test_the_published_rows_advise_as_their_authors_do():
-    from test_analysis_published import RESULTS
-
     if not RESULTS.exists():
         pytest.skip("the published rows are not in ../shared/papers")
     assert advise(str(RESULTS)).choices[0].backbone == "convnext_base.fb_in22k"

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench_grid import TINY, tiny
+from bench_grid import TINY
+from search_grid import DIGITS, FINETUNE, TRIALS, grid
 from temper import models
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
 from temper.benchmark import search as module
-from temper.benchmark.grid import cells
 from temper.benchmark.running import execute
 from temper.benchmark.search import accuracies, search_name, searched
-from temper.benchmark.spec import read_spec
 from temper.benchmark.store import Store
 from temper.core import claims
 from temper.core.interrupt import Stopped
@@ -32,16 +31,6 @@ from temper.errors import MissingExtraError, NonFiniteLossError
 from temper.runs.finetune import load_backbone, make_fabric, make_schedule
 from temper.training.loop import Task
 from temper.training.splits import load_splits, splits_of
-
-TRIALS = 4
-DIGITS = TINY["datasets"]["digits"] | {"train_limit": 80, "validation_fraction": 0.04, "split_seed": 0}
-FINETUNE = TINY["finetune"] | {"eps": "2/255"}
-FULL = {"full": {"protocol": {"name": "full"}, "epochs": 2}}
-
-
-def grid(trials=TRIALS, **changes):
-    settings = {"datasets": {"digits": DIGITS}, "protocols": FULL, "schedules": ["fixed"], "finetune": FINETUNE}
-    return cells(read_spec(tiny(**settings | {"hyperparameters": {"trials": trials}} | changes)))
 
 
 def carried_out(cell, folder):
@@ -154,7 +143,8 @@ from types import SimpleNamespace
 from temper.benchmark import search
 from temper.benchmark.store import Store
 sys.path.insert(0, sys.argv[2])
-from test_bench_search import grid
+from bench_grid import TINY
+from search_grid import grid
 calls, real = itertools.count(1), search.accuracies
 def dying(*args, **options):
     if next(calls) == 4:

@@ -17,10 +17,10 @@ from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.attacks.suites import CLOSER, SUITES, Stage, Suite, get_suite
 from temper.attacks.tangent import Tangent
+from temper.attacks.work import Work
 from temper.benchmark.costs import search_passes
 from temper.evaluation.search import Findings, search
 from temper.threat import NORMS
-from test_engine import Work
 
 SIZES = {"Linf": 0.05, "L2": 0.5, "L1": 5.0}
 

@@ -1,7 +1,5 @@
 """What an attack may see of a model, and that the model comes back as it was lent."""
 
-import importlib.util
-
 import pytest
 import timm
 import torch
@@ -206,11 +204,8 @@ def test_batch_norms_of_timm_networks_fold(name, count):
         assert_folding_changes_nothing(model, x, pairs)
 
 
-def test_batch_norms_of_a_trained_network_fold(shared_data):
-    spec = importlib.util.spec_from_file_location("networks", shared_data / "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = module.load("resnet20")
+def test_batch_norms_of_a_trained_network_fold(network):
+    model = network("resnet20")
     x = images(4, 32)
     pairs = foldable(model, x)
     assert len(pairs) == 19

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from linear_models import linear_case
 from temper.attacks import verification
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import Answer, Attack, input_gradient
@@ -21,7 +22,6 @@ from temper.attacks.suites import Stage
 from temper.attacks.verification import filled
 from temper.attacks.work import Work
 from temper.errors import ModelError
-from test_attacks import linear_case
 
 pytestmark = pytest.mark.numerical
 

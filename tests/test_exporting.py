@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from deployed import POOLED, detector_of, trained
 from temper import models
 from temper.cli import main as cli
 from temper.deployment import exporting, prediction
@@ -19,7 +20,6 @@ from temper.deployment.exporting import compare, export
 from temper.deployment.prediction import Deployed
 from temper.errors import ArgumentError, EvidenceError, MissingExtraError, ModelError
 from temper.models import Classifier
-from test_prediction import POOLED, detector_of, run  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +40,19 @@ def threshold_of(folder: Path) -> float:
     return float(own(folder, 0.0)(images(7))[1].median())
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("run") / "run")
+
+
 @pytest.fixture
-def detected(run, tmp_path) -> Path:  # noqa: F811
+def detected(run, tmp_path) -> Path:
     """A detector's file, beside the run."""
     detector_of(run, threshold_of(run)).save(tmp_path / "detector.json")
     return tmp_path / "detector.json"
 
 
-def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys):  # noqa: F811
+def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper[onnx]")
     pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")
     out = tmp_path / "new" / "model.onnx"
@@ -111,7 +116,7 @@ def test_without_a_detector_there_is_no_output_brittle(tmp_path, capsys):
     assert json.loads(facts[exporting.FACTS])["outputs"] == ["logits", "margin"]
 
 
-def test_a_run_whose_data_are_gone_is_checked_on_random_pixels(run, tmp_path):  # noqa: F811
+def test_a_run_whose_data_are_gone_is_checked_on_random_pixels(run, tmp_path):
     classifier = models.load(run)
     models.save(classifier, tmp_path / "run", extra={})
     gone = (run / "config.yaml").read_text().replace("train: digits", "train: gone.npz")
@@ -155,7 +160,7 @@ def test_a_model_that_branches_on_its_images_is_refused(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_calls(run, detected, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_wrong_calls(run, detected, tmp_path, capsys, monkeypatch):
     with pytest.raises(ArgumentError, match=r"a file of format onnx ends in \.onnx"):
         export(str(run), "onnx", tmp_path / "model.pt2")
     (tmp_path / "folder.pt2").mkdir()

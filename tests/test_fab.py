@@ -5,17 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import test_attacks
+from attack_cases import EVERY_NORM, images_of, keys_of
+from linear_models import Linear, linear_case
 from temper.attacks.attack import Attack, Model, Problem, State, ask, perturb
 from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
 from temper.attacks.fab import FAB, FABTargeted
 from temper.attacks.losses import flipped
-from test_attacks import EVERY_NORM, Linear, images_of, keys_of, linear_case
 
 pytestmark = pytest.mark.numerical
 
-small, network = test_attacks.small, test_attacks.network  # fixtures
 BOTH = pytest.mark.parametrize("kind", [FAB, FABTargeted])
 
 
@@ -155,8 +154,8 @@ def test_proven_radii_are_never_undercut(network, shared_data, kind):
 
 @BOTH
 @EVERY_NORM
-def test_results_do_not_depend_on_the_batch(small, kind, norm):
-    model, x, y = small
+def test_results_do_not_depend_on_the_batch(bent, kind, norm):
+    model, x, y = bent
 
     def run(who: list[int]) -> State:
         target = targets(kind, y[who], 5)
@@ -172,8 +171,8 @@ def test_results_do_not_depend_on_the_batch(small, kind, norm):
 
 @BOTH
 @EVERY_NORM
-def test_rows_may_be_at_different_steps(small, kind, norm):
-    model, x, y = small
+def test_rows_may_be_at_different_steps(bent, kind, norm):
+    model, x, y = bent
     attack, eps = kind(9), torch.full((12,), torch.inf, dtype=x.dtype)
     whole = attack.begin(Problem(x, y, eps, norm, target=targets(kind, y, 5)))
     first, second = ({name: rows[part] for name, rows in whole.items()} for part in (slice(0, 6), slice(6, 12)))
@@ -189,8 +188,8 @@ def test_rows_may_be_at_different_steps(small, kind, norm):
 
 @BOTH
 @EVERY_NORM
-def test_an_empty_batch_stays_empty(small, kind, norm):
-    model, x, y = small
+def test_an_empty_batch_stays_empty(bent, kind, norm):
+    model, x, y = bent
     assert perturb(kind(2), model, x[:0], y[:0], torch.inf, norm, target=y[:0]).shape == (0, 3, 8, 8)
 
 
@@ -199,8 +198,8 @@ def test_an_empty_batch_stays_empty(small, kind, norm):
 
 @BOTH
 @EVERY_NORM
-def test_runs_start_at_the_image_or_within_half_the_radius(small, kind, norm):
-    _, x, y = small
+def test_runs_start_at_the_image_or_within_half_the_radius(bent, kind, norm):
+    _, x, y = bent
     eps = torch.linspace(0.01, 0.2, 12, dtype=x.dtype)
 
     def start(eps: Tensor, keys: Tensor | None) -> Tensor:
@@ -218,8 +217,8 @@ def test_runs_start_at_the_image_or_within_half_the_radius(small, kind, norm):
 
 
 @BOTH
-def test_costs_are_as_promised(small, kind):
-    model, x, y = small
+def test_costs_are_as_promised(bent, kind):
+    model, x, y = bent
     passes = {"forward": 0, "backward": 0}
 
     class Counting(torch.autograd.Function):
@@ -245,8 +244,8 @@ def test_costs_are_as_promised(small, kind):
 
 @BOTH
 @EVERY_NORM
-def test_the_nearest_flip_that_was_seen_is_kept(small, kind, norm):
-    model, x, y = small
+def test_the_nearest_flip_that_was_seen_is_kept(bent, kind, norm):
+    model, x, y = bent
     seen: list[Tensor] = []
 
     def watched(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from measured import Net, pictures, predictions
 from temper import evaluate
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
@@ -21,7 +22,6 @@ from temper.errors import TemperWarning
 from temper.evaluation.measurement import measure
 from temper.evaluation.samples import from_arrays
 from temper.threat import parse_threats
-from test_evaluation import Net, pictures, predictions
 
 pytestmark = pytest.mark.numerical
 

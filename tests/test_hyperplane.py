@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import Tensor
 
+from linear_models import distances_to_planes
 from temper.attacks.ball import distance
 from temper.attacks.hyperplane import step_to_plane
 from temper.threat import NORMS
-from test_attacks import distances_to_planes
 
 pytestmark = pytest.mark.numerical
 

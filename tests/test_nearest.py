@@ -6,18 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import test_attacks
+from attack_cases import EVERY_NORM, images_of, keys_of
+from linear_models import linear_case
 from temper.attacks.attack import Attack, Model, Problem, State, ask, perturb
 from temper.attacks.ball import distance, rows
 from temper.attacks.crafting import crafting
 from temper.attacks.fmn import FMN
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.tangent import PATIENCE, Tangent
-from test_attacks import EVERY_NORM, images_of, keys_of, linear_case
 
 pytestmark = pytest.mark.numerical
 
-small, network = test_attacks.small, test_attacks.network  # fixtures
 ATTACKS = {"fmn": FMN(60, climbs=logit_difference_targeted), "tangent": Tangent(30)}
 BOTH = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -191,8 +190,8 @@ def test_tangent_is_as_near_as_fab_with_ten_times_the_passes(network, shared_dat
 
 @EVERY_NORM
 @BOTH
-def test_results_do_not_depend_on_the_batch(small, attack, norm):
-    model, x, y = small
+def test_results_do_not_depend_on_the_batch(bent, attack, norm):
+    model, x, y = bent
     target = (y + 1) % 5
 
     def run(who: list[int]) -> Tensor:
@@ -206,8 +205,8 @@ def test_results_do_not_depend_on_the_batch(small, attack, norm):
 
 @EVERY_NORM
 @BOTH
-def test_keys_are_other_starts_close_to_the_image(small, attack, norm):
-    model, x, y = small
+def test_keys_are_other_starts_close_to_the_image(bent, attack, norm):
+    model, x, y = bent
 
     def start(keys: Tensor | None) -> Tensor:
         return attack.begin(Problem(x, y, torch.full((12,), torch.inf), norm, keys, y))["query"]
@@ -220,8 +219,8 @@ def test_keys_are_other_starts_close_to_the_image(small, attack, norm):
 
 
 @BOTH
-def test_costs_are_as_promised(small, attack):
-    model, x, y = small
+def test_costs_are_as_promised(bent, attack):
+    model, x, y = bent
     passes = []
 
     def counted(images: Tensor) -> Tensor:
@@ -234,7 +233,7 @@ def test_costs_are_as_promised(small, attack):
     assert not untargeted(attack).targeted
 
 
-def test_an_image_that_is_flipped_already_is_its_own_nearest_flip(small):
-    model, x, y = small
+def test_an_image_that_is_flipped_already_is_its_own_nearest_flip(bent):
+    model, x, y = bent
     state = search(Tangent(PATIENCE), model, x, (y + 1) % 5, "L2", target=y)
     assert (state["distance"] == 0).all()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from deployed import POOLED, detector_of, trained
 from temper import data, models
 from temper.cli import main as cli
 from temper.cli.console import write_predictions
@@ -26,52 +26,15 @@ from temper.deployment.prediction import Deployed, Failure, Prediction, Predicto
 from temper.errors import ArgumentError
 from temper.evaluation import measurement, samples
 from temper.margins.detector import BrittlenessDetector
-from temper.margins.intervals import Estimate
 from temper.models import Classifier
-from temper.runs.finetune import finetune
 from temper.threat import Threat
 
 COLUMNS = ["image", "class", "class_index", "confidence", "margin", "brittle"]
-POOLED = """
-import time
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 4)
-
-    def forward(self, x):
-        time.sleep(0.05)
-        return self.linear(x.mean((2, 3)))
-"""
-
-
-def detector_of(folder: Path, threshold: float) -> BrittlenessDetector:
-    """A detector of a run's model with a threshold of our choice."""
-    nothing = Estimate(value=0.5, low=0.4, high=0.6, n=100)
-    identity = {"model": models.fingerprint(models.load(folder)), "data": "any"}
-    return BrittlenessDetector("Linf", 8 / 255, 0.05, threshold, nothing, 50, 0, "margin", identity, (0, 1))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run of a second on 8x8 digits."""
-    folder = tmp_path_factory.mktemp("run") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent))
-        settings: dict[str, Any] = {
-            "out": folder,
-            "model": {"name": "tiny:network", "image_size": 8},
-            "data": {"train": "digits", "train_limit": 90, "test_limit": 20, "validation_fraction": 0.02},
-            "objective": {"name": "standard"},
-            "evaluation": {"points": 1},
-            "epochs": 2,
-            "batch_size": 30,
-            "accelerator": "cpu",
-        }
-        finetune(settings)
-    return folder
+    return trained(tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from measured import Net, pictures, predictions
 from temper.attacks.suites import SUITES, Stage, Suite
 from temper.evaluation import measurement, searching
 from temper.evaluation.measurement import Evaluation, measure
 from temper.evaluation.samples import from_arrays
 from temper.margins import EvidenceTable
 from temper.threat import NORMS, parse_threats
-from test_evaluation import Net, pictures, predictions
 
 RADII = {"Linf": "0.03,0.2", "L2": "0.3,1.2", "L1": "1,6"}
 STEPS = 3

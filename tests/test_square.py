@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import test_attacks
+from attack_cases import EPS, EVERY_NORM, images_of, keys_of
+from linear_models import linear_case
 from temper.attacks.attack import Problem, State, ask, perturb
 from temper.attacks.ball import distance
 from temper.attacks.crafting import crafting
@@ -15,11 +16,8 @@ from temper.attacks.pgd import PGD
 from temper.attacks.square import Square, _hills, sides
 from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
-from test_attacks import EPS, EVERY_NORM, images_of, keys_of, linear_case
 
 pytestmark = pytest.mark.numerical
-
-small, network = test_attacks.small, test_attacks.network  # fixtures
 
 
 def advance(attack: Square, model: nn.Module, state: State, norm: Norm, steps: int) -> list[tuple[Tensor, Tensor]]:
@@ -97,9 +95,9 @@ def test_networks_break(network, shared_data, norm, eps, least):
 
 
 @EVERY_NORM
-def test_models_without_useful_gradients_break(small, norm):
+def test_models_without_useful_gradients_break(bent, norm):
     """Rounded logits have no gradient, and PGD goes nowhere."""
-    network, x, y = small
+    network, x, y = bent
 
     def rounded(images: Tensor) -> Tensor:
         logits = network(images)
@@ -114,8 +112,8 @@ def test_models_without_useful_gradients_break(small, norm):
 
 
 @EVERY_NORM
-def test_results_do_not_depend_on_the_batch(small, norm):
-    model, x, y = small
+def test_results_do_not_depend_on_the_batch(bent, norm):
+    model, x, y = bent
     keys = keys_of(len(x))
 
     def run(who: list[int]) -> Tensor:
@@ -129,9 +127,9 @@ def test_results_do_not_depend_on_the_batch(small, norm):
 
 
 @EVERY_NORM
-def test_rows_at_different_steps_do_not_disturb_each_other(small, norm):
+def test_rows_at_different_steps_do_not_disturb_each_other(bent, norm):
     """Squares of different sizes side by side, as in the engine, where samples come and go."""
-    model, x, _ = small
+    model, x, _ = bent
     attack, task = Square(60), problem(model, x, EPS[norm], norm)
     expected = attack.begin(task)
     advance(attack, model, expected, norm, 60)
@@ -145,8 +143,8 @@ def test_rows_at_different_steps_do_not_disturb_each_other(small, norm):
 
 
 @EVERY_NORM
-def test_keys_decide_what_is_asked(small, norm):
-    model, x, _ = small
+def test_keys_decide_what_is_asked(bent, norm):
+    model, x, _ = bent
     attack = Square(10)
 
     def questions(seed: int) -> list[Tensor]:
@@ -164,8 +162,8 @@ def test_keys_decide_what_is_asked(small, norm):
     assert (state["query"][0] != state["query"][1]).any()
 
 
-def test_it_needs_streams_and_images(small):
-    model, x, y = small
+def test_it_needs_streams_and_images(bent):
+    model, x, y = bent
     with pytest.raises(ArgumentError, match="random streams"):
         perturb(Square(5), model, x, y, 0.1, "Linf")
     with pytest.raises(ArgumentError, match="N, C, H, W"):
@@ -173,8 +171,8 @@ def test_it_needs_streams_and_images(small):
 
 
 @EVERY_NORM
-def test_an_empty_batch_stays_empty(small, norm):
-    model, x, y = small
+def test_an_empty_batch_stays_empty(bent, norm):
+    model, x, y = bent
     moved = perturb(Square(5), model, x[:0], y[:0], 0.1, norm, keys=keys_of(0))
     assert moved.shape == (0, 3, 8, 8)
 
@@ -183,8 +181,8 @@ def test_an_empty_batch_stays_empty(small, norm):
 
 
 @EVERY_NORM
-def test_the_first_question_is_kept_and_then_what_raises_the_loss(small, norm):
-    model, x, y = small
+def test_the_first_question_is_kept_and_then_what_raises_the_loss(bent, norm):
+    model, x, y = bent
     attack = Square(50)
     seen = advance(attack, model, attack.begin(problem(model, x, EPS[norm], norm)), norm, 50)
     assert torch.equal(seen[0][0], seen[0][1])
@@ -195,8 +193,8 @@ def test_the_first_question_is_kept_and_then_what_raises_the_loss(small, norm):
 
 
 @EVERY_NORM
-def test_targeted_runs_climb_towards_their_class(small, norm):
-    model, x, y = small
+def test_targeted_runs_climb_towards_their_class(bent, norm):
+    model, x, y = bent
     attack = Square(60, climbs=logit_difference_targeted)
     assert attack.targeted
     assert not Square(60).targeted
@@ -214,8 +212,8 @@ def test_targeted_runs_climb_towards_their_class(small, norm):
 
 
 @EVERY_NORM
-def test_answers_that_are_not_numbers_are_never_kept(small, norm):
-    model, x, _ = small
+def test_answers_that_are_not_numbers_are_never_kept(bent, norm):
+    model, x, _ = bent
     attack = Square(6)
     state = attack.begin(problem(model, x, EPS[norm], norm))
     advance(attack, model, state, norm, 2)
@@ -239,9 +237,9 @@ def test_sides_follow_the_published_shares():
         assert min(sides(0.8, 2, 9, norm)) == (1 if norm == "Linf" else 2)
 
 
-def test_squares_shrink_on_time(small):
+def test_squares_shrink_on_time(bent):
     """In a run of 1,000 questions the timetable of 10,000 passes ten times as fast."""
-    model, _, _ = small
+    model, _, _ = bent
     attack, x = Square(1000), torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
     expected = {0: 7, 1: 7, 2: 5, 5: 5, 6: 4, 20: 4, 21: 3, 50: 3, 51: 2, 999: 1}  # by questions answered before
     for step, side in expected.items():
@@ -304,8 +302,8 @@ def test_the_whole_radius_is_used_far_from_the_box(norm):
 # --- costs ------------------------------------------------------------------------------------------
 
 
-def test_costs_are_as_promised(small):
-    model, x, y = small
+def test_costs_are_as_promised(bent):
+    model, x, y = bent
     passes = []
 
     def counted(images: Tensor) -> Tensor:

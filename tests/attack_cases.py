@@ -1,0 +1,38 @@
+"""What the tests of attacks have in common: norms, radii, random streams, images and a network that bends."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from temper.core import randomness
+from temper.threat import NORMS
+
+EVERY_NORM = pytest.mark.parametrize("norm", NORMS)
+EPS = {"Linf": 0.02, "L2": 0.15, "L1": 1.0}  # break some of the bent case's samples, not all
+
+
+def keys_of(count: int, seed: int = 0) -> Tensor:
+    return randomness.sample_keys(seed, torch.arange(count), "attack")
+
+
+def images_of(file: Path, count: int) -> tuple[Tensor, Tensor]:
+    with np.load(file) as arrays:
+        x = torch.from_numpy(arrays["images"][:count]).permute(0, 3, 1, 2).float() / 255
+        return x, torch.from_numpy(arrays["labels"][:count]).long()
+
+
+def bent_case() -> tuple[nn.Module, Tensor, Tensor]:
+    """A random conv net that bends a lot, float64 so that a batch's size does not move gradient signs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5)
+        ).double()
+        for layer in (model[0], model[2], model[5]):
+            layer.weight.data *= 3
+        x = torch.rand(12, 3, 8, 8, dtype=torch.float64)
+    model.requires_grad_(False)
+    return model, x, model(x).argmax(1)
