@@ -122,7 +122,8 @@ def test_grand_means(rows):
         [19.40, 8.17, 13.29],
         [69.35, 21.71, 44.47],
     ]
-    assert means.index.tolist() == COLUMNS and (means.n == 30).all()
+    assert means.index.tolist() == COLUMNS
+    assert (means.n == 30).all()
 
 
 def test_the_order_of_rows_does_not_matter(rows):
@@ -141,7 +142,10 @@ def test_treatment_and_baseline_swapped_change_signs_only(rows):
 def test_equal_differences_cannot_be_tested():
     frame = pd.DataFrame({"schedule": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "robust": [0.0, 0.0, 0.5, 0.5]})
     result = paired_comparison(frame, ["robust"], treatment="b", baseline="a", pair_by=["seed"]).loc["robust"]
-    assert np.isnan(result.t) and np.isnan(result.p) and result.mean_difference == 0.5 and result.wins == 2
+    assert np.isnan(result.t)
+    assert np.isnan(result.p)
+    assert result.mean_difference == 0.5
+    assert result.wins == 2
 
 
 def test_pairs_must_be_whole_and_unique(rows):
@@ -181,9 +185,12 @@ def test_spread_over_seeds_is_that_of_the_experiment_repeated():
     )
     spread = spread_over_seeds(frame, ["clean"], ["schedule"])
     fixed = spread.loc["fixed", "clean"]
-    assert fixed[["mean", "min", "max"]].tolist() == pytest.approx([0.6, 0.5, 0.7]) and fixed.n == 2
+    assert fixed[["mean", "min", "max"]].tolist() == pytest.approx([0.6, 0.5, 0.7])
+    assert fixed.n == 2
     assert fixed["std"] == pytest.approx(np.std([0.5, 0.7], ddof=1))
     one = spread.loc["hinge", "clean"]
-    assert one.n == 1 and one["mean"] == pytest.approx(0.4) and np.isnan(one["std"])
+    assert one.n == 1
+    assert one["mean"] == pytest.approx(0.4)
+    assert np.isnan(one["std"])
     with pytest.raises(EvidenceError, match="seeds of schedule fixed have 1 to 2 rows"):
         spread_over_seeds(frame.iloc[1:], ["clean"], ["schedule"])

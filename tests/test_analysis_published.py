@@ -119,7 +119,8 @@ def test_medals(scored):
             expected.add((protocol, tier, medal, backbone, LOSS[loss], int(rank)))
     table = medals(scored)
     columns = ["protocol", "tier", "medal", "backbone", "objective", "rank"]
-    assert len(table) == 27 and set(table[columns].itertuples(index=False, name=None)) == expected
+    assert len(table) == 27
+    assert set(table[columns].itertuples(index=False, name=None)) == expected
 
 
 # Section 7.3: best by the data set's Borda, ties by the product; number of configurations that share the best Borda.
@@ -224,9 +225,8 @@ def test_group_means(scored, where, printed):
 
 def test_robust_pretraining_dominates_the_linear_protocol(scored):
     means = one_way(scored[scored.protocol == "linear-50"], "pretraining").groups["mean"]
-    assert (
-        round(means["supervised (robust)"], 1) == 1396.6 and f"{means.drop('supervised (robust)').max():.1f}" == "790.2"
-    )
+    assert round(means["supervised (robust)"], 1) == 1396.6
+    assert f"{means.drop('supervised (robust)').max():.1f}" == "790.2"
 
 
 TWO_WAY = [
@@ -305,7 +305,8 @@ def test_tukey_conclusions(full):
     }
     kinds = tukey(full, "type")
     assert kinds[kinds.significant][["higher", "lower"]].to_numpy().tolist() == [["convolution", "attention"]]
-    assert len(kinds) == 3 and not tukey(full, "pretraining").significant.any()
+    assert len(kinds) == 3
+    assert not tukey(full, "pretraining").significant.any()
 
 
 # Table 7.5: wins, the odds ratio and p as plotted, and the p of the sign test of the same wins.
@@ -328,9 +329,11 @@ def test_trades_against_at(scored, protocol, tier, wins, losses, ratio, doubled,
     assert table.index.tolist() == ["large", "medium", "small", "all"]
     found = table.loc[tier]
     assert (found.wins, found.losses, found.ties) == (wins, losses, 0)
-    assert found.doubled_odds_ratio == pytest.approx(ratio) and found.odds == pytest.approx(ratio**0.5)
+    assert found.doubled_odds_ratio == pytest.approx(ratio)
+    assert found.odds == pytest.approx(ratio**0.5)
     assert found.doubled_p == pytest.approx(doubled, rel=0.02)
-    assert found.p == pytest.approx(p, rel=1e-3) and found.p >= found.doubled_p
+    assert found.p == pytest.approx(p, rel=1e-3)
+    assert found.p >= found.doubled_p
 
 
 def test_wins_over_all_tiers(scored):
@@ -357,7 +360,8 @@ def test_spearman(rows):
             assert p.loc[first, second] < 0.001
     # The released heatmap has the names of clean and common swapped: there .771 stands at (L1, clean).
     swapped = rho.rename(index={"clean": "common", "common": "clean"}, columns={"clean": "common", "common": "clean"})
-    assert round(swapped.loc["l1", "clean"], 3) == 0.771 and round(swapped.loc["linf", "common"], 3) == 0.793
+    assert round(swapped.loc["l1", "clean"], 3) == 0.771
+    assert round(swapped.loc["linf", "common"], 3) == 0.793
 
 
 def mean_correlation(rows):
@@ -410,7 +414,8 @@ PROXIES = [
 def test_proxies(scored, cheap, objective, spearman, pearson):
     found = proxy(scored, cheap, "full-50").loc[objective]
     assert found.n == (80 if objective == "all" else 40)
-    assert found.spearman == pytest.approx(spearman, abs=0.005) and found.pearson == pytest.approx(pearson, abs=0.0005)
+    assert found.spearman == pytest.approx(spearman, abs=0.005)
+    assert found.pearson == pytest.approx(pearson, abs=0.0005)
     assert found.spearman_low < found.spearman < found.spearman_high
     assert (found.spearman_p < 0.05) == ((cheap, objective) != ("full-5", AT))
 
@@ -451,8 +456,10 @@ def test_hyperparameters():
     assert table[table.duplicated(key)][key].to_numpy().tolist() == [["coat_tiny.in1k", "caltech101", AT, "full-5"]]
     seeded = (table.backbone_lr == 1.2164941464151844e-4) & (table.lr_schedule == "constant")
     point = table[(table.protocol == "full-50") & seeded]
-    assert (point.head_lr == 3.995972283135062e-3).all() and (point.head_weight_decay == 1.6193110912440726e-5).all()
-    assert len(point) > 300 and set(table.lr_schedule) == {"cosine", "constant"}
+    assert (point.head_lr == 3.995972283135062e-3).all()
+    assert (point.head_weight_decay == 1.6193110912440726e-5).all()
+    assert len(point) > 300
+    assert set(table.lr_schedule) == {"cosine", "constant"}
     assert table.groupby("protocol").epochs.unique().map(list).to_dict() == {
         "full-50": [50],
         "full-5": [5],

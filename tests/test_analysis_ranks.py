@@ -36,7 +36,8 @@ def test_samples_drawn_again_follow_the_binomial():
     # a is first when its one success of three is drawn at least twice: P = 3 (1/3)^2 (2/3) + (1/3)^3 = 7/27.
     told = outcomes_of(({"backbone": "a"}, [1, 0, 0]), ({"backbone": "b"}, [0.5, 0.5, 0.5]))
     table = clean_sum(rows_of(told), outcomes=told, resamples=20000).set_index("backbone")
-    assert table["rank"].to_dict() == {"a": 2, "b": 1} and set(table.over) == {"samples"}
+    assert table["rank"].to_dict() == {"a": 2, "b": 1}
+    assert set(table.over) == {"samples"}
     assert table["first"].to_dict() == pytest.approx({"a": 7 / 27, "b": 20 / 27}, abs=0.012)
     # One data set and metric: the scores' ends are those of a mean, which for outcomes of 0 and 1 are exact.
     assert table.loc["a", ["score_low", "score_high"]].tolist() == pytest.approx(intervals.exact(1, 3), abs=0.01)
@@ -54,7 +55,9 @@ def test_seeds_follow_students_t():
     )  # fmt: skip
     table = clean_sum(rows, resamples=20000).set_index("backbone")
     assert table["first"].to_dict() == pytest.approx({"a": 0.5, "b": 0.5}, abs=0.012)
-    assert table.score.tolist() == [0.5, 0.5] and table["rank"].tolist() == [1, 1] and set(table.over) == {"seeds"}
+    assert table.score.tolist() == [0.5, 0.5]
+    assert table["rank"].tolist() == [1, 1]
+    assert set(table.over) == {"seeds"}
     shifted = clean_sum(rows.assign(clean=[0, 1, 0.25, 0.25]), resamples=20000).set_index("backbone")
     ahead = stats.t(1).cdf(0.25 / 0.5)
     assert shifted["first"].to_dict() == pytest.approx({"a": ahead, "b": 1 - ahead}, abs=0.012)
@@ -92,7 +95,8 @@ def test_identical_configurations_always_tie():
     for score, bounded in (("borda", False), ("sum", True)):
         table = rank_intervals(rows_of(told, PERTURBATIONS), outcomes=told, score=score).set_index("backbone")
         np.testing.assert_array_equal(table.loc["a", columns].to_list(), table.loc["twin", columns].to_list())
-        assert table["first"].sum() == pytest.approx(1) and 0 < table.loc["other", "first"] < 1
+        assert table["first"].sum() == pytest.approx(1)
+        assert 0 < table.loc["other", "first"] < 1
         assert (table[["score_low", "score_high"]].notna() == bounded).all(axis=None)
 
 
@@ -104,7 +108,8 @@ def test_draws_are_paired_so_a_better_network_is_never_overtaken():
     )  # as a, and right on the first 20: better by less than the error of either
     told = outcomes_of(({"backbone": "a"}, a), ({"backbone": "b"}, b))
     table = clean_sum(rows_of(told), outcomes=told).set_index("backbone")
-    assert table.loc["b", ["low", "high"]].tolist() == [1, 1] and table.loc["b", "first"] > 0.99
+    assert table.loc["b", ["low", "high"]].tolist() == [1, 1]
+    assert table.loc["b", "first"] > 0.99
     assert table.loc["a", "score_high"] > table.loc["b", "score_low"]
 
 
@@ -193,23 +198,34 @@ def test_a_reversed_ranking(told):
     call = partial(rank_correlation_interval, rows, outcomes=told, metrics=METRICS, resamples=300)
     schedule = call("schedule", ("fixed", "hinge"), pair=("a", "f"))
     assert schedule.protocol.tolist() == ["full", "linear"]
-    assert (schedule.tau < -0.8).all() and (schedule.high < 0.4).all() and (schedule.n == 6).all()
-    assert (schedule.low <= schedule.tau).all() and (schedule.tau <= schedule.high).all()
-    assert schedule.swapped.all() and (schedule.swap == 1).all() and set(schedule.over) == {"samples and seeds"}
+    assert (schedule.tau < -0.8).all()
+    assert (schedule.high < 0.4).all()
+    assert (schedule.n == 6).all()
+    assert (schedule.low <= schedule.tau).all()
+    assert (schedule.tau <= schedule.high).all()
+    assert schedule.swapped.all()
+    assert (schedule.swap == 1).all()
+    assert set(schedule.over) == {"samples and seeds"}
     protocol = call("protocol", ("linear", "full"))
-    assert len(protocol) == 1 and [*protocol.columns] == ["tau", "low", "high", "n", "over"]
+    assert len(protocol) == 1
+    assert [*protocol.columns] == ["tau", "low", "high", "n", "over"]
     # Within one schedule the objective changes nothing.
     fixed, own = rows[rows.schedule == "fixed"], told[told.schedule == "fixed"]
     call = partial(rank_correlation_interval, metrics=METRICS, resamples=300)
     alike = call(fixed, "objective", ("at", "trades"), pair=("a", "f"), outcomes=own)
-    assert (alike.tau > 0.8).all() and (alike.high == 1).all()
-    assert not alike.swapped.any() and (alike.swap < 0.01).all()
+    assert (alike.tau > 0.8).all()
+    assert (alike.high == 1).all()
+    assert not alike.swapped.any()
+    assert (alike.swap < 0.01).all()
     # Two seeds say next to nothing of how far others go; without that doubt, of one seed, most orders are sure.
     one, first = told[told.seed == 0], own[own.seed == 0]
     sharper = call(rows_of(one, METRICS), "schedule", ("fixed", "hinge"), outcomes=one)
-    assert (sharper.low == -1).all() and (sharper.high < schedule.high).all() and (sharper.high < -0.3).all()
+    assert (sharper.low == -1).all()
+    assert (sharper.high < schedule.high).all()
+    assert (sharper.high < -0.3).all()
     sharper = call(rows_of(first, METRICS), "objective", ("at", "trades"), pair=("a", "f"), outcomes=first)
-    assert (sharper.low > alike.low).all() and (sharper.swap == 0).all(), sharper
+    assert (sharper.low > alike.low).all(), sharper
+    assert (sharper.swap == 0).all(), sharper
 
 
 def test_the_probability_of_a_swap_is_that_of_the_binomial():
@@ -229,11 +245,9 @@ def test_the_probability_of_a_swap_is_that_of_the_binomial():
         metrics=["clean"],
         resamples=20000,
     ).iloc[0]
-    assert (
-        found.swapped
-        and found.swap == pytest.approx(20 / 27, abs=0.012)
-        and (found.tau, found.low, found.high) == (-1, -1, 1)
-    )
+    assert found.swapped
+    assert found.swap == pytest.approx(20 / 27, abs=0.012)
+    assert (found.tau, found.low, found.high) == (-1, -1, 1)
 
 
 def test_tau_is_that_of_scipy_with_ties():
@@ -254,10 +268,12 @@ def test_tau_is_that_of_scipy_with_ties():
     one, other = np.triu_indices(12, k=1)
     orders = np.sign(values[:, one] - values[:, other]).prod(axis=0)
     expected = orders.mean() - (orders == 0).mean(), orders.mean() + (orders == 0).mean()
-    assert (found.low, found.high) == pytest.approx(expected) and (orders == 0).any()
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert (orders == 0).any()
     untied = rows.assign(clean=rows["clean"] + rows["backbone"].str[1:].astype(int) / 1000)
     sure = rank_correlation_interval(untied, "schedule", ("fixed", "hinge"), metrics=["clean"], resamples=3).iloc[0]
-    assert sure.low == pytest.approx(sure.tau) and sure.high == pytest.approx(sure.tau)
+    assert sure.low == pytest.approx(sure.tau)
+    assert sure.high == pytest.approx(sure.tau)
     tied = rank_correlation_interval(
         rows.assign(clean=0.5), "schedule", ("fixed", "hinge"), metrics=["clean"], resamples=3
     )

@@ -48,9 +48,12 @@ def test_borda_by_hand():
     # x: clean 2 2 1, linf 2 3 1; y: clean 1 1 1, linf 1 1 3 (ties get the lowest place).
     table = borda(frame(CELLS), METRICS)
     assert table.backbone.tolist() == ["b", "a", "c"]
-    assert table.borda.tolist() == [7, 6, 6] and table["rank"].tolist() == [1, 2, 2]
-    assert table.borda_x.tolist() == [5, 4, 2] and table.borda_y.tolist() == [2, 2, 4]
-    assert table["sum"].tolist() == pytest.approx([1.6, 1.5, 1.6]) and table.sum_rank.tolist() == [1, 3, 1]
+    assert table.borda.tolist() == [7, 6, 6]
+    assert table["rank"].tolist() == [1, 2, 2]
+    assert table.borda_x.tolist() == [5, 4, 2]
+    assert table.borda_y.tolist() == [2, 2, 4]
+    assert table["sum"].tolist() == pytest.approx([1.6, 1.5, 1.6])
+    assert table.sum_rank.tolist() == [1, 3, 1]
     assert table["product"].tolist() == pytest.approx([0.27, 0.18, 0.29])
     assert table.clean.tolist() == pytest.approx([0.65, 0.65, 0.45])
 
@@ -80,7 +83,8 @@ def test_protocols_are_ranked_apart():
 
 def test_rounding_does_not_break_ties():
     table = borda(frame({("a", "x"): (0.1 + 0.2, 0), ("b", "x"): (0.3, 0)}), METRICS)
-    assert table["rank"].tolist() == [1, 1] and 0.1 + 0.2 != 0.3
+    assert table["rank"].tolist() == [1, 1]
+    assert 0.1 + 0.2 != 0.3
 
 
 def test_seeds_are_ballots_of_their_own():
@@ -150,13 +154,15 @@ def test_f_and_welch(scored):
     found = one_way(scored, "tier")
     assert (found.statistic, found.p) == pytest.approx(tuple(stats.f_oneway(*groups)))
     assert (found.df_between, found.df_within) == (2, 15)
-    assert found.groups.index.tolist() == ["large", "medium", "small"] and found.groups.n.tolist() == [6, 6, 6]
+    assert found.groups.index.tolist() == ["large", "medium", "small"]
+    assert found.groups.n.tolist() == [6, 6, 6]
     assert found.groups.loc["small", "mean"] == pytest.approx(scored.borda[:6].mean())
     # With two groups, Welch's analysis of variance is his t-test.
     two = scored[scored.tier != "large"]
     welch = one_way(two, "tier", equal_variances=False)
     t = stats.ttest_ind(two.borda[:6], two.borda[6:], equal_var=False)
-    assert welch.statistic == pytest.approx(t.statistic**2) and welch.p == pytest.approx(t.pvalue)
+    assert welch.statistic == pytest.approx(t.statistic**2)
+    assert welch.p == pytest.approx(t.pvalue)
     assert welch.df_within == pytest.approx(t.df)
 
 
@@ -172,9 +178,11 @@ def test_welch_of_three_groups_is_that_of_scipy(scored):
 def test_cells_of_two_factors(scored):
     found = two_way_cells(scored, ["tier", "objective"])
     cells = [part.borda.to_numpy() for _, part in scored.groupby(["tier", "objective"])]
-    assert found.p == pytest.approx(stats.f_oneway(*cells).pvalue) and found.df_between == 5
+    assert found.p == pytest.approx(stats.f_oneway(*cells).pvalue)
+    assert found.df_between == 5
     assert found.groups.loc[("small", "at"), "mean"] == pytest.approx(scored.borda[[0, 2, 4]].mean())
-    assert (found.groups.n == 3).all() and found.groups.index.names == ["tier", "objective"]
+    assert (found.groups.n == 3).all()
+    assert found.groups.index.names == ["tier", "objective"]
 
 
 def test_tukey_is_oriented_and_sorted(scored):
@@ -216,7 +224,8 @@ def test_wins_ties_and_both_tests(scored):
     table = win_odds(scored.assign(sum=score), treatment="trades", baseline="at")
     assert table[["wins", "losses", "ties"]].to_numpy().tolist() == [[2, 0, 1], [1, 1, 1], [3, 0, 0], [6, 1, 2]]
     assert table.index.tolist() == ["large", "medium", "small", "all"]
-    assert table.odds.tolist() == [np.inf, 1, np.inf, 6] and table.loc["all", "doubled_odds_ratio"] == 36
+    assert table.odds.tolist() == [np.inf, 1, np.inf, 6]
+    assert table.loc["all", "doubled_odds_ratio"] == 36
     assert table.p.tolist() == pytest.approx([0.5, 1, 0.25, 2 * (1 + 7) / 2**7])
     assert table.loc["all", "doubled_p"] == pytest.approx(stats.fisher_exact([[6, 1], [1, 6]]).pvalue)
     with pytest.raises(ArgumentError, match=r"treatment = 'mart'.*'at', 'trades'"):
@@ -227,7 +236,8 @@ def test_wins_ties_and_both_tests(scored):
 
 def test_all_ties_have_no_odds(scored):
     table = win_odds(scored.assign(sum=1.0), treatment="trades", baseline="at")
-    assert np.isnan(table.loc["all", "odds"]) and table.loc["all", "p"] == 1
+    assert np.isnan(table.loc["all", "odds"])
+    assert table.loc["all", "p"] == 1
 
 
 def test_the_sign_test_holds_its_level_where_the_doubled_table_does_not():
@@ -241,8 +251,10 @@ def test_the_sign_test_holds_its_level_where_the_doubled_table_does_not():
 def test_spearman_of_known_order():
     rows = pd.DataFrame({"clean": [1, 2, 3, 4.0], "linf": [1, 8, 27, 64.0], "l2": [4, 3, 2, 1.0], "l1": [5.0] * 4})
     rho, p = spearman_matrix(rows, ["clean", "linf", "l2", "l1"])
-    assert rho.loc["clean"].tolist()[:3] == pytest.approx([1, 1, -1]) and np.isnan(rho.loc["clean", "l1"])
-    assert rho.equals(rho.T) and p.loc["clean", "linf"] == pytest.approx(0)
+    assert rho.loc["clean"].tolist()[:3] == pytest.approx([1, 1, -1])
+    assert np.isnan(rho.loc["clean", "l1"])
+    assert rho.equals(rho.T)
+    assert p.loc["clean", "linf"] == pytest.approx(0)
     with pytest.raises(ArgumentError, match="column = 'l_1'"):
         spearman_matrix(rows, ["clean", "l_1"])
 
@@ -251,7 +263,8 @@ def test_proxy_by_objective_and_over_all(scored):
     full = scored.assign(sum=np.random.default_rng(1).normal(scored["sum"], 3))
     both = pd.concat([full, scored.assign(protocol="cheap")])
     table = proxy(both, "cheap", "full")
-    assert table.index.tolist() == ["at", "trades", "all"] and table.n.tolist() == [9, 9, 18]
+    assert table.index.tolist() == ["at", "trades", "all"]
+    assert table.n.tolist() == [9, 9, 18]
     expected = stats.pearsonr(scored["sum"], full["sum"])
     left_out = [stats.pearsonr(*np.delete([scored["sum"], full["sum"]], i, axis=1)).statistic for i in range(18)]
     jackknife = np.std(np.arctanh(left_out)) * np.sqrt(17)
@@ -280,11 +293,13 @@ def test_a_perfect_correlation_has_an_interval_that_narrows_with_the_backbones(k
             for place in range(count)
         ]
         found = proxy(pd.DataFrame(rows), "cheap", "full").loc["all"]
-        assert found[kind] == pytest.approx(sign) and -1 <= found[f"{kind}_low"] < found[f"{kind}_high"] <= 1
+        assert found[kind] == pytest.approx(sign)
+        assert -1 <= found[f"{kind}_low"] < found[f"{kind}_high"] <= 1
         return sorted([found[f"{kind}_low"] * sign, found[f"{kind}_high"] * sign])
 
     (low, high), (later, last) = ends(backbones), ends(2 * backbones)
-    assert (high, last) == pytest.approx((1, 1)) and low < later < 1
+    assert (high, last) == pytest.approx((1, 1))
+    assert low < later < 1
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.9, 0.99])
@@ -356,7 +371,8 @@ def test_a_published_row(results):
 def test_a_wrong_file_is_named_with_its_line(results, lines, message):
     with pytest.raises(DataError, match=message) as caught:
         read_published(results(*lines))
-    assert "results.csv" in str(caught.value) and "\n" not in str(caught.value)
+    assert "results.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path):

@@ -44,7 +44,8 @@ def test_the_best_is_advised_with_its_width(results):
     found = advise(results.place)
     best = found.choices[0]
     assert (best.backbone, best.schedule, best.protocol, best.epochs) == ("huge", "hinge", "full-50", 50)
-    assert best.score == pytest.approx(5 * 0.8, abs=0.03) and best.low <= best.score <= best.high
+    assert best.score == pytest.approx(5 * 0.8, abs=0.03)
+    assert best.low <= best.score <= best.high
     assert best.rank_low <= best.rank <= best.rank_high <= 2  # the two losses cannot be told apart
     assert [each.protocol for each in found.choices] == ["full-50", "linear-5"]
     assert any("hinge against fixed" in heading and "+10.0 points" in text for heading, text in found.evidence)
@@ -63,15 +64,18 @@ def store_of_equals(place, seeds: int, count: int = 40):
 
 def test_the_best_of_many_equals_is_not_said_to_be_better(tmp_path):
     found = advise(store_of_equals(tmp_path, seeds=5))
-    assert found.among == 40 and found.choices[0].score > 2.57  # the luck of the best of forty
-    assert found.expected == pytest.approx(2.5, abs=0.1) and found.expected < found.choices[0].score
+    assert found.among == 40
+    assert found.choices[0].score > 2.57  # the luck of the best of forty
+    assert found.expected == pytest.approx(2.5, abs=0.1)
+    assert found.expected < found.choices[0].score
     assert any("best of 40 configurations" in line and f"scores {found.expected:.2f}" in line for line in found.basis)
     assert found.to_json()["expected"] == found.expected
 
 
 def test_one_seed_cannot_say_how_flattered_the_best_is(tmp_path):
     found = advise(store_of_equals(tmp_path, seeds=1, count=5))
-    assert np.isnan(found.expected) and found.to_json()["expected"] is None
+    assert np.isnan(found.expected)
+    assert found.to_json()["expected"] is None
     assert any("best of 5 configurations" in line and "cannot say by how much" in line for line in found.basis)
 
 
@@ -112,7 +116,8 @@ def test_a_constant_predictor_is_not_advised(tmp_path):
 def test_the_command_prints_json(results, capsys):
     assert cli.main(["bench", "advise", "--results", results.place, "--size", "large", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["choices"][0]["backbone"] == "huge" and found["basis"]
+    assert found["choices"][0]["backbone"] == "huge"
+    assert found["basis"]
     assert cli.main(["bench", "advise", "--results", results.place]) == 0
     assert "Take huge with" in capsys.readouterr().out
 

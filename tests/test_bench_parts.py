@@ -62,7 +62,8 @@ def test_many_rows_lie_in_few_files_and_are_the_same(store):
     before = pd.concat([pd.DataFrame([{"run": n, "status": "done", "error": "", "linf": 0.0}]) for n in names(11)])
     assert store.rows().to_dict("records") == before.to_dict("records")
     contents = store.parts["runs"].look()
-    assert sum(len(part.sources) for part in contents.parts) >= 8 and len(contents.loose) < 4
+    assert sum(len(part.sources) for part in contents.parts) >= 8
+    assert len(contents.loose) < 4
     assert store.rows().to_dict("records") == before.to_dict("records")
     assert store.rows(["run", "linf", "none"]).columns.tolist() == ["run", "linf"]
     assert store.finished() == set(names(11))
@@ -75,7 +76,9 @@ def test_a_row_that_changes_or_goes_is_seen_at_once(store):
     store.remove_run("0006")
     for _ in range(2):  # before and after the parts are made anew
         rows = store.rows().set_index("run")
-        assert len(rows) == 8 and rows.loc["0001", "error"] == "new" and "0006" not in rows.index
+        assert len(rows) == 8
+        assert rows.loc["0001", "error"] == "new"
+        assert "0006" not in rows.index
         store.parts["runs"].compact()
     assert len(part_names(store)) == len(store.parts["runs"].look().parts) == 2  # what holds no more is removed
 
@@ -107,7 +110,8 @@ def test_no_order_of_events_loses_or_doubles_a_row(operations):
             store._files.write(f"parts/runs-{number:016x}.parquet", twice)
         rows = store.rows()
         found = dict(zip(rows["run"], rows["text"], strict=True)) if expected else {}
-        assert found == expected and len(rows) == len(expected)
+        assert found == expected
+        assert len(rows) == len(expected)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -124,7 +128,9 @@ def test_a_damaged_row_counts_as_not_done(store, kind, compact):
     with pytest.warns(TemperWarning, match="damaged"):
         assert query(store, "SELECT count(*) AS n FROM results")["n"].tolist() == [5]
     store.write_run({"run": "0002", "status": "done", "error": "", "linf": 1.0})
-    assert store.finished() == set(names(6)) and store.has_run("0002") and not store.has_run("9999")
+    assert store.finished() == set(names(6))
+    assert store.has_run("0002")
+    assert not store.has_run("9999")
 
 
 def test_a_file_without_a_row_is_no_row(store, tmp_path):
@@ -143,7 +149,8 @@ def test_damaged_evidence_is_left_out_of_a_query_and_told(store, tmp_path, kind)
     damage(store, "margins/0003-fast.parquet", kind)
     with pytest.warns(TemperWarning, match=r"margins/0003-fast\.parquet: damaged"):
         found = query(store, "SELECT run, count(*) AS n FROM margins GROUP BY run ORDER BY run")
-    assert found["run"].tolist() == ["0000", "0001", "0002", "0004"] and set(found["n"]) == {2}
+    assert found["run"].tolist() == ["0000", "0001", "0002", "0004"]
+    assert set(found["n"]) == {2}
 
 
 def test_a_store_that_may_only_be_read_is_read(store, monkeypatch):
@@ -166,7 +173,8 @@ def test_columns_of_two_types_become_text(store):
     store.write_run({"run": "b", "status": "done", "depth": "deep", "part": 0.5})
     store.write_run({"run": "c", "status": "done", "depth": None})
     rows = store.rows()
-    assert rows["depth"].tolist()[:2] == ["3", "deep"] and rows["part"].tolist()[:2] == [1.0, 0.5]
+    assert rows["depth"].tolist()[:2] == ["3", "deep"]
+    assert rows["part"].tolist()[:2] == [1.0, 0.5]
     assert query(store, "SELECT depth FROM results ORDER BY run")["depth"].tolist()[:2] == ["3", "deep"]
 
 
@@ -232,7 +240,8 @@ def test_workers_write_while_others_compact_and_read(shared):
                 if (count + 1) % step:
                     continue
                 rows = store.rows()
-                assert rows["run"].is_unique and len(rows) == (count + 1 if round_ == 0 else 12)
+                assert rows["run"].is_unique
+                assert len(rows) == (count + 1 if round_ == 0 else 12)
                 assert rows.set_index("run").loc[name, "linf"] == round_
                 asked = query(store, "SELECT run, linf FROM results")
                 assert sorted(asked["run"]) == rows["run"].tolist()
@@ -243,7 +252,8 @@ def test_workers_write_while_others_compact_and_read(shared):
     assert not failed
     store.parts["runs"].compact()
     contents = store.parts["runs"].look()
-    assert len(contents.parts) == 3 and not contents.loose
+    assert len(contents.parts) == 3
+    assert not contents.loose
 
 
 REFUSED = [

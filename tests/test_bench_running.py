@@ -52,9 +52,11 @@ def test_a_row_says_what_was_measured(reference):
         row = reference.rows().set_index("run").loc[cell.run]
         table = margins_of(reference, cell.run, "apgd")
         assert row["linf"] == table.robust_accuracy("Linf", 8 / 255).value
-        assert row["clean"] == table.clean_accuracy().value and row["clean_n"] == len(table) == 12
+        assert row["clean"] == table.clean_accuracy().value
+        assert row["clean_n"] == len(table) == 12
         assert row["expected"] == table.expected_robustness("Linf", 8 / 255).value
-        assert row["seconds"] > row["training_seconds"] > 0 and row["passes"] > 2 * 96
+        assert row["seconds"] > row["training_seconds"] > 0
+        assert row["passes"] > 2 * 96
 
 
 def test_a_run_is_done_once(reference, monkeypatch):
@@ -66,7 +68,8 @@ def test_a_run_is_done_once(reference, monkeypatch):
 def test_a_run_that_someone_holds_is_left_alone(tmp_path):
     store, cell = Store(tmp_path, create=True), grid()[0]
     assert store.claim(cell.training, "someone")
-    assert execute(cell, store, "me") == "elsewhere" and store.finished() == set()
+    assert execute(cell, store, "me") == "elsewhere"
+    assert store.finished() == set()
 
 
 def test_measuring_anew_does_not_train_anew(reference, monkeypatch, tmp_path):
@@ -76,7 +79,9 @@ def test_measuring_anew_does_not_train_anew(reference, monkeypatch, tmp_path):
     assert execute(changed, reference, "me") == "done"
     row = reference.rows().set_index("run").loc[changed.run]
     assert before.stat().st_mtime_ns == stamp
-    assert row["clean_n"] == 10 and row["common_n"] == 10 and row["tau_n"] == 6
+    assert row["clean_n"] == 10
+    assert row["common_n"] == 10
+    assert row["tau_n"] == 6
     reference.remove_run(changed.run)
 
 
@@ -85,7 +90,9 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, reference):
     both = grid(backbones={"broken": broken, "bundled": {}})
     store = Store(tmp_path / "store", create=True)
     found = run_grid(both, store, LocalEngine(1))
-    assert len(found.done) == 2 and len(found.failed) == 2 and not found.missing
+    assert len(found.done) == 2
+    assert len(found.failed) == 2
+    assert not found.missing
     assert all("none.safetensors: not found" in error for error in found.errors().values())
     assert_same(_only_done(store), reference)
     again = run_grid(both, store, LocalEngine(1))  # failed runs stay as they are until they are asked for
@@ -120,7 +127,8 @@ def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
             yield from engine.run(cells, task)
 
     found = run_grid(grid(), store, Killing())
-    assert killed and found.complete
+    assert killed
+    assert found.complete
     assert_same(store, reference)
 
 
@@ -134,7 +142,8 @@ def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
 def test_many_workers_share_the_grid_and_each_run_is_done_once():
     many = grid(seeds=list(range(30)))
     ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2).run(many, bench_grid.at_once))
-    assert len(ended) == 60 and set(ended.values()) == {1}
+    assert len(ended) == 60
+    assert set(ended.values()) == {1}
     assert not any(isinstance(outcome, Died) for _, outcome in ended)
 
 
@@ -182,7 +191,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, ref
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     told = process.communicate(timeout=60)[0]
-    assert process.returncode == 3 and "same command continues" in told and "Traceback" not in told, told
+    assert process.returncode == 3, told
+    assert "same command continues" in told, told
+    assert "Traceback" not in told, told
     assert cli.main(bench_run(path, tmp_path / "s")) == 0
     assert_same(Store(tmp_path / "s"), reference)
 
@@ -196,7 +207,8 @@ def test_a_full_disk_stops_the_benchmark_and_blames_no_run(tmp_path, monkeypatch
     monkeypatch.setattr(running, "train_only", full)
     with pytest.raises(OSError, match="No space left"):
         execute(cell, store, "me")
-    assert store.finished() == set() and store.claim(cell.training, "another")
+    assert store.finished() == set()
+    assert store.claim(cell.training, "another")
 
 
 def test_status_tells_what_is_missing(tmp_path, capsys, reference):
@@ -245,8 +257,10 @@ def test_what_a_spec_skips_is_neither_missing_nor_ranked(tmp_path, capsys, refer
     assert "3 of 3 runs done" in capsys.readouterr().out
     assert cli.main(["bench", "report", *call, "--out", str(tmp_path / "site")]) == 0
     page = (tmp_path / "site" / "index.html").read_text()
-    assert "Neither ranked nor averaged" in page and "bundled, at, hinge, linear" in page
-    assert "bundled, at, fixed: Borda" in page and "of 1." in page  # the one that is whole
+    assert "Neither ranked nor averaged" in page
+    assert "bundled, at, hinge, linear" in page
+    assert "bundled, at, fixed: Borda" in page
+    assert "of 1." in page  # the one that is whole
 
 
 @pytest.mark.filterwarnings("always::temper.errors.TemperWarning")
@@ -258,7 +272,8 @@ def test_a_damaged_store_is_told(tmp_path, capsys, reference):
     row.write_bytes(row.read_bytes()[:100])
     assert cli.main(["bench", "status", str(path), "--store", str(tmp_path / "s")]) == 1
     told = capsys.readouterr()
-    assert f"runs/{row.name}: damaged" in told.err and told.err.count("\n") == 1
+    assert f"runs/{row.name}: damaged" in told.err
+    assert told.err.count("\n") == 1
     assert "1 of 2 runs done, 0 failed, 1 missing" in told.out
 
 
@@ -270,7 +285,8 @@ def test_plan_tells_size_and_cost_and_knows_what_is_done(tmp_path, capsys, refer
     assert cli.main(["bench", "plan", str(path), "--store", reference.place, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["runs"], plan["done"], plan["backbones"]["bundled"]["runs"]) == (4, 2, 2)
-    assert plan["backbones"]["bundled"]["throughput"] > 0 and plan["hours"] > 0  # from the runs that are done
+    assert plan["backbones"]["bundled"]["throughput"] > 0
+    assert plan["hours"] > 0  # from the runs that are done
     assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hours"] is None  # nothing was measured: unknown, not guessed
     assert cli.main(["bench", "plan", str(path), "--store", str(tmp_path / "none"), "--json", "--measure"]) == 0
@@ -321,5 +337,6 @@ def test_what_cannot_be_loaded_is_told_before_anything_runs(tmp_path, capsys, sp
     path.write_text(yaml.safe_dump(tiny(**spec)))
     assert cli.main(["bench", "run", str(path), "--store", str(tmp_path / "s")]) == 2
     told = capsys.readouterr().err
-    assert message in told and told.count("\n") == 1
+    assert message in told
+    assert told.count("\n") == 1
     assert not (tmp_path / "s").exists()

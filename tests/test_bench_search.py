@@ -73,7 +73,8 @@ def test_as_many_trials_as_asked_for_and_the_best_is_used(reference):
     assert all(trial["epochs"].keys() == ends[trial["state"]] for trial in trials)
     assert all(trial["value"] == list(trial["epochs"].values())[-1] for trial in trials)
     best = max((trial for trial in trials if trial["state"] == "complete"), key=lambda trial: trial["value"])
-    assert result["best"] == best["params"] and result["value"] == best["value"] > 0
+    assert result["best"] == best["params"]
+    assert result["value"] == best["value"] > 0
     assert config.optimiser.model_dump(include=set(best["params"])) == best["params"]
     assert config == cell.config.model_copy(update={"optimiser": config.optimiser})
 
@@ -84,7 +85,8 @@ def test_proposals_are_distinct_and_within_the_space(reference):
     for name, (low, high) in {"lr": (1e-6, 1e-1), "weight_decay": (1e-6, 1e-2)}.items():
         for part in ("backbone", "head"):
             values = [each[f"{part}_{name}"] for each in params]
-            assert len(set(values)) == TRIALS and all(low <= value <= high for value in values)
+            assert len(set(values)) == TRIALS
+            assert all(low <= value <= high for value in values)
     assert {each["lr_schedule"] for each in params} <= {"cosine", "constant"}
 
 
@@ -101,7 +103,8 @@ def test_asha_stops_who_is_not_among_the_better_half_after_the_first_epoch(monke
 
 def test_only_the_result_stays(reference):
     _, store, _ = reference
-    assert not list((store.folder / "work").iterdir()) and not list((store.folder / "claims").iterdir())
+    assert not list((store.folder / "work").iterdir())
+    assert not list((store.folder / "claims").iterdir())
 
 
 def test_a_known_result_is_used_without_training(reference, monkeypatch):
@@ -130,7 +133,8 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(reference, monkeypat
         carried_out(cell, tmp_path)
     assert len(counting) == 3
     found, again = carried_out(cell, tmp_path)
-    assert noted(found, cell) == noted(store, cell) and again == config
+    assert noted(found, cell) == noted(store, cell)
+    assert again == config
     # Repeated is the trial that it was in, unless that one ended with the epoch.
     ended = stop == "signal" and noted(store, cell)["trials"][2]["state"] == "pruned"
     assert len(counting) == TRIALS + (0 if ended else 1)
@@ -163,7 +167,8 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(reference, monkeypatc
     assert (tmp_path / "work" / f"search-{search_name(cell)}" / module.JOURNAL).exists()
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)  # the dead process's claim
     found, again = carried_out(cell, tmp_path)
-    assert noted(found, cell) == noted(store, cell) and again == config
+    assert noted(found, cell) == noted(store, cell)
+    assert again == config
 
 
 def test_another_process_waits_for_the_result(reference, monkeypatch, tmp_path):
@@ -267,7 +272,8 @@ def test_a_search_whose_every_trial_diverges_ends(monkeypatch, tmp_path):
     store, _ = carried_out(cell, tmp_path)
     trials = noted(store, cell)["trials"]
     assert [trial["state"] for trial in trials] == ["diverged", "diverged"]
-    assert [trial["epochs"] for trial in trials] == [{}] * 2 and noted(store, cell)["value"] == 0.0
+    assert [trial["epochs"] for trial in trials] == [{}] * 2
+    assert noted(store, cell)["value"] == 0.0
 
 
 def test_a_stopped_trial_is_better_than_none_but_diverged_ones(monkeypatch, tmp_path):
@@ -286,7 +292,8 @@ def test_a_stopped_trial_is_better_than_none_but_diverged_ones(monkeypatch, tmp_
     store, _ = carried_out(cell, tmp_path)
     result = noted(store, cell)
     assert [trial["state"] for trial in result["trials"]] == ["diverged", "pruned"]
-    assert result["best"] == result["trials"][1]["params"] and result["value"] == 0.3
+    assert result["best"] == result["trials"][1]["params"]
+    assert result["value"] == 0.3
 
 
 @pytest.mark.parametrize("weight, value", [(0.0, 0.8), (0.25, 0.7), (1.0, 0.4)])
@@ -407,7 +414,8 @@ def test_a_store_elsewhere_gets_every_ended_trial_and_nothing_in_the_end(tmp_pat
     kept = {path.rpartition("/")[2] for path in store._fs.find("/search/work")}
     assert kept == {module.JOURNAL}
     searched(cell, store, tmp_path / "there" / cell.training)
-    assert next(calls) == 3 and len(noted(store, cell)["trials"]) == 2
+    assert next(calls) == 3
+    assert len(noted(store, cell)["trials"]) == 2
     assert not store._fs.find("/search/work")
 
 

@@ -39,8 +39,10 @@ def test_a_run_is_named_by_what_its_result_depends_on():
     measured = grid(measure=TINY["measure"] | {"limit": 13})[0]
     elsewhere = grid(finetune=TINY["finetune"] | {"checkpoint_seconds": 5, "accelerator": "auto"})[0]
     batched = grid(measure=TINY["measure"] | {"batch_size": 3})[0]
-    assert trained.training != base.training and trained.run != base.run
-    assert measured.training == base.training and measured.run != base.run  # measured anew without training
+    assert trained.training != base.training
+    assert trained.run != base.run
+    assert measured.training == base.training
+    assert measured.run != base.run  # measured anew without training
     assert elsewhere.run == batched.run == base.run
 
 
@@ -56,13 +58,16 @@ def test_the_threats_given_are_all_there_are():
 def test_presets_fill_what_is_not_given():
     spec = read_spec({"preset": "guide", "backbones": ["bundled"], "datasets": ["digits"]})
     found = cells(spec)
-    assert len(found) == 2 * 3 and spec.measure.suite == "standard"
+    assert len(found) == 2 * 3
+    assert spec.measure.suite == "standard"
     cell = next(each for each in found if each.factors["protocol"] == "full-5")
     assert (cell.config.epochs, cell.config.batch_size, cell.config.attack.steps) == (5, 1024, 10)
-    assert cell.config.model.mean is None and cell.config.data.augmentation == "paper"
+    assert cell.config.model.mean is None
+    assert cell.config.data.augmentation == "paper"
     exact = cells(read_spec({"preset": "guide-exact", "backbones": ["bundled"], "datasets": ["digits"]}))
     trades = next(each for each in exact if each.factors["objective"] == "trades-guide")
-    assert trades.config.batch_size == 2048 and trades.config.data.augmentation == "paper-twice"
+    assert trades.config.batch_size == 2048
+    assert trades.config.data.augmentation == "paper-twice"
     assert trades.config.model.mean == (0.485, 0.456, 0.406)
 
 

@@ -23,13 +23,16 @@ def place(request, tmp_path):
 
 def test_rows_are_read_as_they_were_written(place):
     store = Store(place, create=True)
-    assert store.rows().empty and store.finished() == set()
+    assert store.rows().empty
+    assert store.finished() == set()
     store.write_run({"run": "b", "status": "done", "linf": 0.25, "seed": 3})
     store.write_run({"run": "a", "status": "failed", "error": "it's broken"})
     store.write_run({"run": "b", "status": "done", "linf": 0.5, "seed": 3})
     rows = Store(place).rows()
-    assert rows["run"].tolist() == ["a", "b"] and rows["linf"].tolist()[1] == 0.5
-    assert rows["error"].tolist()[0] == "it's broken" and pd.isna(rows["linf"][0])
+    assert rows["run"].tolist() == ["a", "b"]
+    assert rows["linf"].tolist()[1] == 0.5
+    assert rows["error"].tolist()[0] == "it's broken"
+    assert pd.isna(rows["linf"][0])
     store.remove_run("a")
     assert store.finished() == {"b"}
 
@@ -52,7 +55,9 @@ def test_a_kind_of_url_that_nobody_reads_is_told():
 def test_a_secret_in_a_url_is_refused_and_not_shown(url):
     with pytest.raises(ArgumentError, match=r"\*\*\*@.*leave user name and password out") as told:
         Store(url)
-    assert "hunter2" not in str(told.value) and "KEY:" not in str(told.value) and "\n" not in str(told.value)
+    assert "hunter2" not in str(told.value)
+    assert "KEY:" not in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_an_object_store_that_cannot_be_used_is_told_in_one_line(s3_server, monkeypatch):
@@ -82,7 +87,8 @@ def test_a_damaged_header_is_told(tmp_path, header):
 
 def test_a_claim_is_held_by_one_and_taken_over_when_stale(place, monkeypatch):
     store = Store(place, create=True)
-    assert store.claim("run", "one") and not store.claim("run", "two")
+    assert store.claim("run", "one")
+    assert not store.claim("run", "two")
     assert store.claim("run", "one")  # a retry of the same driver
     monkeypatch.setattr(claims_module, "STALE_SECONDS", 0.0)
     time.sleep(0.01)
@@ -98,7 +104,8 @@ def test_a_claim_is_kept_fresh_while_it_is_held(tmp_path, monkeypatch):
     store = Store(tmp_path, create=True)
     with store.claimed("run", "one") as mine:
         time.sleep(0.8)
-        assert mine and not store.claim("run", "two")
+        assert mine
+        assert not store.claim("run", "two")
     assert store.claim("run", "two")
 
 

@@ -43,7 +43,8 @@ def slow_to_give_up(monkeypatch):
 
 def test_a_claim_is_held_by_one(place):
     mine, theirs = Claims(place, "claims"), Claims(place, "claims")
-    assert mine.take("work", "me") and not theirs.take("work", "them")
+    assert mine.take("work", "me")
+    assert not theirs.take("work", "them")
     assert mine.take("work", "me")
     theirs.release("work", "them")  # not theirs to give
     assert not theirs.take("work", "them")
@@ -153,7 +154,8 @@ def test_of_two_who_find_a_silent_claim_one_gets_it(tmp_path):
     place.write("claims/work.json", b"old")
     assert place.replace("claims/work.json", b"old", b"one")
     assert not place.replace("claims/work.json", b"old", b"other")
-    assert place.read("claims/work.json") == b"one" and len(list((tmp_path / "claims").iterdir())) == 1
+    assert place.read("claims/work.json") == b"one"
+    assert len(list((tmp_path / "claims").iterdir())) == 1
 
 
 def test_what_nobody_holds_is_swept_away(holder, tmp_path, slow_to_give_up):

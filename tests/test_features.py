@@ -91,7 +91,9 @@ def test_the_model_is_left_as_it_was():
     state = torch.random.get_rng_state()
     first, second = features_and_logits(network, IMAGES), features_and_logits(network, IMAGES)
     assert torch.equal(first[0], second[0])  # no dropout
-    assert network.training and network.norm.training and not network.conv.training
+    assert network.training
+    assert network.norm.training
+    assert not network.conv.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
     assert torch.equal(state, torch.random.get_rng_state())

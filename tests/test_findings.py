@@ -52,7 +52,9 @@ def test_an_effect_is_still_found():
     rows = rows_without_effects(0)
     rows.loc[rows["schedule"] == "hinge", METRICS] += 0.1
     tests = schedule_tests(rows, METRICS)
-    assert (tests["holm"] <= 0.05).all() and (tests["n"] == 12).all() and len(tests) == 6
+    assert (tests["holm"] <= 0.05).all()
+    assert (tests["n"] == 12).all()
+    assert len(tests) == 6
 
 
 def test_more_seeds_are_no_more_pairs():
@@ -66,10 +68,12 @@ def test_more_seeds_are_no_more_pairs():
 def test_what_is_said_counts_its_comparisons_and_its_backbones():
     said = dict(findings(rows_without_effects(5), None, METRICS))
     schedule = said["hinge against fixed epsilon, protocol full-50"]
-    assert "of 12 pairs" in schedule and "Corrected by Holm for the 6 comparisons of schedules" in schedule
+    assert "of 12 pairs" in schedule
+    assert "Corrected by Holm for the 6 comparisons of schedules" in schedule
     losses = said["trades against at, wins over backbones"]
     wins = [int(number) for pair in re.findall(r"(\d+) to (\d+) by", losses) for number in pair]
-    assert sum(wins) <= 8 and "for the 2 comparisons of losses" in losses  # four backbones, two protocols
+    assert sum(wins) <= 8  # four backbones, two protocols
+    assert "for the 2 comparisons of losses" in losses
     assert "4 backbones" in said["Mean Borda by type"]
     assert "Over 4 backbones" in said["Does linear-5 predict full-50?"]
 
@@ -79,7 +83,8 @@ def test_holm_is_the_published_procedure():
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.6, 0.9])).tolist() == pytest.approx([1.0, 1.0])
     with_none = holm(np.array([np.nan, 0.02, 0.5]))
-    assert np.isnan(with_none[0]) and with_none[1:].tolist() == pytest.approx([0.04, 0.5])
+    assert np.isnan(with_none[0])
+    assert with_none[1:].tolist() == pytest.approx([0.04, 0.5])
     assert holm(np.array([])).size == 0
 
 

@@ -110,7 +110,9 @@ def test_split_is_recorded_and_disjoint(reference: Run) -> None:
     data = reference.record["data"]
     ids = [set(data[part]["ids"]) for part in ("train", "validation", "test")]
     assert [len(part) for part in ids] == [90, 29, 20]
-    assert not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])
+    assert not (ids[0] & ids[1])
+    assert not (ids[0] & ids[2])
+    assert not (ids[1] & ids[2])
 
 
 @pytest.mark.numerical

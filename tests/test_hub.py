@@ -72,4 +72,6 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, tmp_pa
             "resnet18.a1_in1k", pretrained=True, num_classes=None, image_size=None, model_args={}
         )  # fmt: skip
     assert "\n" not in str(caught.value)
-    assert waits == [] and caplog.records == [] and capfd.readouterr().err == ""
+    assert waits == []
+    assert caplog.records == []
+    assert capfd.readouterr().err == ""

@@ -33,7 +33,8 @@ def test_shares_have_scipys_exact_interval_and_means_of_zeros_and_ones_the_same(
         one, other = intervals.share(values > 0), intervals.mean(values, values)
         assert (one.low, one.high) == pytest.approx((want.low, want.high), abs=1e-12)
         assert (other.low, other.high) == pytest.approx((want.low, want.high), abs=3e-3, rel=5e-3)
-        assert other.low <= want.low + 1e-12 and want.high - 1e-12 <= other.high  # no narrower
+        assert other.low <= want.low + 1e-12
+        assert want.high - 1e-12 <= other.high  # no narrower
 
 
 def test_the_mean_is_gaffkes_by_drawing():
@@ -131,7 +132,8 @@ def test_the_average_precision_of_a_score_that_says_nothing_is_covered(share):
 def test_joined_intervals_hold_the_value_and_are_no_narrower_than_any(value, ends):
     parts = [(min(low, value), max(high, value)) for low, high in ends]
     low, high = intervals.joined(value, parts)
-    assert 0 <= low <= min(each for each, _ in parts) + 1e-9 and max(each for _, each in parts) - 1e-9 <= high <= 1
+    assert 0 <= low <= min(each for each, _ in parts) + 1e-9
+    assert max(each for _, each in parts) - 1e-9 <= high <= 1
 
 
 def test_where_there_are_many_the_interval_is_nearly_the_normal_one():

@@ -177,17 +177,21 @@ def test_only_the_pages_own_script_may_run_and_nothing_may_be_fetched(site):
 
 def test_missing_cells_are_all_listed_and_failures_have_their_error(board, site):
     text = Page(site).text
-    assert "13 cells of the grid have no result." in text and "5 more" in text
+    assert "13 cells of the grid have no result." in text
+    assert "5 more" in text
     assert all(cell in text for cell in board.missing)
-    assert "1 run failed" in text and "ValueError: </script><img" in text
-    assert "In most cells." in text and "But see" in text
+    assert "1 run failed" in text
+    assert "ValueError: </script><img" in text
+    assert "In most cells." in text
+    assert "But see" in text
     assert "46 runs · 3 backbones · 2 data sets · 2 protocols · 1.2.3" in text
 
 
 def test_a_complete_board_has_no_warning(board, tmp_path):
     done = [run for run in board.runs if run.status == "done"]
     text = Page(write_leaderboard(dataclasses.replace(board, runs=done, missing=()), tmp_path)).text
-    assert "no result" not in text and "failed" not in text.lower()
+    assert "no result" not in text
+    assert "failed" not in text.lower()
 
 
 def test_page_of_a_run_has_its_metrics_curve_and_facts(board, site):
@@ -195,7 +199,8 @@ def test_page_of_a_run_has_its_metrics_curve_and_facts(board, site):
     text = Page(site.parent / "runs" / "run1.html").text
     clean, linf = shown.metrics["clean"], shown.metrics["linf"]
     assert f"{100 * clean.value:.1f} % {100 * clean.low:.1f} to {100 * clean.high:.1f} % 400 –" in text
-    assert f"{100 * linf.value:.1f} %" in text and "400 1.2 %" in text
+    assert f"{100 * linf.value:.1f} %" in text
+    assert "400 1.2 %" in text
     assert f"τ Margin consistency. {shown.metrics['tau'].value:.3f} – – –" in text
     assert f"4/255 {100 * linf.value:.1f}" in text
     assert "lr 0.1 of convnext" in text
@@ -323,7 +328,8 @@ def test_sorting_by_a_metric_is_pythons_order_and_what_is_not_measured_comes_las
         measured = [run.metrics["tau"].value for run in done(board) if "tau" in run.metrics]
         values = sorted(measured, reverse=reverse)
         blanks = sum("tau" not in run.metrics for run in done(board))
-        assert blanks and told == [f"{value:.3f}" for value in values] + ["–"] * blanks
+        assert blanks
+        assert told == [f"{value:.3f}" for value in values] + ["–"] * blanks
     page.locator('#table th[data-key="backbone"] button').click()
     assert [row["backbone"] for row in table(page)] == sorted(run.backbone for run in done(board))
     assert page.locator("#table th[aria-sort=ascending]").count() == 1
@@ -362,13 +368,15 @@ def test_filters_protocol_and_search_choose_rows_and_the_address_keeps_them(boar
     assert page.text_content("#count").startswith("4 rows of 4 runs")
     again = visit("#" + urlsplit(page.url).fragment)
     assert table(again) == table(page)
-    assert again.input_value("[name=dataset]") == "pets" and again.is_checked("#each")
+    assert again.input_value("[name=dataset]") == "pets"
+    assert again.is_checked("#each")
     page.click("button[type=reset]")
     assert len(table(page)) == len(done(board))
     page.select_option("[name=protocol]", "")
     assert {row["protocol"] for row in table(page)} == {"full-50", "linear-50"}
     page.fill("[name=q]", "nothing has this name")
-    assert table(page) == [] and page.text_content("#count") == "No run passes the filters."
+    assert table(page) == []
+    assert page.text_content("#count") == "No run passes the filters."
 
 
 def test_ranks_of_a_ranking_and_of_a_metric(board, visit):
@@ -396,7 +404,8 @@ def test_ranks_of_a_ranking_and_of_a_metric(board, visit):
     assert float(high) - float(low) == pytest.approx(2 * 5 / 2**0.5, abs=0.11)
     assert "lack a seed" in page.inner_text("#ranks")
     page.select_option("[name=tier]", "small")
-    assert rows.count() == 4 and "Ranks are among all 6 configurations" in page.inner_text("#ranks")
+    assert rows.count() == 4
+    assert "Ranks are among all 6 configurations" in page.inner_text("#ranks")
 
 
 def test_a_configuration_that_lacks_a_data_set_is_not_ranked(board, browser, tmp_path):
@@ -414,10 +423,12 @@ def test_page_of_a_run_and_back_to_the_same_view(board, visit):
     before = table(page)
     page.locator("#table a.run").first.click()
     page.wait_for_url("**/runs/*.html*")
-    assert page.locator("#accuracy svg.chart").count() == 1 and page.locator("#history svg.chart").count() == 4
+    assert page.locator("#accuracy svg.chart").count() == 1
+    assert page.locator("#history svg.chart").count() == 4
     page.click("#back")
     page.wait_for_url("**/index.html*")
-    assert table(page) == before and page.input_value("[name=dataset]") == "flowers"
+    assert table(page) == before
+    assert page.input_value("[name=dataset]") == "flowers"
 
 
 def test_two_pinned_curves_are_compared_and_linked(board, visit):
@@ -430,7 +441,8 @@ def test_two_pinned_curves_are_compared_and_linked(board, visit):
     assert [pins.nth(i).get_attribute("aria-pressed") for i in range(4)] == ["false", "true", "false", "true"]
     assert page.locator("#curves .legend li").count() == 2
     lines = page.locator("#curves svg.chart polyline")
-    assert lines.count() == 2 and lines.nth(0).get_attribute("points") != lines.nth(1).get_attribute("points")
+    assert lines.count() == 2
+    assert lines.nth(0).get_attribute("points") != lines.nth(1).get_attribute("points")
     again = visit("#" + urlsplit(page.url).fragment)
     assert again.locator("#curves svg.chart polyline").count() == 2
     again.locator("#curves .off").first.click()

@@ -151,12 +151,14 @@ def test_a_model_without_a_linear_last_layer_goes_without_feature_margin(arrays,
 def test_the_detector_of_a_run_that_may_only_be_read_stays_where_it_is(measured, tmp_path, monkeypatch, caplog):
     detector = measured[0] / "detector.json"
     folder._put_beside_weights(detector, tmp_path)
-    assert (tmp_path / "detector.json").read_text() == detector.read_text() and not caplog.text
+    assert (tmp_path / "detector.json").read_text() == detector.read_text()
+    assert not caplog.text
     (tmp_path / "detector.json").write_text("an older one")
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
     folder._put_beside_weights(detector, tmp_path)
     assert (tmp_path / "detector.json").read_text() == "an older one"
-    assert f"{tmp_path}: may not be written to" in caplog.text and f"copy {detector} into" in caplog.text
+    assert f"{tmp_path}: may not be written to" in caplog.text
+    assert f"copy {detector} into" in caplog.text
 
 
 def test_a_full_disk_is_no_run_that_may_only_be_read(measured, tmp_path, monkeypatch):

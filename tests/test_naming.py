@@ -28,7 +28,8 @@ def furnished(tmp_path, monkeypatch):
 def told(capsys, words):
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("temper: error: "), said
+    assert said.count("\n") == 1, said
+    assert said.startswith("temper: error: "), said
     return said
 
 
@@ -59,7 +60,8 @@ def told(capsys, words):
 )
 def test_data_that_are_not_there_are_named_by_their_option(capsys, words, name, spec, fix):
     said = told(capsys, [word or spec for word in words])
-    assert f"error: {name} = '{spec}': " in said and fix in said, said
+    assert f"error: {name} = '{spec}': " in said, said
+    assert fix in said, said
 
 
 @pytest.mark.parametrize(
@@ -96,14 +98,16 @@ def test_too_many_classes_are_named_by_their_option(capsys):
 @pytest.mark.parametrize(("spec", "near"), [("robsut", "robust"), ("runs/frist", "runs/first")])
 def test_a_mistyped_run_folder_is_named_by_its_option_with_the_nearest(capsys, words, name, spec, near):
     said = told(capsys, [word or spec for word in words])
-    assert f"error: {name} = '{spec}': " in said and f"; did you mean {near}" in said, said
+    assert f"error: {name} = '{spec}': " in said, said
+    assert f"; did you mean {near}" in said, said
 
 
 @pytest.mark.parametrize("command", ["report", "merge"])
 @pytest.mark.parametrize(("spec", "near"), [("robsut", "robust"), ("runs/frist", "runs/first")])
 def test_report_and_merge_suggest_the_nearest_folder(capsys, command, spec, near):
     said = told(capsys, [command, spec, "--out", "new.x"])
-    assert f"{spec}: is not there; did you mean " in said and said.endswith(f"{near}?\n"), said
+    assert f"{spec}: is not there; did you mean " in said, said
+    assert said.endswith(f"{near}?\n"), said
 
 
 def test_a_report_leaves_out_what_it_cannot_read(capsys, tmp_path, caplog):

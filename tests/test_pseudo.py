@@ -210,4 +210,5 @@ def test_can_be_attacked_through_its_gradient(fitted):
     features, logits, _ = samples(4, seed=2)
     features.requires_grad_()
     fitted(features, logits).sum().backward()
-    assert features.grad is not None and features.grad.abs().sum() > 0
+    assert features.grad is not None
+    assert features.grad.abs().sum() > 0

@@ -111,14 +111,16 @@ def test_a_node_lost_midway_changes_nothing(cluster: Cluster, tmp_path: Path) ->
         if not victim:
             cluster.remove_node(doomed)  # the next test wants one node alone
 
-    assert state.complete and len(state.rows) == len(grid)
+    assert state.complete
+    assert len(state.rows) == len(grid)
     run, _, before = victim
     begun = [note["run"] for note in task.read("begun")]
     assert begun.count(run) == 2  # the node was lost while it was at work
     assert sorted(note["run"] for note in task.read("ended")) == sorted(cell.run for cell in grid)
     assert len({note["node"] for note in task.read("begun")}) == 2
     row = state.rows.set_index("run").loc[run]
-    assert before and json.loads(row["history"])[: len(before)] == before  # the same seconds: no epoch was repeated
+    assert before
+    assert json.loads(row["history"])[: len(before)] == before  # the same seconds: no epoch was repeated
     theirs = local.rows()
     same = [column for column in theirs.columns if column not in OF_THE_CLOCK]
     assert {"clean", "linf", "expected", "tau", "weights", "passes"} <= set(same)
@@ -132,7 +134,8 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
     monkeypatch.chdir(tmp_path)  # a store named relatively, while the cluster lives elsewhere
     grid = [cell(0, data={"train": "nowhere.npz"}), cell(1, epochs=1)]
     state = run_grid(grid, Store("results", create=True), engine_of(cluster))
-    assert state.failed == grid[:1] and state.done == grid[1:]
+    assert state.failed == grid[:1]
+    assert state.done == grid[1:]
     assert "nowhere.npz" in state.errors()[grid[0].label]
 
 
@@ -142,7 +145,8 @@ def test_a_run_whose_process_dies_is_begun_again_and_then_given_up(cluster: Clus
     store = Store(tmp_path / "store", create=True)
     state = run_grid(grid, store, engine_of(cluster), task=lambda _: task)
     assert [task.attempts(seed) for seed in (0, 1)] == [DEATHS, 2]
-    assert state.failed == grid[:1] and store.rows()["status"].tolist() == [FAILED]  # the other writes no row here
+    assert state.failed == grid[:1]
+    assert store.rows()["status"].tolist() == [FAILED]  # the other writes no row here
     assert f"died {DEATHS} times" in store.rows()["error"][0]
 
 
@@ -245,5 +249,7 @@ def test_many_runs_pass_through_a_small_window_on_a_cluster_of_its_own(
     assert {answer for _, answer in ended} == {"done"}
     done = [line for path in tmp_path.glob("*.txt") for line in path.read_text().split()]
     assert sorted(each.run for each, _ in ended) == sorted(done) == sorted(each.run for each in grid)
-    assert len(handed) == 500 and max(handed) == 7
-    assert not ray.is_initialized() and signal.getsignal(signal.SIGTERM) is before
+    assert len(handed) == 500
+    assert max(handed) == 7
+    assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) is before

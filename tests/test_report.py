@@ -85,7 +85,9 @@ def report(tmp_path, *views, title="Digits"):
 
 def test_table_shows_value_interval_n_and_unknown(tmp_path):
     _, page = report(tmp_path, view())
-    assert "78.0 %" in page.text and "75.3 to 80.5 %" in page.text and "n = 1,000" in page.text
+    assert "78.0 %" in page.text
+    assert "75.3 to 80.5 %" in page.text
+    assert "n = 1,000" in page.text
     assert "3.1 % unknown" in page.text
     assert page.text.count(" unknown") == 1  # only where there are some
 
@@ -100,11 +102,15 @@ def test_a_column_that_one_run_lacks_is_shown_as_not_measured(tmp_path):
 def test_the_file_needs_nothing_else(tmp_path):
     text, page = report(tmp_path, view(), view("other"))
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))
-    assert not page.all("script") and not page.all("link") and not page.all("iframe")
-    assert "url(" not in text and "@import" not in text
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not page.all("iframe")
+    assert "url(" not in text
+    assert "@import" not in text
     for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
         references = re.findall(r'href="([^"]+)"', base64.b64decode(svg).decode())
-        assert references and all(r.startswith("#") for r in references)
+        assert references
+        assert all(r.startswith("#") for r in references)
 
 
 def test_figures_and_pictures_have_alternative_texts_and_captions(tmp_path):
@@ -138,7 +144,9 @@ def test_parts_that_are_missing_are_left_out(tmp_path):
         assert heading in whole
         assert heading not in report(tmp_path, view(**{part: ()}))[1].text
     _, bare = report(tmp_path, RunView("bare"))
-    assert not bare.all("img") and not bare.all("table") and "bare" not in bare.text
+    assert not bare.all("img")
+    assert not bare.all("table")
+    assert "bare" not in bare.text
 
 
 def test_a_run_without_history_or_samples_stands_beside_one_with_them(tmp_path):
@@ -154,9 +162,12 @@ def test_the_pictures_are_the_images(tmp_path):
     _, page = report(tmp_path, view(samples=[sample(channels=1)]))
     urls = [image["src"] for image in page.all("img") if "png" in image["src"]]
     first, second, difference = (np.asarray(Image.open(BytesIO(base64.b64decode(u.split(",")[1])))) for u in urls)
-    assert (first[..., :3] == 100).all() and (second[..., :3] == 104).all()
+    assert (first[..., :3] == 100).all()
+    assert (second[..., :3] == 104).all()
     assert (difference[..., :3] > 250).all()
-    assert "tabby_cat" in page.text and "Linf 4/255" in page.text and "× 31" in page.text
+    assert "tabby_cat" in page.text
+    assert "Linf 4/255" in page.text
+    assert "× 31" in page.text
 
 
 @pytest.mark.parametrize("path", ["file/report.html", "folder"])
@@ -165,7 +176,8 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path, path):
     (tmp_path / "file").touch()
     with pytest.raises(TemperError, match="report cannot be written") as error:
         write_report([view()], tmp_path / path, title="t")
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -254,7 +266,8 @@ def test_training_curves_share_the_epochs_and_draw_epsilon_under_them():
 def test_training_curves_of_one_epoch_without_attack_are_still_seen():
     figure = training_curves([view(history=[EpochRow(1, 0.0, 2.0, 0.3, 0.4, 1e-3)])])
     eps = figure.axes[2]
-    assert eps.lines[0].get_marker() == "." and eps.get_ylim()[0] < 0 < 1 <= eps.get_ylim()[1]
+    assert eps.lines[0].get_marker() == "."
+    assert eps.get_ylim()[0] < 0 < 1 <= eps.get_ylim()[1]
 
 
 def test_figures_say_what_they_lack():
@@ -266,9 +279,11 @@ def test_figures_say_what_they_lack():
 
 def test_magnification_fills_the_range_and_never_leaves_it():
     difference, factor = magnified_difference(sample(distance=-4 / 255))
-    assert factor == 31 and difference.min() == pytest.approx(0.5 - 31 * 4 / 255)
+    assert factor == 31
+    assert difference.min() == pytest.approx(0.5 - 31 * 4 / 255)
     difference, factor = magnified_difference(sample(distance=0.0))
-    assert factor == 1 and (difference == 0.5).all()
+    assert factor == 1
+    assert (difference == 0.5).all()
 
 
 def test_figures_leave_matplotlib_settings_alone():

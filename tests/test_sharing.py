@@ -62,8 +62,10 @@ def test_a_folder_that_is_being_filled_is_refused_as_it_is(filled, capsys, words
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert cli.main([*words, "--out", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{folder}: is being filled by process {process.pid} on " in said, said
-    assert " since 2" in said and "choose another out folder" in said
+    assert said.count("\n") == 1, said
+    assert f"{folder}: is being filled by process {process.pid} on " in said, said
+    assert " since 2" in said
+    assert "choose another out folder" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -74,7 +76,8 @@ def test_of_two_trainings_begun_at_once_one_is_refused(tmp_path):
     said = [process.communicate()[1] for process in pair]
     assert sorted(process.returncode for process in pair) == [0, 2], said
     refused = said[[process.returncode for process in pair].index(2)]
-    assert refused.count("\n") == 1 and ("is being filled by" in refused or "holds a run already" in refused), refused
+    assert refused.count("\n") == 1, refused
+    assert "is being filled by" in refused or "holds a run already" in refused, refused
     assert json.loads((tmp_path / "new" / RECORD).read_text())["finished"]
     assert not (tmp_path / "new" / FILLED_BY).exists()
 
@@ -91,7 +94,8 @@ def test_what_a_killed_process_was_filling_is_taken_over_at_once(filled, monkeyp
         process = subprocess.run([sys.executable, "-c", FILL.replace("time.sleep(60)", "__import__('os')._exit(9)"),
                                   str(folder)], check=False)  # fmt: skip
     assert cli.main([*FINETUNE, *option, "--out", str(folder)]) == 0
-    assert not (folder / FILLED_BY).exists() and not list(folder.parent.glob(".*"))
+    assert not (folder / FILLED_BY).exists()
+    assert not list(folder.parent.glob(".*"))
 
 
 def test_who_is_alone_leaves_nothing_behind(tmp_path):
@@ -127,7 +131,8 @@ def test_any_name_of_a_folder_is_that_folder(tmp_path, name, monkeypatch):
 def test_file_systems_without_hard_links_hold_claims(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(number, "no links")))
     claims = Claims(Place(tmp_path), "")
-    assert claims.take("work", "me") and not claims.take("work", "them")
+    assert claims.take("work", "me")
+    assert not claims.take("work", "them")
     claims.release("work", "me")
     assert claims.take("work", "them")
 

@@ -65,7 +65,9 @@ def test_a_signal_while_the_program_starts_is_one_line(tmp_path, words, imported
         assert process.wait(PATIENCE) == 3
     finally:
         process.kill()
-    assert len(said) == 1 and said[0].startswith("temper: ") and "the same command continues" in said[0], said
+    assert len(said) == 1, said
+    assert said[0].startswith("temper: "), said
+    assert "the same command continues" in said[0], said
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -33,10 +33,12 @@ def test_a_wrong_call_is_one_line(
     status = cli.main(list(call.words))
     out, err = capsys.readouterr()
     assert (status, out) == (2, ""), err
-    assert err.endswith("\n") and err.count("\n") == 1, err
+    assert err.endswith("\n"), err
+    assert err.count("\n") == 1, err
     assert err.startswith("temper: error: ")
     assert not BOX & set(err)
-    assert "S3CRET" not in err and "S3/CRET" not in err
+    assert "S3CRET" not in err
+    assert "S3/CRET" not in err
     for words in call.says:
         assert words in err
     assert there(place) == before
@@ -80,4 +82,5 @@ def test_help_wraps_descriptions_and_keeps_no_line_breaks_of_the_source(command,
 def test_the_commands_stand_in_line():
     table = [line for line in cli.USAGE.splitlines() if line.startswith("  ")]
     starts = {re.match(r"  \S+ +", line).end() for line in table}
-    assert len(table) == 10 and len(starts) == 1
+    assert len(table) == 10
+    assert len(starts) == 1
