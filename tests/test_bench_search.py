@@ -10,32 +10,18 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
 from bench_grid import TINY
-from search_grid import DIGITS, FINETUNE, TRIALS, grid
-from temper import models
-from temper.attacks.apgd import APGD
-from temper.attacks.attack import perturb
+from search_grid import DIGITS, FINETUNE, TRIALS, carried_out, grid
 from temper.benchmark import search as module
 from temper.benchmark.running import execute
-from temper.benchmark.search import accuracies, search_name, searched
+from temper.benchmark.search import search_name, searched
 from temper.benchmark.store import Store
 from temper.core import claims
 from temper.core.interrupt import Stopped
-from temper.core.randomness import sample_keys
-from temper.data import Pixels
 from temper.errors import MissingExtraError, NonFiniteLossError
-from temper.runs.finetune import load_backbone, make_fabric, make_schedule
-from temper.training.loop import Task
-from temper.training.splits import load_splits, splits_of
-
-
-def carried_out(cell, folder):
-    store = Store(folder, create=True)
-    return store, searched(cell, store, folder / "work" / cell.training)
+from temper.training.splits import splits_of
 
 
 def noted(store, cell):
@@ -313,38 +299,6 @@ def test_a_linear_protocol_searches_the_head_alone(tmp_path, monkeypatch):
     assert config.optimiser.head_lr != cell.config.optimiser.head_lr
 
 
-def test_accuracies_are_those_of_the_attack_on_the_whole():
-    (cell,) = grid()
-    validation = load_splits(cell.config.data, 0).validation
-    classifier = models.load("bundled", seed=0)
-    images, labels, ids = zip(*Pixels(validation, classifier.image_size, classifier.channels), strict=True)
-    x, y = torch.stack(images).float() / 255, torch.tensor(labels)
-    classifier.eval()
-    with torch.no_grad():
-        right = classifier(x).argmax(1) == y
-    keys = sample_keys(0, torch.tensor(ids), "search")
-    moved = perturb(APGD(10), classifier, x, y, cell.config.eps, "Linf", keys=keys, keep_flips=True)
-    with torch.no_grad():
-        still = right & (classifier(moved).argmax(1) == y)
-    expected = right.float().mean().item(), still.float().mean().item()
-    classifier.train()
-    # One batch of 32, as in training, and a rest.
-    assert accuracies(classifier, validation, cell.config, attacked=True) == pytest.approx(expected)
-    assert accuracies(classifier, validation, cell.config, attacked=False) == pytest.approx((expected[0],) * 2)
-    assert expected[0] > expected[1] > 0
-    assert all(each.training for each in classifier.modules())
-
-
-def test_logits_that_are_not_finite_are_wrong():
-    (cell,) = grid()
-    validation = load_splits(cell.config.data, 0).validation
-    classifier = models.load("bundled", seed=0)
-    with torch.no_grad():
-        for parameter in classifier.parameters():
-            parameter.fill_(np.nan)
-    assert accuracies(classifier, validation, cell.config, attacked=True) == (0.0, 0.0)
-
-
 def test_a_run_trains_with_what_was_found(reference, tmp_path):
     cell, known, config = reference
     store = Store(tmp_path, create=True)
@@ -352,48 +306,6 @@ def test_a_run_trains_with_what_was_found(reference, tmp_path):
     assert execute(cell, store, "me") == "done"
     (path,) = tmp_path.glob("work/*/training/config.yaml")
     assert f"head_lr: {config.optimiser.head_lr}" in path.read_text()
-
-
-def test_the_averaged_weights_are_judged(monkeypatch, tmp_path):
-    (cell,) = grid(trials=1, finetune=FINETUNE | {"optimiser": {"ema": 0.5}})
-    judged, ends = [], []
-    real = module.train
-
-    def look(classifier, *_, **__):
-        judged.append({name: value.clone() for name, value in classifier.state_dict().items()})
-        return 0.5, 0.5
-
-    def train(fabric, task, classifier, within=None):
-        real(fabric, task, classifier, within)
-        ends.append(classifier.state_dict())  # train leaves the average there
-
-    monkeypatch.setattr(module, "accuracies", look)
-    monkeypatch.setattr(module, "train", train)
-    carried_out(cell, tmp_path)
-    assert all(torch.equal(judged[-1][name], value.cpu()) for name, value in ends[0].items())
-
-
-def test_judging_changes_nothing_in_the_training(tmp_path):
-    (cell,) = grid(finetune=FINETUNE | {"optimiser": {"ema": 0.5}})
-    config, splits = cell.config, load_splits(cell.config.data, 0)
-
-    def trained(folder, hook):
-        folder.mkdir()
-        classifier = load_backbone(config, splits)
-        schedule = make_schedule(config.schedule, 0)
-        task = Task(config, schedule, folder, splits.train, splits.validation, hook)
-        with torch.random.fork_rng():
-            module.train(make_fabric(config, folder), task, classifier)
-        return classifier.state_dict()
-
-    judged = []
-    plain = trained(tmp_path / "plain", None)
-    hooked = trained(
-        tmp_path / "hooked",
-        lambda *now: judged.append((now[1], accuracies(now[0], splits.validation, config, attacked=True))),
-    )
-    assert [epoch for epoch, _ in judged] == [1, 2]
-    assert all(torch.equal(plain[name], value) for name, value in hooked.items())
 
 
 def test_a_store_elsewhere_gets_every_ended_trial_and_nothing_in_the_end(tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""Runs of a second on 8x8 digits, and what they leave."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from temper.runs.run import Run
+
+
+def config(out: Path, **changes: Any) -> dict[str, Any]:
+    """A run of a second: 3 epochs of 3 updates on 8x8 digits."""
+    base: dict[str, Any] = {
+        "out": out,
+        "model": {"name": "tiny:network", "image_size": 8},
+        "data": {"train": "digits", "train_limit": 90, "test_limit": 20, "validation_fraction": 0.02},
+        "eps": "16/255",
+        "attack": {"name": "pgd", "steps": 2},
+        "schedule": {"name": "linear"},
+        "evaluation": {"points": 2},
+        "epochs": 3,
+        "batch_size": 30,
+        "accelerator": "cpu",
+        "checkpoint_seconds": 0,
+    }
+    for key, value in changes.items():
+        base[key] = base[key] | value if isinstance(base.get(key), dict) else value
+    return base
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "weights.safetensors")
+
+
+def assert_same_weights(one: Run, other: Run) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def steps(run: Run) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "step"]
