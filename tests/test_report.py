@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from io import BytesIO
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from temper.report import (
     write_report,
 )
 from temper.report.figures import PALETTE, magnified_difference, run_colour
-from temper.report.style import CSS
 from temper.report.views import format_distance
 
 VOID = {"meta", "img", "rect", "wbr"}
@@ -295,5 +295,6 @@ def test_figures_leave_matplotlib_settings_alone():
 
 
 def test_cards_in_a_grid_stand_in_line():
-    spaced, level = CSS.find(".card + .card {"), CSS.find(".samples .card { margin-top: 0; }")
+    style = resources.files("temper.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
+    spaced, level = style.find(".card + .card {"), style.find(".samples .card { margin-top: 0; }")
     assert 0 < spaced < level  # of two rules as specific as each other, the later one holds

@@ -9,7 +9,6 @@ from string import Template
 
 from temper.benchmark.leaderboard.payload import board_payload, in_script, run_payload
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Metric, Value
-from temper.report.style import CSS
 from temper.text import escape
 
 _SHOWN = 8  # missing cells that are visible at once; the others are one click away
@@ -30,7 +29,7 @@ def index_page(board: Leaderboard) -> str:
     return Template(_resource("index.html")).substitute(
         title=escape(board.title),
         policy=_policy(script),
-        style=CSS + _resource("style.css") + _resource("board.css"),
+        style=_report_style() + _resource("style.css") + _resource("board.css"),
         counts=" · ".join(counts),
         warnings=_warnings(board),
         findings=_findings(board),
@@ -57,7 +56,7 @@ def run_page(board: Leaderboard, run: LeaderboardRun) -> str:
         title=escape(f"{run.backbone} on {run.dataset}"),
         board=escape(board.title),
         policy=_policy(script),
-        style=CSS + _resource("style.css"),
+        style=_report_style() + _resource("style.css"),
         run=escape(run.run),
         factors="".join(
             f"<div><dt>{name}</dt><dd>{escape(words)}</dd></div>" for name, words in factors.items() if words
@@ -79,6 +78,11 @@ def number(value: float, percent: bool) -> str:
 @cache
 def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _report_style() -> str:
+    return "\n" + resources.files("temper.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
 
 
 @cache

@@ -1,0 +1,259 @@
+"""What the page of a report lays out, made of views: pictures as data URLs, numbers as words."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
+
+from temper.margins.intervals import Estimate
+from temper.report.brittleness_figures import (
+    equidistance_boxplot,
+    flag_rate_against_alpha,
+    margin_scatter,
+    risk_curves,
+    roc,
+    tau_bars,
+)
+from temper.report.figures import STYLE, accuracy_curve, as_rgb, magnified_difference, run_colour, training_curves
+from temper.report.views import BrittlenessView, RunView, SampleView, format_distance
+
+_SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image; ``alt`` tells those who cannot see it what it shows."""
+
+    url: str
+    alt: str
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Where the band of an interval and the mark of its estimate stand, in percent."""
+
+    low: str
+    width: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An estimate in words; ``unknown`` is empty where nothing is."""
+
+    value: str
+    interval: str
+    n: str
+    unknown: str
+    bar: Bar
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sample, and the words under it."""
+
+    picture: Picture
+    kind: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample's image, its adversarial image and their difference."""
+
+    panels: Sequence[Panel]
+    label: str
+    distance: str
+
+
+@dataclass(frozen=True)
+class Brittleness:
+    """A run's brittle decisions; a plot that there is not is None."""
+
+    radius: str
+    plots: Mapping[str, Picture | None]
+    detector: Mapping[str, str]
+    attacks: Mapping[str, Mapping[str, str]]
+    ends: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run; its cells are by column, and there is none where it has no such number."""
+
+    name: str
+    colour: str
+    cells: Mapping[str, Cell]
+    brittleness: Brittleness | None
+    samples: Sequence[Sample]
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report; ``curves`` are by norm."""
+
+    title: str
+    columns: Sequence[str]
+    runs: Sequence[Run]
+    curves: Mapping[str, Picture]
+    training: Picture | None
+
+
+def page_of(views: Sequence[RunView], title: str) -> Page:
+    """What a report of these runs shows."""
+    norms = dict.fromkeys(norm for view in views for norm, points in view.curves.items() if points)
+    trained = any(view.history for view in views)
+    return Page(
+        title=title,
+        columns=list(dict.fromkeys(column for view in views for column in view.table)),
+        runs=[_run(view, run_colour(index)) for index, view in enumerate(views)],
+        curves={norm: Picture(drawn(accuracy_curve(views, norm)), _curve_in_words(views, norm)) for norm in norms},
+        training=Picture(drawn(training_curves(views)), _training_in_words(views)) if trained else None,
+    )
+
+
+def drawn(figure: Figure) -> str:
+    """A figure as a data URL."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _data_url(buffer, "image/svg+xml")
+
+
+def _run(view: RunView, colour: str) -> Run:
+    return Run(
+        name=view.name,
+        colour=colour,
+        cells={column: _cell(estimate) for column, estimate in view.table.items()},
+        brittleness=_brittleness(view.brittleness) if view.brittleness else None,
+        samples=[_sample(sample) for sample in view.samples],
+        facts=view.facts,
+    )
+
+
+def _cell(estimate: Estimate) -> Cell:
+    return Cell(
+        value=_percent(estimate.value),
+        interval=f"{100 * estimate.low:.1f} to {_percent(estimate.high)}",
+        n=f"{estimate.n:,}",
+        unknown=_percent(estimate.unknown) if estimate.unknown > 0 else "",
+        bar=_bar(estimate),
+    )
+
+
+def _bar(estimate: Estimate) -> Bar:
+    low, high, middle = (100 * share for share in (estimate.low, estimate.high, estimate.value))
+    return Bar(f"{low:.2f}", f"{high - low:.2f}", f"{min(max(middle - 0.8, 0), 98.4):.2f}")
+
+
+def _brittleness(view: BrittlenessView) -> Brittleness:
+    return Brittleness(
+        radius=f"{view.norm} {format_distance(view.eps, view.norm)}",
+        plots=_brittleness_plots(view),
+        detector=view.detector,
+        attacks=view.attacks,
+        ends=[_sample(sample) for sample in view.ends],
+    )
+
+
+def _brittleness_plots(view: BrittlenessView) -> dict[str, Picture | None]:
+    """The figures by what the template calls them."""
+    counts = f"{view.brittle.sum()} of {len(view.brittle)} decisions are brittle"
+    rates = {name: curve for name, curve in view.flag_rates.items() if len(curve[0])}
+    distances = view.equidistance
+    figures = {
+        "scatter": (_scatter(view), f"Logit margin against input margin; {counts}."),
+        "taus": (tau_bars(view.taus), "; ".join(f"{name}: {each.value:.2f}" for name, each in view.taus.items())),
+        "roc": (
+            roc(view.roc) if view.roc else None,
+            "Share of brittle decisions flagged against share of robust ones flagged.",
+        ),
+        "risk": (risk_curves(view.risk), "Share of brittle decisions among those kept."),
+        "flag_rates": (
+            flag_rate_against_alpha(rates) if rates else None,
+            "Share of decisions flagged against the share of brittle ones that may pass.",
+        ),
+        "equidistance": (
+            None if distances is None else equidistance_boxplot({"pairs of classes": distances}),
+            "Distances between the classes' weights, divided by their median.",
+        ),
+    }
+    return {name: Picture(drawn(figure), alt) if figure else None for name, (figure, alt) in figures.items()}
+
+
+def _scatter(view: BrittlenessView) -> Figure:
+    return margin_scatter(
+        view.margins,
+        view.scores,
+        view.brittle,
+        view.robust,
+        norm=view.norm,
+        eps=view.eps,
+        threshold=view.threshold,
+    )
+
+
+def _sample(sample: SampleView) -> Sample:
+    difference, factor = magnified_difference(sample)
+    distance = f"{sample.norm} {format_distance(sample.distance, sample.norm)}"
+    return Sample(
+        panels=(
+            Panel(_picture(sample.image / 255, f"Image of class {sample.label}"), "predicted", sample.prediction),
+            Panel(
+                _picture(sample.adversarial, f"Adversarial image, {distance}"),
+                "predicted",
+                sample.adversarial_prediction,
+            ),
+            Panel(
+                _picture(difference, f"Their difference, magnified {factor} times"),
+                "difference",
+                f"× {factor}",
+            ),
+        ),
+        label=sample.label,
+        distance=distance,
+    )
+
+
+def _picture(image: NDArray[np.floating], alt: str) -> Picture:
+    buffer = io.BytesIO()
+    imsave(buffer, as_rgb(image), format="png")
+    return Picture(_data_url(buffer, "image/png"), alt, pixelated=max(image.shape[:2]) < _SMOOTH_FROM)
+
+
+def _data_url(buffer: io.BytesIO, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _curve_in_words(views: Sequence[RunView], norm: str) -> str:
+    lines = []
+    for view in views:
+        if curve := view.curves.get(norm):
+            radii = sorted(curve)
+            ends = (radii[0], radii[len(radii) // 2], radii[-1]) if len(radii) > 2 else radii
+            words = ", ".join(f"{_percent(curve[eps].value)} at {format_distance(eps, norm)}" for eps in ends)
+            lines.append(f"{view.name}: {words}")
+    return f"Lines of accuracy against epsilon in {norm}. " + "; ".join(lines) + "."
+
+
+def _training_in_words(views: Sequence[RunView]) -> str:
+    lines = [
+        f"{view.name}: {view.history[-1].epoch:g} epochs, final loss {view.history[-1].train_loss:.3g}, "
+        f"epsilon from {format_distance(view.history[0].eps, view.training_norm)} "
+        f"to {format_distance(view.history[-1].eps, view.training_norm)}"
+        for view in views
+        if view.history
+    ]
+    return "Lines over the epochs: accuracy, training loss, epsilon and learning rate. " + "; ".join(lines) + "."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\u00a0%"
