@@ -2,7 +2,6 @@
 obeys, and no credentials."""
 
 import difflib
-import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -65,11 +64,6 @@ def cell(value: object) -> object:
         return value
     text = _CONTROL.sub(lambda found: printable(found[0]), masked(value))
     return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
-
-
-def escape(text: str) -> str:
-    """A text for a page: nothing in it is HTML, and credentials are hidden."""
-    return html.escape(masked(text))
 
 
 def path_cell(path: str) -> str:
