@@ -14,9 +14,11 @@ from PIL import Image
 from temper.errors import ArgumentError, TemperError
 from temper.margins.intervals import Estimate
 from temper.report import (
+    AccuracyCurve,
     EpochRow,
     RunView,
     SampleView,
+    Training,
     accuracy_curve,
     training_curves,
     write_report,
@@ -72,9 +74,13 @@ def view(name="fixed", **parts):
         },
         "curves": {"Linf": {i / 255: Estimate(0.8 - i / 20, 0.75 - i / 20, 0.85 - i / 20, 1000) for i in range(9)}},
         "history": [EpochRow(e, e / 255, 2.0 / e, 0.3, None if e == 1 else 0.4, 1e-3) for e in range(1, 5)],
+        "training_norm": "Linf",
         "samples": [sample()],
-    }
-    return RunView(name, **{**full, **parts})
+    } | parts
+    bands = full.pop("bands", {})
+    curves = {norm: AccuracyCurve(points, bands.get(norm, {})) for norm, points in full.pop("curves").items()}
+    training = Training(full.pop("history"), full.pop("training_norm"))
+    return RunView(name, curves=curves, training=training, **full)
 
 
 def report(tmp_path, *views, title="Digits"):

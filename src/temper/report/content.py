@@ -109,8 +109,8 @@ class Page:
 
 def page_of(views: Sequence[RunView], title: str) -> Page:
     """What a report of these runs shows."""
-    norms = dict.fromkeys(norm for view in views for norm, points in view.curves.items() if points)
-    trained = any(view.history for view in views)
+    norms = dict.fromkeys(norm for view in views for norm, curve in view.curves.items() if curve.points)
+    trained = any(view.training.epochs for view in views)
     return Page(
         title=title,
         columns=list(dict.fromkeys(column for view in views for column in view.table)),
@@ -156,27 +156,27 @@ def _bar(estimate: Estimate) -> Bar:
 
 def _brittleness(view: BrittlenessView) -> Brittleness:
     return Brittleness(
-        radius=f"{view.norm} {format_distance(view.eps, view.norm)}",
+        radius=f"{view.threat.norm} {format_distance(view.threat.eps, view.threat.norm)}",
         plots=_brittleness_plots(view),
-        detector=view.detector,
-        attacks=view.attacks,
+        detector=view.detector.terms,
+        attacks=view.detector.attacks,
         ends=[_sample(sample) for sample in view.ends],
     )
 
 
 def _brittleness_plots(view: BrittlenessView) -> dict[str, Picture | None]:
     """The figures by what the template calls them."""
-    counts = f"{view.brittle.sum()} of {len(view.brittle)} decisions are brittle"
-    rates = {name: curve for name, curve in view.flag_rates.items() if len(curve[0])}
-    distances = view.equidistance
+    scores, distances = view.scores, view.equidistance
+    counts = f"{view.decisions.brittle.sum()} of {len(view.decisions.brittle)} decisions are brittle"
+    rates = {name: curve for name, curve in scores.flag_rates.items() if len(curve[0])}
     figures = {
         "scatter": (_scatter(view), f"Logit margin against input margin; {counts}."),
-        "taus": (tau_bars(view.taus), "; ".join(f"{name}: {each.value:.2f}" for name, each in view.taus.items())),
+        "taus": (tau_bars(scores.taus), "; ".join(f"{name}: {each.value:.2f}" for name, each in scores.taus.items())),
         "roc": (
-            roc(view.roc) if view.roc else None,
+            roc(scores.roc) if scores.roc else None,
             "Share of brittle decisions flagged against share of robust ones flagged.",
         ),
-        "risk": (risk_curves(view.risk), "Share of brittle decisions among those kept."),
+        "risk": (risk_curves(scores.risk), "Share of brittle decisions among those kept."),
         "flag_rates": (
             flag_rate_against_alpha(rates) if rates else None,
             "Share of decisions flagged against the share of brittle ones that may pass.",
@@ -190,14 +190,15 @@ def _brittleness_plots(view: BrittlenessView) -> dict[str, Picture | None]:
 
 
 def _scatter(view: BrittlenessView) -> Figure:
+    decisions = view.decisions
     return margin_scatter(
-        view.margins,
-        view.scores,
-        view.brittle,
-        view.robust,
-        norm=view.norm,
-        eps=view.eps,
-        threshold=view.threshold,
+        decisions.margin,
+        decisions.logit_margin,
+        decisions.brittle,
+        decisions.robust,
+        norm=view.threat.norm,
+        eps=view.threat.eps,
+        threshold=view.detector.threshold,
     )
 
 
@@ -236,21 +237,22 @@ def _data_url(buffer: io.BytesIO, kind: str) -> str:
 def _curve_in_words(views: Sequence[RunView], norm: str) -> str:
     lines = []
     for view in views:
-        if curve := view.curves.get(norm):
-            radii = sorted(curve)
+        if norm in view.curves and (points := view.curves[norm].points):
+            radii = sorted(points)
             ends = (radii[0], radii[len(radii) // 2], radii[-1]) if len(radii) > 2 else radii
-            words = ", ".join(f"{_percent(curve[eps].value)} at {format_distance(eps, norm)}" for eps in ends)
+            words = ", ".join(f"{_percent(points[eps].value)} at {format_distance(eps, norm)}" for eps in ends)
             lines.append(f"{view.name}: {words}")
     return f"Lines of accuracy against epsilon in {norm}. " + "; ".join(lines) + "."
 
 
 def _training_in_words(views: Sequence[RunView]) -> str:
     lines = [
-        f"{view.name}: {view.history[-1].epoch:g} epochs, final loss {view.history[-1].train_loss:.3g}, "
-        f"epsilon from {format_distance(view.history[0].eps, view.training_norm)} "
-        f"to {format_distance(view.history[-1].eps, view.training_norm)}"
+        f"{view.name}: {last.epoch:g} epochs, final loss {last.train_loss:.3g}, "
+        f"epsilon from {format_distance(first.eps, view.training.norm)} "
+        f"to {format_distance(last.eps, view.training.norm)}"
         for view in views
-        if view.history
+        if view.training.epochs
+        for first, last in [(view.training.epochs[0], view.training.epochs[-1])]
     ]
     return "Lines over the epochs: accuracy, training loss, epsilon and learning rate. " + "; ".join(lines) + "."
 

@@ -65,25 +65,24 @@ def run_colour(index: int) -> str:
 def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     """Accuracy against epsilon in ``norm``, one line per run that has it, with the 95 % intervals as bands.
 
-    A point is hollow where some samples are unknown. Between the curve's points the line follows the run's bands where
-    they leave no more unknown than the points do, and is straight elsewhere.
+    A point is hollow where some samples are unknown. Between the curve's points the line follows the estimates between
+    them that leave no more unknown than the points do, and is straight elsewhere.
 
     Raises:
         ArgumentError: when no view has a curve in this norm.
     """
-    if not any(view.curves.get(norm) for view in views):
+    shown = [index for index, view in enumerate(views) if norm in view.curves and view.curves[norm].points]
+    if not shown:
         raise ArgumentError("norm", norm, "no view has an accuracy curve in this norm")
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
-    for index, view in enumerate(views):
-        curve = view.curves.get(norm)
-        if not curve:
-            continue
-        radii = sorted(curve)
+    for index in shown:
+        curve = views[index].curves[norm]
+        radii = sorted(curve.points)
         eps = [_eps_in_shown_unit(radius, norm) for radius in radii]
-        points = [curve[radius] for radius in radii]
+        points = [curve.points[radius] for radius in radii]
         colour = run_colour(index)
-        band = dict(sorted({**view.bands.get(norm, {}), **curve}.items()))
+        band = dict(sorted({**curve.between, **curve.points}.items()))
         ends = [point.low for point in band.values()], [point.high for point in band.values()]
         axes.fill_between([_eps_in_shown_unit(radius, norm) for radius in band], *ends, color=colour, alpha=0.2, lw=0)
         worst = max(point.unknown for point in points)
@@ -98,7 +97,6 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     axes.set_xlabel(f"perturbation size ε ({norm})")
     _percent_axis(axes)
     _eps_ticks(axes, norm, "x")
-    shown = [index for index, view in enumerate(views) if view.curves.get(norm)]
     _legend(figure, views, shown, markers=True)
     return figure
 
@@ -112,14 +110,14 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     Raises:
         ArgumentError: when no view has a history.
     """
-    shown = [index for index, view in enumerate(views) if view.history]
+    shown = [index for index, view in enumerate(views) if view.training.epochs]
     if not shown:
         raise ArgumentError("views", [view.name for view in views], "none has a training history")
-    unit_norm = "Linf" if all(views[index].training_norm == "Linf" for index in shown) else "mixed"
+    unit_norm = "Linf" if all(views[index].training.norm == "Linf" for index in shown) else "mixed"
     figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     accuracy, loss, eps, lr = figure.subplots(4, 1, sharex=True, height_ratios=(3, 2, 1.5, 1))
     for index in shown:
-        rows = views[index].history
+        rows = views[index].training.epochs
         epochs = [row.epoch for row in rows]
         marker = "." if len(rows) == 1 else ""  # one point makes no line
         style = {"color": run_colour(index), "linestyle": _run_line(index), "marker": marker}
@@ -142,7 +140,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
         top = axes.dataLim.y1 or 1.0
         axes.set_ylim(-0.06 * top, 1.08 * top)  # a line at 0 stays in sight
     lr.set_xlabel("epoch")
-    lr.set_xlim(0, 1.02 * max(row.epoch for index in shown for row in views[index].history))
+    lr.set_xlim(0, 1.02 * max(row.epoch for index in shown for row in views[index].training.epochs))
     lr.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     figure.align_ylabels()
     kinds = [

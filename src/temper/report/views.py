@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
+from temper.margins.decisions import Brittleness
 from temper.margins.intervals import Estimate
+from temper.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -64,37 +66,75 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, shares, floa
 
 
 @dataclass(frozen=True)
-class BrittlenessView:
-    """How well scores tell a run's brittle decisions; a part that is left empty is left out of the report.
+class ScoreCurves:
+    """How well each score tells brittle decisions from robust ones.
 
     Attributes:
-        norm, eps: of the threat.
-        margins, scores: float64 [N], distance of the nearest flip found (inf: none) and logit margin.
-        brittle, robust: bool [N], at eps.
-        threshold: logit margins up to here are flagged; None without a detector.
         taus: score to its rank correlation with the margin.
         roc, risk, flag_rates: score to the curve of :mod:`temper.report.brittleness_figures`.
-        equidistance: distances between the head's weights of all pairs of classes; None without a linear head.
-        detector: the detector's terms, name to words.
-        attacks: score to what attacks on a detector achieve, name to words.
-        ends: the most and the least brittle samples, nearest flip first.
     """
 
-    norm: str
-    eps: float
-    margins: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    brittle: NDArray[np.bool_]
-    robust: NDArray[np.bool_]
-    threshold: float | None
     taus: Mapping[str, Estimate]
     roc: Mapping[str, Curve]
     risk: Mapping[str, Curve]
     flag_rates: Mapping[str, Curve]
-    equidistance: NDArray[np.float64] | None
-    detector: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class DetectorView:
+    """A detector on the logit margin.
+
+    Attributes:
+        threshold: logit margins up to here are flagged; None without a detector.
+        terms: what it promises and how it did, name to words.
+        attacks: score to what attacks on a detector achieve, name to words.
+    """
+
+    threshold: float | None
+    terms: Mapping[str, str]
     attacks: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class BrittlenessView:
+    """How well scores tell a run's brittle decisions; a part that is left empty is left out of the report.
+
+    Attributes:
+        threat: that decisions are brittle or robust at.
+        decisions: their margins and logit margins, and which are brittle.
+        scores: how well scores tell them apart.
+        detector: what flags them.
+        equidistance: distances between the head's weights of all pairs of classes; None without a linear head.
+        ends: the most and the least brittle samples, nearest flip first.
+    """
+
+    threat: Threat
+    decisions: Brittleness
+    scores: ScoreCurves
+    detector: DetectorView
+    equidistance: NDArray[np.float64] | None
     ends: Sequence[SampleView] = ()
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """Robust accuracy by epsilon (0: clean accuracy), in one norm.
+
+    Attributes:
+        points: at the epsilons searched.
+        between: at more of them, for the intervals between those points.
+    """
+
+    points: Mapping[float, Estimate]
+    between: Mapping[float, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training, epoch by epoch, and the norm of its epsilons; those of Linf are shown in n/255."""
+
+    epochs: Sequence[EpochRow] = ()
+    norm: str = "Linf"
 
 
 @dataclass(frozen=True)
@@ -105,12 +145,10 @@ class RunView:
         name: for people; distinct within a report.
         facts: what was run (model, data, objective, schedule, seed, versions ...), in order of display.
         table: column name ("clean accuracy", "robust accuracy at Linf 8/255", ...) to its value.
-        curves: norm to the accuracy curve in that norm, epsilon (0: clean accuracy) to robust accuracy.
-        bands: norm to the same at more radii, for the intervals between those of the curve.
-        history: the training, epoch by epoch.
+        curves: norm to the accuracy curve in that norm.
+        training: how it was trained.
         samples: images with their nearest found adversarial images.
         brittleness: of its decisions; None where it was not measured.
-        training_norm: norm of the epsilons in ``history``; those of Linf are shown in n/255.
 
     Raises:
         ArgumentError: a share lies outside [0, 1].
@@ -119,15 +157,13 @@ class RunView:
     name: str
     facts: Mapping[str, str] = field(default_factory=dict)
     table: Mapping[str, Estimate] = field(default_factory=dict)
-    curves: Mapping[str, Mapping[float, Estimate]] = field(default_factory=dict)
-    bands: Mapping[str, Mapping[float, Estimate]] = field(default_factory=dict)
-    history: Sequence[EpochRow] = ()
+    curves: Mapping[str, AccuracyCurve] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
     samples: Sequence[SampleView] = ()
     brittleness: BrittlenessView | None = None
-    training_norm: str = "Linf"
 
     def __post_init__(self) -> None:
-        curves = [*self.curves.values(), *self.bands.values()]
+        curves = [part for curve in self.curves.values() for part in (curve.points, curve.between)]
         for estimate in [*self.table.values(), *(each for curve in curves for each in curve.values())]:
             for name in ("value", "low", "high", "unknown"):
                 share = getattr(estimate, name)

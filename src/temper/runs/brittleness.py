@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from temper.core.files import read_json
 from temper.data.arrays import DAMAGE
@@ -14,7 +15,9 @@ from temper.margins import Estimate, EvidenceTable
 from temper.margins.decisions import Brittleness, brittleness
 from temper.margins.detection import risk_curve, roc_curve
 from temper.margins.detector import conformal_threshold
-from temper.report import BrittlenessView, SampleView
+from temper.report import BrittlenessView, DetectorView, SampleView, ScoreCurves
+from temper.report.views import Curve
+from temper.threat import Threat
 
 SUITE = "margin"
 SCORES, SUMMARY, ENDS = "scores.parquet", "brittleness.json", "ends.npz"
@@ -37,7 +40,7 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
         return None
     try:
         summary = read_json(folder / SUMMARY)
-        norm, eps = summary["threat"]["norm"], summary["threat"]["eps"]
+        threat = Threat(summary["threat"]["norm"], summary["threat"]["eps"])
         scores = pd.read_parquet(folder / SCORES, page_checksum_verification=True)
         weights = np.load(folder / WEIGHTS, allow_pickle=False) if (folder / WEIGHTS).exists() else None
     except (*DAMAGE, DamagedError) as error:
@@ -45,34 +48,39 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
         raise RunError(
             f"{folder}: its {SUMMARY}, {SCORES} or {WEIGHTS} cannot be read ({reason}); run temper margins again"
         ) from None
-    found = brittleness(table, norm, eps, SUITE)
-    columns = {name: scores[name].to_numpy(np.float64) for name in scores.columns if name != "sample"}
-    both = bool(found.brittle.any() and found.robust.any())
+    decisions = brittleness(table, threat.norm, threat.eps, SUITE)
+    taus = {words(name): Estimate(**each["tau"]) for name, each in summary["consistency"].items()}
     return BrittlenessView(
-        norm=norm,
-        eps=eps,
-        margins=found.margin,
-        scores=found.logit_margin,
-        brittle=found.brittle,
-        robust=found.robust,
-        threshold=summary["detector"].get("threshold"),
-        taus={words(name): Estimate(**each["tau"]) for name, each in summary["consistency"].items()},
-        roc={words(name): roc_curve(found, values) for name, values in columns.items()} if both else {},
-        risk={words(name): risk_curve(found, values) for name, values in columns.items()},
-        flag_rates={words(name): _flag_rates(found, values) for name, values in columns.items()},
+        threat=threat,
+        decisions=decisions,
+        scores=_score_curves(decisions, scores.drop(columns="sample"), taus),
+        detector=DetectorView(
+            threshold=summary["detector"].get("threshold"),
+            terms=detector_in_words(summary),
+            attacks=attacks_in_words(summary),
+        ),
         equidistance=weights,
-        detector=detector_in_words(summary),
-        attacks=attacks_in_words(summary),
         ends=ends,
     )
 
 
-def _flag_rates(found: Brittleness, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _score_curves(decisions: Brittleness, scores: pd.DataFrame, taus: Mapping[str, Estimate]) -> ScoreCurves:
+    columns = {words(str(name)): scores[name].to_numpy(np.float64) for name in scores.columns}
+    both = bool(decisions.brittle.any() and decisions.robust.any())
+    return ScoreCurves(
+        taus=taus,
+        roc={name: roc_curve(decisions, values) for name, values in columns.items()} if both else {},
+        risk={name: risk_curve(decisions, values) for name, values in columns.items()},
+        flag_rates={name: _flag_rates(decisions, values) for name, values in columns.items()},
+    )
+
+
+def _flag_rates(decisions: Brittleness, values: NDArray[np.float64]) -> Curve:
     """Share of all decisions that a detector fitted on them flags, at each alpha that they suffice for."""
     points = []
     for alpha in ALPHAS:
         try:
-            threshold = conformal_threshold(values[found.brittle], alpha)
+            threshold = conformal_threshold(values[decisions.brittle], alpha)
         except EvidenceError:  # too few brittle decisions for so small an alpha
             continue
         points.append((alpha, float((values <= threshold).mean())))

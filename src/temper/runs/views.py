@@ -12,7 +12,7 @@ from temper.data.arrays import DAMAGE
 from temper.errors import DamagedError, EvidenceError, RunError, TemperError
 from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable
-from temper.report import EpochRow, RunView, SampleView, write_report
+from temper.report import AccuracyCurve, EpochRow, RunView, SampleView, Training, write_report
 from temper.runs.brittleness import ENDS, brittleness_view
 from temper.runs.run import CONFIG, Run
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
@@ -42,11 +42,9 @@ def view(folder: Path, name: str) -> RunView:
         facts=_facts(table, run),
         table=subset or headline(table),
         curves={} if subset else _curves(table),
-        bands={} if subset else _curves(table, BAND),
-        history=_history(run) if run else (),
+        training=Training(_history(run), run.config.norm) if run else Training(),
         samples=_samples(folder / EXAMPLES),
         brittleness=brittleness_view(folder, table, _samples(folder / ENDS)),
-        training_norm=run.config.norm if run else "Linf",
     )
 
 
@@ -112,17 +110,19 @@ def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
     return sorted((check_norm(norm), suite, found) for suite, norms in radii.items() for norm, found in norms.items())
 
 
-def _curves(table: EvidenceTable, even: int = 0) -> dict[str, dict[float, Estimate]]:
-    """One curve per norm; of several suites, that of the one that searched at most radii.
-
-    Its points are 0 and the radii searched, or ``even`` steps up to the largest of them.
-    """
+def _curves(table: EvidenceTable) -> dict[str, AccuracyCurve]:
+    """One curve per norm; of several suites, that of the one that searched at most radii."""
     curves = {}
     for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
-        grid = [radii[-1] * step / even for step in range(1, even)] if even else [0.0, *radii]
-        points = zip(grid, table.accuracy_curve(norm, grid, suite), strict=True)
-        curves[norm] = dict(points)
+        steps = [radii[-1] * step / BAND for step in range(1, BAND)]
+        curves[norm] = AccuracyCurve(
+            _accuracies(table, norm, suite, [0.0, *radii]), _accuracies(table, norm, suite, steps)
+        )
     return {norm: curves[norm] for norm in sorted(curves)}
+
+
+def _accuracies(table: EvidenceTable, norm: Norm, suite: str, radii: Sequence[float]) -> dict[float, Estimate]:
+    return dict(zip(radii, table.accuracy_curve(norm, radii, suite), strict=True))
 
 
 def _history(run: Run) -> list[EpochRow]:
