@@ -2,8 +2,8 @@
 
     python benchmarks/mini/mini.py --data ../shared/data [--out runs/mini] [--workers 2]
 
-Pretrains a small timm network (once), carries out the grid of ``spec.yaml``, and writes the leaderboard to
-``--site``.
+Pretrains a small timm network (once), carries out the grid of ``spec.yaml``, and writes the leaderboard to ``--site``:
+``index.html``, to be opened in a browser, and a page per run.
 """
 
 import argparse
@@ -22,9 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with images and networks")
     parser.add_argument("--out", type=Path, default=Path("runs/mini"), help="folder of results and weights")
-    parser.add_argument(
-        "--site", type=Path, default=HERE.parents[1] / "docs" / "mini", help="folder of the leaderboard"
-    )
+    parser.add_argument("--site", type=Path, help="folder of the leaderboard; by default leaderboard/ in OUT")
     parser.add_argument("--workers", type=int, default=2, help="runs at once")
     call = parser.parse_args()
     weights = call.out.resolve() / "weights"
@@ -41,7 +39,7 @@ def main() -> int:
     status = temper(["bench", "run", str(spec), "--store", store, "--workers", str(call.workers)])
     if status:
         return status
-    return temper(["bench", "report", str(spec), "--store", store, "--out", str(call.site)])
+    return temper(["bench", "report", str(spec), "--store", store, "--out", str(call.site or call.out / "leaderboard")])
 
 
 def _pretrain(images: Path, weights: Path) -> None:
