@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
 from temper.margins.intervals import Estimate
-from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, run_colour
+from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, eps_ticks, run_colour
 from temper.report.views import Curve
 from temper.threat import NORMS, check_norm, format_eps
 
@@ -80,9 +80,7 @@ def margin_scatter(
     axes.set_xlim(left=0)
     axes.set_xlabel(f"input margin ({norm})")
     axes.set_ylabel(score)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 8, 10]))
-    if norm == "Linf":
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}/255" if tick else "0"))
+    eps_ticks(axes.xaxis, unit, intervals=5)
     legend = figure.legend(loc="outside lower center", ncols=2)
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):

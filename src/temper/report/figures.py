@@ -6,11 +6,12 @@ pyplot: a figure belongs to whoever asked for it, and no window or global state 
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
 from temper.report.views import RunView, SampleView
+from temper.threat import NORMS, check_norm
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision. Their yellow is too pale
 # on white and is left out. Markers and dashes tell runs apart without any colour.
@@ -74,19 +76,20 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     shown = [index for index, view in enumerate(views) if norm in view.curves and view.curves[norm].points]
     if not shown:
         raise ArgumentError("norm", norm, "no view has an accuracy curve in this norm")
+    unit = NORMS[check_norm(norm)].unit
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     for index in shown:
         curve = views[index].curves[norm]
         radii = sorted(curve.points)
-        eps = [_eps_in_shown_unit(radius, norm) for radius in radii]
+        eps = [unit * radius for radius in radii]
         points = [curve.points[radius] for radius in radii]
         colour = run_colour(index)
         band = dict(sorted({**curve.between, **curve.points}.items()))
         ends = [point.low for point in band.values()], [point.high for point in band.values()]
-        axes.fill_between([_eps_in_shown_unit(radius, norm) for radius in band], *ends, color=colour, alpha=0.2, lw=0)
+        axes.fill_between([unit * radius for radius in band], *ends, color=colour, alpha=0.2, lw=0)
         worst = max(point.unknown for point in points)
-        line = {_eps_in_shown_unit(radius, norm): each.value for radius, each in band.items() if each.unknown <= worst}
+        line = {unit * radius: each.value for radius, each in band.items() if each.unknown <= worst}
         axes.plot([*line], [*line.values()], color=colour, linestyle=_run_line(index))
         for i in range(0, len(points), math.ceil(len(points) / _MOST_MARKERS)):
             face = "white" if points[i].unknown > 0 else colour
@@ -96,7 +99,7 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     axes.set_ylabel("accuracy")
     axes.set_xlabel(f"perturbation size ε ({norm})")
     _percent_axis(axes)
-    _eps_ticks(axes, norm, "x")
+    eps_ticks(axes.xaxis, unit, intervals=5)
     _legend(figure, views, shown, markers=True)
     return figure
 
@@ -105,7 +108,7 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
 def training_curves(views: Sequence[RunView]) -> Figure:
     """Accuracy and loss in training, one line per run, over the schedules of epsilon and learning rate.
 
-    The panels share the axis of epochs. Epsilon is in n/255 if every run was trained in Linf.
+    The panels share the axis of epochs. Epsilon is in its norm's unit, n/255 in Linf, where the runs have it in common.
 
     Raises:
         ArgumentError: when no view has a history.
@@ -113,7 +116,8 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     shown = [index for index, view in enumerate(views) if view.training.epochs]
     if not shown:
         raise ArgumentError("views", [view.name for view in views], "none has a training history")
-    unit_norm = "Linf" if all(views[index].training.norm == "Linf" for index in shown) else "mixed"
+    units = {NORMS[views[index].training.norm].unit for index in shown}
+    unit = units.pop() if len(units) == 1 else 1
     figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     accuracy, loss, eps, lr = figure.subplots(4, 1, sharex=True, height_ratios=(3, 2, 1.5, 1))
     for index in shown:
@@ -125,14 +129,14 @@ def training_curves(views: Sequence[RunView]) -> Figure:
         accuracy.plot([row.epoch for row in validated], [row.validation_accuracy for row in validated], **style)
         accuracy.plot(epochs, [row.train_accuracy for row in rows], **(style | {"lw": 1, "linestyle": DOTTED}))
         loss.plot(epochs, [row.train_loss for row in rows], **style)
-        eps.plot(epochs, [_eps_in_shown_unit(row.eps, unit_norm) for row in rows], **style)
+        eps.plot(epochs, [unit * row.eps for row in rows], **style)
         lr.plot(epochs, [row.lr for row in rows], **style)
     accuracy.set_ylabel("accuracy")
     accuracy.set_ylim(0, 1)
     _percent_axis(accuracy)
     loss.set_ylabel("training loss")
     eps.set_ylabel("ε in training")
-    _eps_ticks(eps, unit_norm, "y")
+    eps_ticks(eps.yaxis, unit, intervals=3)
     lr.set_ylabel("learning\nrate")
     lr.yaxis.set_major_locator(MaxNLocator(2))
     lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -169,23 +173,19 @@ def as_rgb(image: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0.0, 1.0)
 
 
+def eps_ticks(axis: Axis, unit: int, intervals: int) -> None:
+    """At most so many intervals on an axis of radii, which are drawn in ``unit`` parts of 1."""
+    axis.set_major_locator(MaxNLocator(intervals, steps=[1, 2, 4, 5, 8, 10]))
+    if unit != 1:
+        axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}/{unit}" if tick else "0"))
+
+
 def _run_line(index: int) -> str:
     return _LINES[index // len(PALETTE) % len(_LINES)]
 
 
 def _run_marker(index: int) -> str:
     return _MARKERS[index % len(_MARKERS)]
-
-
-def _eps_in_shown_unit(eps: float, norm: str) -> float:
-    return eps * 255 if norm == "Linf" else eps
-
-
-def _eps_ticks(axes: Axes, norm: str, which: Literal["x", "y"]) -> None:
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(5 if which == "x" else 3, steps=[1, 2, 4, 5, 8, 10]))
-    if norm == "Linf":
-        axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}/255" if tick else "0"))
 
 
 def _percent_axis(axes: Axes) -> None:

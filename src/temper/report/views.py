@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from temper.errors import ArgumentError
 from temper.margins.decisions import Brittleness
 from temper.margins.intervals import Estimate
-from temper.threat import Threat
+from temper.threat import NORMS, Norm, Threat, check_norm
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Training:
     """A training, epoch by epoch, and the norm of its epsilons; those of Linf are shown in n/255."""
 
     epochs: Sequence[EpochRow] = ()
-    norm: str = "Linf"
+    norm: Norm = "Linf"
 
 
 @dataclass(frozen=True)
@@ -174,5 +174,6 @@ class RunView:
 
 def format_distance(distance: float, norm: str) -> str:
     """Distance or epsilon in words: "2.31/255" in Linf (the field's unit there), "0.5" elsewhere."""
-    number = f"{distance * 255:.2f}" if norm == "Linf" else f"{distance:.3f}"
-    return number.rstrip("0").rstrip(".") + "/255" * (norm == "Linf")
+    unit = NORMS[check_norm(norm)].unit
+    number = f"{distance * unit:.{3 if unit == 1 else 2}f}".rstrip("0").rstrip(".")
+    return number if unit == 1 else f"{number}/{unit}"

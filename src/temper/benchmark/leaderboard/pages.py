@@ -13,6 +13,7 @@ from markupsafe import Markup
 from temper.benchmark.leaderboard.payload import board_payload, in_script, run_payload
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Metric, Point, Value
 from temper.report.rendering import environment
+from temper.threat import NORMS, check_norm
 
 _NONE = "–"
 
@@ -132,7 +133,8 @@ def _curve(norm: str, points: Sequence[Point]) -> list[CurveRow]:
 
 
 def _eps(eps: float, norm: str) -> str:
-    return f"{round(eps * 255, 2):g}/255" if norm.lower() == "linf" else f"{eps:g}"
+    unit = NORMS[check_norm(norm)].unit
+    return f"{eps:g}" if unit == 1 else f"{round(eps * unit, 2):g}/{unit}"
 
 
 def _count(number: int, word: str) -> str:
