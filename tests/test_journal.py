@@ -26,12 +26,12 @@ def test_what_is_written_is_read_by_another_bit_for_bit_and_once(tmp_path):
     one, other = Journal(tmp_path, HEADER), Journal(tmp_path, HEADER)
     for norm, outcome in OUTCOMES[:2]:
         one.append(norm, outcome)
-    assert list(one.news()) == []  # its own are not news
-    assert list(other.news()) == OUTCOMES[:2]
-    assert list(other.news()) == []
+    assert list(one.unread()) == []  # its own are not news
+    assert list(other.unread()) == OUTCOMES[:2]
+    assert list(other.unread()) == []
     one.append(*OUTCOMES[2])
-    assert list(other.news()) == OUTCOMES[2:]
-    assert list(Journal(tmp_path, HEADER).news()) == OUTCOMES
+    assert list(other.unread()) == OUTCOMES[2:]
+    assert list(Journal(tmp_path, HEADER).unread()) == OUTCOMES
 
 
 def test_a_line_that_was_cut_off_is_read_when_it_is_whole(tmp_path):
@@ -40,16 +40,16 @@ def test_a_line_that_was_cut_off_is_read_when_it_is_whole(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     reader = Journal(tmp_path, HEADER)
-    assert list(reader.news()) == []
+    assert list(reader.unread()) == []
     path.write_bytes(whole)
-    assert list(reader.news()) == OUTCOMES[:1]
+    assert list(reader.unread()) == OUTCOMES[:1]
 
 
 @pytest.mark.parametrize("header", [{"suite": "apgd", "seed": 1}, {"suite": "pgd", "seed": 0}, {}])
 def test_the_journal_of_something_else_is_refused(tmp_path, header):
     Journal(tmp_path, HEADER).append(*OUTCOMES[0])
     with pytest.raises(EvidenceError, match="journal of another model, data set, suite or seed; remove it"):
-        list(Journal(tmp_path, header).news())
+        list(Journal(tmp_path, header).unread())
 
 
 def test_a_shard_belongs_to_one_process_until_it_gives_it_back(tmp_path):
@@ -111,7 +111,7 @@ def test_a_damaged_line_is_passed_over_and_told(tmp_path, caplog, damage):
     lines = path.read_bytes().split(b"\n")
     lines[2] = damage
     path.write_bytes(b"\n".join(lines))
-    assert list(Journal(tmp_path, HEADER).news()) == [OUTCOMES[0], OUTCOMES[2]]
+    assert list(Journal(tmp_path, HEADER).unread()) == [OUTCOMES[0], OUTCOMES[2]]
     assert "1 damaged lines are passed over" in caplog.text
 
 
@@ -120,6 +120,6 @@ def test_outcomes_under_a_damaged_header_are_not_believed(tmp_path, caplog):
     (path,) = tmp_path.glob("*.csv")
     path.write_bytes(b"\x00" * 30 + path.read_bytes()[30:])
     reader = Journal(tmp_path, HEADER)
-    assert list(reader.news()) == []
-    assert list(reader.news()) == []
+    assert list(reader.unread()) == []
+    assert list(reader.unread()) == []
     assert "its first line is damaged" in caplog.text

@@ -111,7 +111,7 @@ def test_a_journal_is_read_line_by_line(tmp_path, monkeypatch):
     read = []
     outcome = journal._outcome
     monkeypatch.setattr(journal, "_outcome", lambda line: read.append(line) or outcome(line))
-    news = Journal(tmp_path, {}).news()
-    assert [next(news)[1].sample for _ in range(3)] == [0, 1, 2]
+    unread = Journal(tmp_path, {}).unread()
+    assert [next(unread)[1].sample for _ in range(3)] == [0, 1, 2]
     assert len(read) == 3
-    assert [each.sample for _, each in news] == list(range(3, 100))
+    assert [each.sample for _, each in unread] == list(range(3, 100))

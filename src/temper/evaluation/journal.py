@@ -43,13 +43,13 @@ class Journal:
         """Write an outcome down."""
         if self._file is None:
             path = self.folder / f"{self._worker}.csv"
-            # Own outcomes are not news.
+            # Own outcomes are known.
             self._file, self._read[path] = path.open("w", buffering=1), -1
             self._file.write(self._header + "\n")
         values = asdict(outcome) | {"leads": " ".join(map(str, outcome.leads))}
         self._file.write(",".join(map(str, (norm, *values.values()))) + "\n")
 
-    def news(self) -> Iterator[tuple[Norm, Outcome]]:
+    def unread(self) -> Iterator[tuple[Norm, Outcome]]:
         """Outcomes of other processes, and of earlier ones, that were not read yet.
 
         Raises:
@@ -67,7 +67,7 @@ class Journal:
                 log.warning("%s: %d damaged lines are passed over; what they held is searched again", path, damaged)
 
     def _lines(self, path: Path) -> Iterator[str]:
-        """Whole lines that were not read yet, one at a time, without the header; see :meth:`news`."""
+        """Whole lines that were not read yet, one at a time, without the header; see :meth:`unread`."""
         read = self._read.get(path, 0)
         if read < 0:
             return

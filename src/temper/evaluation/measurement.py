@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from temper import models
+from temper.attacks.crafting import foldable
+from temper.attacks.engine import Engine
 from temper.attacks.suites import Suite, get_suite
 from temper.core.interrupt import Stop
 from temper.core.precision import half
 from temper.errors import ArgumentError, EvidenceError
 from temper.evaluation import fitness
-from temper.evaluation.clean import clean_batch, clean_pass
+from temper.evaluation.clean import Clean, clean_batch, clean_pass
 from temper.evaluation.journal import Journal
+from temper.evaluation.memory import fitting_batch
 from temper.evaluation.samples import Samples, device_of, from_arrays
 from temper.evaluation.search import Findings
-from temper.evaluation.searching import Searching, evidence_rows, recall
+from temper.evaluation.searching import Searching, Searched, evidence_rows
 from temper.margins.subset import SubsetEstimate
 from temper.margins.table import EvidenceTable, Provenance
 from temper.models import Classifier
@@ -139,58 +143,65 @@ def measure(
     chosen = get_suite(suite) if isinstance(suite, str) else suite
     radii = {norm: sorted(t.eps for t in threats if t.norm == norm) for norm in dict.fromkeys(t.norm for t in threats)}
     about = identity(model, samples)
-    if batch_size is not None and batch_size < 1:
-        raise ArgumentError("batch_size", batch_size, "must be at least 1")
-    if precision is not None and (not precision > 0 or len(threats) != 1 or chosen.nearest):
-        fix = "must be above 0, as 0.01 for +-1 point, and takes one threat and a suite that searches a radius"
-        raise ArgumentError("precision", precision, fix)
+    _check_call(chosen, threats, batch_size, precision)
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
     low = half(device_of(model).type)
-    searched_in = [
-        f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in chosen.stages
-    ]
     clean = clean_pass(model, samples, batch_size or clean_batch(samples), chosen)
     fitness.note_few_classes(chosen, clean.classes)
-    provenance = Provenance(
-        suites={chosen.name: chosen.describe()},
-        radii={chosen.name: {str(norm): eps for norm, eps in radii.items()}},
-        seeds=[seed],
-        versions=[metadata.version("temper")],
-        precision=sorted({*searched_in, *(f"{lower} inside the model" for lower in clean.inside)}),
-    )
+    provenance = _provenance(chosen, radii, seed, low, clean)
     findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"], clean.gaps, norm) for norm in radii}
 
     def table() -> EvidenceTable:
-        frames = [evidence_rows(clean, found, norm, seed) for norm, found in findings.items()]
-        found = EvidenceTable(pd.concat(frames), about, provenance)
-        return found if known is None else known.merge(found)
+        rows = pd.concat([evidence_rows(clean, own, norm, seed) for norm, own in findings.items()])
+        evidence = EvidenceTable(rows, about, provenance)
+        return evidence if known is None else known.merge(evidence)
 
     if known is not None:
         table()  # refuses what does not belong together before anything is searched
-        for norm, found in findings.items():
-            recall(found, known, norm)
-    book = Journal(journal, {"identity": about, "suite": chosen.describe(), "seed": seed}) if journal else None
     deadline = started + time_budget
-    with Stop() as stop:
+    header = {"identity": about, "suite": chosen.describe(), "seed": seed}
+    with Stop() as stop, nullcontext() if journal is None else closing(Journal(journal, header)) as record:
 
         def interrupted() -> bool:
             return stop.requested or time.monotonic() > deadline
 
-        evaluation = Searching(model, samples, clean, radii, findings, seed, book, interrupted, batch_size, low)
-        subset = None
-        try:
-            if precision is None:
-                complete = evaluation.run()
-            else:
-                complete, subset = evaluation.run_subset(precision)
-        finally:
-            if book:
-                book.close()
-    fitness.warn_if_not_finite(evaluation.not_finite)
+        def engine(x: Tensor) -> Engine:
+            size = batch_size or fitting_batch(model, x[:1])
+            return Engine(model, foldable(model, x), size, half=low, interrupted=interrupted)
+
+        searching = Searching(Searched(model, samples, clean), radii, findings, seed, record, interrupted, engine)
+        if known is not None:
+            searching.recall(known)
+        complete, subset = (searching.run(), None) if precision is None else searching.run_subset(precision)
+    fitness.warn_if_not_finite(searching.not_finite)
     if complete:
         _warn_of_signs(table(), findings, threats, chosen)
     return Evaluation(table(), complete, time.monotonic() - started, subset)
+
+
+def _check_call(suite: Suite, threats: Sequence[Threat], batch_size: int | None, precision: float | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ArgumentError("batch_size", batch_size, "must be at least 1")
+    if precision is not None and (not precision > 0 or len(threats) != 1 or suite.nearest):
+        fix = "must be above 0, as 0.01 for +-1 point, and takes one threat and a suite that searches a radius"
+        raise ArgumentError("precision", precision, fix)
+
+
+def _provenance(
+    suite: Suite, radii: Mapping[Norm, Sequence[float]], seed: int, low: torch.dtype | None, clean: Clean
+) -> Provenance:
+    """Where the evidence of a search comes from; ``low`` is the lower precision that this machine searches in."""
+    searched_in = [
+        f"{low} search".removeprefix("torch.") if low in stage.bears else "float32 search" for stage in suite.stages
+    ]
+    return Provenance(
+        suites={suite.name: suite.describe()},
+        radii={suite.name: {str(norm): list(eps) for norm, eps in radii.items()}},
+        seeds=[seed],
+        versions=[metadata.version("temper")],
+        precision=sorted({*searched_in, *(f"{lower} inside the model" for lower in clean.inside)}),
+    )
 
 
 def identity(model: nn.Module, samples: Samples) -> dict[str, Any]:
@@ -201,13 +212,13 @@ def identity(model: nn.Module, samples: Samples) -> dict[str, Any]:
 def _warn_of_signs(
     table: EvidenceTable, findings: Mapping[Norm, Findings], threats: Sequence[Threat], suite: Suite
 ) -> None:
-    for norm, found in findings.items():
-        fitness.warn_if_masked(found, norm)
-        fitness.warn_of_signs(found, norm)
+    for norm, own in findings.items():
+        fitness.warn_if_masked(own, norm)
+        fitness.warn_of_signs(own, norm)
         if not suite.nearest:
-            own = sorted(threat for threat in threats if threat.norm == norm)
-            curve = [table.robust_accuracy(norm, threat.eps, suite.name).value for threat in own]
-            fitness.warn_if_flat(curve, own)
+            rising = sorted(threat for threat in threats if threat.norm == norm)
+            curve = [table.robust_accuracy(norm, threat.eps, suite.name).value for threat in rising]
+            fitness.warn_if_flat(curve, rising)
 
 
 def _check_size(classifier: Classifier, shape: tuple[int, ...]) -> None:
@@ -221,6 +232,3 @@ def _model_identity(model: nn.Module) -> dict[str, str]:
     if isinstance(model, Classifier):
         return models.fingerprint(model)
     return {"weights": models.weights_fingerprint(model), "preprocessing": "inside the model"}
-
-
-# --- pictures for the report ----------------------------------------------------------------------

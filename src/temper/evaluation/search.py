@@ -5,7 +5,7 @@ broken at every larger radius. So a curve over many radii costs little more than
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,8 @@ class Outcome:
     stage: str
     radius: float
     distance: float
-    forward: int
-    backward: int
+    forward: int = 0
+    backward: int = 0
     leads: tuple[float, ...] = ()
     rise: float = 1.0
 
@@ -109,24 +109,45 @@ class Findings:
         self.forward[place] += outcome.forward
         self.backward[place] += outcome.backward
 
-    def recall(self, rows: pd.DataFrame, radii: Sequence[float]) -> None:
-        """Go on from rows of an evidence table, of this suite and norm, that was asked for these radii.
+    def missing(self, rows: pd.DataFrame, radii: Sequence[float]) -> Iterator[Outcome]:
+        """The outcomes that would add what rows of an evidence table, of this suite and norm, say beyond this.
 
         A row says what all stages together came to. So it is taken for every stage's word where they had settled it;
         which of them had had their turn when a search was stopped it does not say, and such a sample is searched from
         the beginning, with the same outcomes and passes.
+
+        Args:
+            rows: of the table.
+            radii: that it was asked for.
         """
+        table = self._of_rows(rows)
+        settled = np.isnan(table.next_radius(radii))
+        nearer = settled & (table.upper < self.upper)
+        longer = settled & (table.survived() > self.survived())
+        for place in np.flatnonzero(nearer | longer):
+            sample, flip = int(self.ids[place]), float(table.upper[place])
+            outcomes = []
+            if nearer[place]:
+                outcomes.append(Outcome(sample, str(table.attack[place]), np.inf if self.suite.nearest else flip, flip))
+            for stage in self.suite.stages if longer[place] else ():
+                outcomes.append(Outcome(sample, stage.name, float(table.failed[stage.name][place]), np.inf))
+            forward = max(int(table.forward[place] - self.forward[place]), 0)
+            backward = max(int(table.backward[place] - self.backward[place]), 0)
+            yield replace(outcomes[0], forward=forward, backward=backward)
+            yield from outcomes[1:]
+
+    def _of_rows(self, rows: pd.DataFrame) -> "Findings":
+        """What the rows of a table say of the samples here."""
         own = rows.set_index("sample").reindex(self.ids)
-        told, survived = Findings(self.suite, self.ids), own["survived"].fillna(0).to_numpy(np.float64)
-        told.upper, told.attack = own["upper"].fillna(np.inf).to_numpy(np.float64), own["attack"].fillna("").to_numpy()
-        told.forward, told.backward = (own[name].fillna(0).to_numpy(np.int64) for name in ("forward", "backward"))
+        table, survived = Findings(self.suite, self.ids), own["survived"].fillna(0).to_numpy(np.float64)
+        table.upper = own["upper"].fillna(np.inf).to_numpy(np.float64)
+        table.attack = own["attack"].fillna("").to_numpy()
+        table.forward, table.backward = (own[name].fillna(0).to_numpy(np.int64) for name in ("forward", "backward"))
         if self.suite.nearest:  # what ended with a flip has survived all below it
-            survived = np.where(np.isfinite(told.upper) & (survived >= told.upper), np.inf, 0.0)
+            survived = np.where(np.isfinite(table.upper) & (survived >= table.upper), np.inf, 0.0)
         for stage in self.suite.stages:
-            told.failed[stage.name] = np.where(survived > 0, survived, -1.0)
-        settled = np.isnan(told.next_radius(radii))
-        for mine, theirs in zip(self._columns(), told._columns(), strict=True):
-            mine[settled] = theirs[settled]
+            table.failed[stage.name] = np.where(survived > 0, survived, -1.0)
+        return table
 
     def _columns(self) -> list[NDArray[Any]]:
         """All that is known, an array [N] each."""

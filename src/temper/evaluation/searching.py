@@ -2,21 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from temper.attacks.crafting import foldable
 from temper.attacks.engine import Engine
 from temper.attacks.suites import Suite
 from temper.attacks.work import Work
+from temper.core.claims import in_turn
 from temper.core.progress import Bar, progress_bar
 from temper.evaluation.clean import Clean, clean_batch
 from temper.evaluation.journal import Journal
-from temper.evaluation.memory import fitting_batch
 from temper.evaluation.samples import Samples, on_device
 from temper.evaluation.search import Findings, search
 from temper.margins.subset import SubsetEstimate, SubsetPlan
@@ -28,31 +29,63 @@ POLL_SECONDS = 0.5
 BAR_SECONDS = 0.3
 
 
-class Searching:
-    """The searching of a measurement: shard by shard, in one process or shared with others through a journal."""
+@dataclass(frozen=True)
+class Searched:
+    """What is searched.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        samples: Samples,
-        clean: Clean,
-        radii: Mapping[Norm, Sequence[float]],
-        findings: Mapping[Norm, Findings],
-        seed: int,
-        journal: Journal | None,
-        interrupted: Callable[[], bool],
-        batch_size: int | None,
-        half: torch.dtype | None,
-    ) -> None:
-        self.model, self.samples, self.clean, self.seed = model, samples, clean, seed
-        self.radii, self.findings, self.journal, self.interrupted = radii, findings, journal, interrupted
-        self.batch_size, self.half = batch_size, half
-        self._engine: Engine | None = None
-        self._unsettled: dict[Norm, NDArray[np.bool_]] = {}
+    Attributes:
+        model: the model. samples: its images and labels.
+        clean: what it makes of them.
+    """
+
+    model: nn.Module
+    samples: Samples
+    clean: Clean
+
+
+@dataclass
+class Searching:
+    """The searching of a measurement: shard by shard, in one process or shared with others through a journal.
+
+    Attributes:
+        searched: what is searched.
+        radii: per norm, what is asked for.
+        findings: per norm, all that is known; the journal holds the same, outcome by outcome.
+        seed: of the random starts.
+        journal: where outcomes are written down as they come, and read back; None keeps them in memory alone.
+        interrupted: whether to stop.
+        make_engine: given a few images, makes what attacks.
+    """
+
+    searched: Searched
+    radii: Mapping[Norm, Sequence[float]]
+    findings: Mapping[Norm, Findings]
+    seed: int
+    journal: Journal | None
+    interrupted: Callable[[], bool]
+    make_engine: Callable[[Tensor], Engine]
+
+    _engine: Engine | None = field(init=False, default=None)
+    _unsettled: dict[Norm, NDArray[np.bool_]] = field(init=False, default_factory=dict)
+    _bar: Bar = field(init=False)
+    _settled: int = field(init=False, default=0)
+    _moved: float = field(init=False, default=-BAR_SECONDS)
+
+    def recall(self, table: EvidenceTable) -> None:
+        """Take in what a table says beyond the journal, which holds it from then on, so that it is counted once."""
+        with in_turn(self.journal.folder, "recalling") if self.journal else nullcontext():
+            self._listen()
+            for norm, own in self.findings.items():
+                radii = table.provenance.radii.get(own.suite.name, {}).get(norm)
+                rows = (table.frame["norm"] == norm) & (table.frame["suite"] == own.suite.name)
+                for outcome in list(own.missing(table.frame[rows], radii)) if radii else ():
+                    own.add(outcome)
+                    if self.journal:
+                        self.journal.append(norm, outcome)
 
     def run(self) -> bool:
         """Search what is open; whether everything is settled in the end."""
-        self._catch_up()
+        self._begin()
         total = sum(int(self._attacked(norm).sum()) for norm in self.radii)
         with progress_bar(f"attacking ({self._suite.name})", total) as bar:
             self._bar = bar
@@ -74,10 +107,10 @@ class Searching:
         """Search as many samples, in one norm at one radius, as a precision takes; whether it is reached, and the
         estimate, if there is one already."""
         ((norm, (eps,)),) = self.radii.items()
-        found, ids = self.findings[norm], self.clean.columns["sample"]
-        plan = SubsetPlan(ids, self.clean.columns["logit_margin"], self.clean.correct, self.seed)
-        self._catch_up()
-        with progress_bar(f"attacking ({self._suite.name})", int(self.clean.correct.sum())) as bar:
+        own, ids = self.findings[norm], self._clean.columns["sample"]
+        plan = SubsetPlan(ids, self._clean.columns["logit_margin"], self._clean.correct, self.seed)
+        self._begin()
+        with progress_bar(f"attacking ({self._suite.name})", int(self._clean.correct.sum())) as bar:
             self._bar = bar
             while not plan.done(precision):
                 asked = plan.next(SHARD)
@@ -85,7 +118,7 @@ class Searching:
                 self._settle(norm, places)
                 if self._unsettled[norm][places].any():  # interrupted: those that ended sooner are no fair sample
                     return False, plan.estimate() if plan.begun else None
-                broken = found.upper[places] <= eps * (1 + ROUNDING)
+                broken = own.upper[places] <= eps * (1 + ROUNDING)
                 plan.observe(asked, ~broken, np.zeros_like(broken))
         return True, plan.estimate()
 
@@ -95,12 +128,16 @@ class Searching:
         return len(self._engine.not_finite) if self._engine else 0
 
     @property
+    def _clean(self) -> Clean:
+        return self.searched.clean
+
+    @property
     def _suite(self) -> Suite:
         return next(iter(self.findings.values())).suite
 
     def _attacked(self, norm: Norm) -> NDArray[np.bool_]:
         """Samples whose evidence is wanted: all for the nearest flip, the correct ones otherwise."""
-        return np.ones_like(self.clean.correct) if self._suite.nearest else self.clean.correct
+        return np.ones_like(self._clean.correct) if self._suite.nearest else self._clean.correct
 
     def _look(self, norm: Norm, places: NDArray[np.int64]) -> None:
         """Note which samples at these places are not settled: where something came in, for to look at all of them each
@@ -141,45 +178,37 @@ class Searching:
                 self._show(outcome.stage)
         self._look(norm, rows)
 
-    def _catch_up(self) -> None:
-        """Take in what the journal holds. A table that was made from it counts the same passes."""
-        passes = [count for found in self.findings.values() for count in (found.forward, found.backward)]
-        recalled = [count.copy() for count in passes]
-        for count in passes:
-            count[:] = 0
+    def _begin(self) -> None:
+        """Take in what the journal holds, and note what is open."""
         self._listen()
-        for count, before in zip(passes, recalled, strict=True):
-            np.maximum(count, before, out=count)
         for norm in self.radii:
-            self._unsettled[norm] = np.zeros_like(self.clean.correct)
-            self._look(norm, np.arange(len(self.clean.correct)))
+            self._unsettled[norm] = np.zeros_like(self._clean.correct)
+            self._look(norm, np.arange(len(self._clean.correct)))
 
     def _listen(self) -> None:
         """Take in what other processes, and earlier ones, have written down."""
-        heard = {norm: set[int]() for norm in self.findings}
-        for norm, outcome in self.journal.news() if self.journal else ():
-            if norm in heard:
+        changed = {norm: set[int]() for norm in self.findings}
+        for norm, outcome in self.journal.unread() if self.journal else ():
+            if norm in changed:
                 self.findings[norm].add(outcome)
-                heard[norm].add(outcome.sample)
+                changed[norm].add(outcome.sample)
         for norm in self._unsettled:
-            places = np.flatnonzero(np.isin(self.findings[norm].ids, list(heard[norm])))
+            places = np.flatnonzero(np.isin(self.findings[norm].ids, list(changed[norm])))
             if len(places):
                 self._look(norm, places)
 
     def _load(self, places: NDArray[np.int64]) -> Work:
-        columns = self.clean.columns
-        samples = self.samples.take(columns["sample"][places].tolist())
-        parts = list(on_device(self.model, samples.batches(clean_batch(self.samples))))
+        columns = self._clean.columns
+        samples = self.searched.samples.take(columns["sample"][places].tolist())
+        parts = list(on_device(self.searched.model, samples.batches(clean_batch(self.searched.samples))))
         x, ids = torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
         order = np.searchsorted(columns["sample"], ids.cpu().numpy())
-        y, rivals = (torch.as_tensor(a[order], device=x.device) for a in (columns["prediction"], self.clean.rivals))
+        y, rivals = (torch.as_tensor(a[order], device=x.device) for a in (columns["prediction"], self._clean.rivals))
         return Work(x, y, ids, rivals)
 
     def _ready(self, work: Work) -> Engine:
         if self._engine is None:
-            pairs = foldable(self.model, work.x[:2])
-            size = self.batch_size or fitting_batch(self.model, work.x[:1])
-            self._engine = Engine(self.model, pairs, size, half=self.half, interrupted=self.interrupted)
+            self._engine = self.make_engine(work.x[:2])
         return self._engine
 
     def _show(self, stage: str) -> None:
@@ -189,31 +218,19 @@ class Searching:
         self._bar.advance(stage, by=settled - self._settled)
         self._settled = settled
 
-    _bar: Bar
-    _settled = 0
-    _moved = -BAR_SECONDS
 
-
-def evidence_rows(clean: Clean, found: Findings, norm: Norm, seed: int) -> pd.DataFrame:
+def evidence_rows(clean: Clean, findings: Findings, norm: Norm, seed: int) -> pd.DataFrame:
     """Rows of evidence in one norm."""
     return pd.DataFrame(
         clean.columns
         | {
             "norm": norm,
-            "suite": found.suite.name,
-            "upper": found.upper,
-            "survived": found.survived(),
-            "attack": found.attack,
+            "suite": findings.suite.name,
+            "upper": findings.upper,
+            "survived": findings.survived(),
+            "attack": findings.attack,
             "seed": seed,
-            "forward": found.forward,
-            "backward": found.backward,
+            "forward": findings.forward,
+            "backward": findings.backward,
         }
     )
-
-
-def recall(found: Findings, known: EvidenceTable, norm: Norm) -> None:
-    """Go on from the rows that a table has of this suite in this norm."""
-    name = found.suite.name
-    radii = known.provenance.radii.get(name, {}).get(norm)
-    if radii:
-        found.recall(known.frame[(known.frame["norm"] == norm) & (known.frame["suite"] == name)], radii)
