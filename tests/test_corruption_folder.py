@@ -23,7 +23,8 @@ from temper.runs.corruptions import FIGURE, SUMMARY, corruptions_into
 
 def into(folder, **options):
     usual = {"names": ("fog", "contrast"), "severities": (1, 4), "limit": 40}
-    return corruptions_into(folder, "bundled", "digits", **{**usual, **options})
+    result = corruptions_into(folder, "bundled", "digits", **{**usual, **options})
+    return result.to_json(), result.complete
 
 
 def rows(folder):

@@ -243,5 +243,5 @@ def test_the_summary_tells_the_precision(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(kinds, "lowered", lambda: Lowered("autocast", torch.bfloat16), raising=False)
     options = {"suite": "pgd", "limit": None, "seed": 0, "batch_size": None, "time_budget": float("inf")}
     with pytest.warns(TemperWarning, match="computes in bfloat16 inside"):
-        summary, _ = evaluate.evaluate_into(tmp_path / "out", "kinds:lowered", photos, ["Linf:8/255"], **options)
-    assert summary["precision"] == ["bfloat16 inside the model", "float32 search"]
+        result = evaluate.evaluate_into(tmp_path / "out", "kinds:lowered", photos, ["Linf:8/255"], **options)
+    assert result.to_json()["precision"] == ["bfloat16 inside the model", "float32 search"]

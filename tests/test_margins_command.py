@@ -62,12 +62,12 @@ def arrays(tmp_path_factory):
 @pytest.fixture(scope="module")
 def measured(arrays, tmp_path_factory):
     out = tmp_path_factory.mktemp("margins")
-    summary, complete = margins_into(
+    result = margins_into(
         out, "test_margins_command:small", str(arrays / "test.npz"), "Linf:2/255",
         alpha=0.1, adaptive=True, pseudo_margin=True, train_data=str(arrays / "train.npz"),
     )  # fmt: skip
-    assert complete
-    return out, summary
+    assert result.complete
+    return out, result.to_json()
 
 
 def test_every_sample_has_margin_and_scores(measured):
@@ -133,10 +133,12 @@ def test_attacks_that_are_done_are_not_repeated(measured, arrays, monkeypatch):
         return iter(())
 
     monkeypatch.setattr(folder, "attack_detectors", none_left)
-    again, _ = margins_into(
+    again = margins_into(
         out, "test_margins_command:small", str(arrays / "test.npz"), "Linf:2/255", alpha=0.1, adaptive=True
     )
-    assert again["adaptive"] == {name: summary["adaptive"][name] for name in ("logit_margin", "feature_margin")}
+    assert again.to_json()["adaptive"] == {
+        name: summary["adaptive"][name] for name in ("logit_margin", "feature_margin")
+    }
 
 
 def test_a_model_without_a_linear_last_layer_goes_without_feature_margin(arrays, tmp_path, capsys):

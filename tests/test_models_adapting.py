@@ -104,12 +104,13 @@ def test_a_binary_classifier_goes_everywhere(tmp_path, name):
     models.refresh_head(classifier, 0)
     assert (classifier.num_classes, classifier.head.weight.shape) == (2, (1, 192))
 
-    summary, complete = margins_into(tmp_path / "margins", str(run), data, "Linf:24/255", limit=30)
-    assert complete
-    assert {"logit_margin", "feature_margin"} <= summary["consistency"].keys()
+    result = margins_into(tmp_path / "margins", str(run), data, "Linf:24/255", limit=30)
+    assert result.complete
+    consistency = result.brittleness.consistency
+    assert {"logit_margin", "feature_margin"} <= consistency.keys()
     # A linear model's margin is its logit over the length of its weights, so features rank it without a mistake.
-    assert summary["consistency"]["feature_margin"]["tau"]["value"] > 0.98
-    assert corruptions_into(tmp_path / "corruptions", str(run), data, names=["fog"], severities=[1])[1]
+    assert consistency["feature_margin"].tau.value > 0.98
+    assert corruptions_into(tmp_path / "corruptions", str(run), data, names=["fog"], severities=[1]).complete
     expected = models.load(run)(torch.from_numpy(pixels[:4]).permute(0, 3, 1, 2).float() / 255).softmax(1)
     outcomes = list(Predictor.load(str(run))([str(tmp_path / f"{k}.png") for k in range(4)]))
     assert [outcome.class_index for outcome in outcomes] == expected.argmax(1).tolist()
@@ -128,9 +129,9 @@ def test_a_binary_classifiers_detector_goes_into_its_onnx_file(tmp_path, name):
         {"out": tmp_path / "run", "model": {"name": f"kinds:{name}"}, "data": {"train": data, "test_fraction": 0.6},
          "epochs": 1, "batch_size": 16, "evaluation": {"points": 1}, "accelerator": "cpu"}
     ).folder  # fmt: skip
-    summary, complete = margins_into(tmp_path / "margins", str(run), data, "Linf:40/255")
-    assert complete
-    assert summary["margins"]["brittle"] > 40
+    result = margins_into(tmp_path / "margins", str(run), data, "Linf:40/255")
+    assert result.complete
+    assert result.brittleness.decisions.brittle > 40
     predictor = Predictor.load(str(run))
     assert predictor.detector is not None
     for k in range(8):

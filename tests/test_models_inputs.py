@@ -70,19 +70,20 @@ def test_a_network_of_one_size_gets_images_of_that_size(tmp_path, photos, caplog
 
 
 def test_a_network_of_any_size_needs_one_for_photos_of_several(tmp_path, photos):
-    def measured(image_size: int | None) -> dict:
+    def measured(image_size: int | None) -> int:
         return evaluate.evaluate_into(
             tmp_path / f"e{image_size}", "kinds:plain", photos, ["Linf:1/255"], suite="apgd", limit=None, seed=0,
             batch_size=None, time_budget=float("inf"), image_size=image_size,
-        )[0]  # fmt: skip
+        ).clean_accuracy.n  # fmt: skip
 
     with pytest.raises(DataError, match="give image_size to bring all to one size"):
         measured(None)
-    assert measured(16)["clean_accuracy"]["n"] == 12
-    summary, complete = margins_into(tmp_path / "m", "kinds:plain", photos, "L2:3", image_size=16)
-    assert complete
-    assert summary["margins"]["known"] == 12
-    assert corruptions_into(tmp_path / "c", "kinds:plain", photos, names=["fog"], severities=[1], image_size=16)[1]
+    assert measured(16) == 12
+    result = margins_into(tmp_path / "m", "kinds:plain", photos, "L2:3", image_size=16)
+    assert result.complete
+    assert result.brittleness.decisions.known == 12
+    fog = corruptions_into(tmp_path / "c", "kinds:plain", photos, names=["fog"], severities=[1], image_size=16)
+    assert fog.complete
     outcomes = list(Predictor.load("kinds:plain", 16)([f"{photos}/a/0.png", f"{photos}/b/1.png"]))
     assert all(isinstance(outcome, Prediction) for outcome in outcomes)
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from temper.errors import EvidenceError
 from temper.evaluation.measurement import TABLE
-from temper.margins import Estimate, EvidenceTable
+from temper.margins import EvidenceTable
 from temper.margins.decisions import brittleness
 from temper.margins.detection import detection
 from temper.report.brittleness_figures import tau_bars
@@ -88,16 +88,16 @@ def main() -> None:
         if name not in NAMES or not (run / "weights.safetensors").exists():
             continue
         folder = options.out / run.name
-        summary, complete = margins_into(folder, str(run), images, "Linf:8/255", limit=MEASURED)
+        measured = margins_into(folder, str(run), images, "Linf:8/255", limit=MEASURED)
         few = options.out / f"{run.name}-attacked"
-        adaptive, both = margins_into(few, str(run), images, "Linf:8/255", limit=ATTACKED, adaptive=True)
-        if not (complete and both):
+        adaptive = margins_into(few, str(run), images, "Linf:8/255", limit=ATTACKED, adaptive=True)
+        if not (measured.brittleness and adaptive.brittleness):
             raise SystemExit("stopped; the same command goes on")
-        found += list(rows(name, seed, summary, folder))
-        attacked += list(attacks(name, seed, adaptive))
+        found += list(rows(name, seed, measured.to_json(), folder))
+        attacked += list(attacks(name, seed, adaptive.to_json()))
         for score in COMPARED:
             label = f"{NAMES[name]}, {score.removesuffix('_margin')}"
-            taus[label] = Estimate(**summary["consistency"][score]["tau"])
+            taus[label] = measured.brittleness.consistency[score].tau
     pd.DataFrame(found).round(4).to_csv(HERE / "schedules.csv", index=False)
     pd.DataFrame(attacked).round(4).to_csv(HERE / "attacks.csv", index=False)
     with matplotlib.rc_context(STYLE):

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from temper.deployment.exporting import Exported
     from temper.deployment.prediction import Failure, Outcome, Prediction
     from temper.margins.intervals import Estimate
+    from temper.runs.results import CorruptionsResult, EvaluationResult, MarginsResult
     from temper.runs.run import Run
+    from temper.threat import Threat
 
 SHOWN = 20  # lines of a list that may be long
 
@@ -80,94 +82,94 @@ def show_run(run: Run) -> None:
     say(f"run: {run.folder}", f"report: {run.folder / REPORT}")
 
 
-def show_corruptions(summary: Mapping[str, Any]) -> None:
-    """Print what ``temper corruptions --json`` would: a row per corruption, a column per severity."""
-    from temper.margins.intervals import Estimate
-
-    measured = summary["corruptions"]
-    severities = sorted({severity for each in measured.values() for severity in each["severities"]}, key=int)
-    title = f"Accuracy on {summary['data']['name']} under corruptions, by severity"
+def show_corruptions(result: CorruptionsResult) -> None:
+    """Print the numbers of ``temper corruptions``: a row per corruption, a column per severity."""
+    summary = result.summary
+    severities = sorted({severity for each in summary.corruptions.values() for severity in each.severities})
+    title = f"Accuracy on {result.measured.data} under corruptions, by severity"
     table = Table(title=title, title_justify="left")
-    for column in ("", *severities, "mean"):
+    for column in ("", *map(str, severities), "mean"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for name, each in measured.items():
-        cells = [each["severities"].get(severity) for severity in severities]
-        shown = [f"{cell['value']:.1%}" if cell else "" for cell in (*cells, each["mean_accuracy"])]
-        table.add_row(name + (" (stand-in)" if name in summary["stand_ins"] else ""), *shown)
+    for name, each in summary.corruptions.items():
+        values = [*(each.severities.get(severity) for severity in severities), each.mean]
+        cells = [f"{value.value:.1%}" if value else "" for value in values]
+        table.add_row(name + (" (stand-in)" if name in result.stand_ins else ""), *cells)
     console = _Plain()
     console.print(table)
-    for title, key in (("clean accuracy", "clean_accuracy"), ("mean accuracy under corruptions", "mean_accuracy")):
-        if summary[key]:
-            console.print(f"{title}: {_one_line(Estimate(**summary[key]))}")
-    if summary["mce"]:
-        console.print(
-            f"mean corruption error against {summary['mce']['baseline']}: {summary['mce']['value']['value']:.1%}"
-        )
-    figure = summary["figure"] or "when all is measured"
-    say(f"predictions: {summary['table']}", f"figure: {figure}")
+    for title, value in (("clean accuracy", summary.clean), ("mean accuracy under corruptions", summary.mean)):
+        if value:
+            console.print(f"{title}: {_one_line(value)}")
+    if summary.error:
+        console.print(f"mean corruption error against {summary.error.baseline}: {summary.error.value.value:.1%}")
+    say(f"predictions: {result.table}", f"figure: {result.figure or 'when all is measured'}")
 
 
-def show_margins(summary: Mapping[str, Any], out: Path) -> None:
-    """Print what ``temper margins --json`` would: a row per score, then the detector and attacks on it."""
+def show_margins(result: MarginsResult, out: Path) -> None:
+    """Print the numbers of ``temper margins``: a row per score, then the detector and attacks on it."""
     from temper.runs.brittleness import attacks_in_words, detector_in_words, words
     from temper.runs.evaluate import REPORT
-    from temper.threat import format_eps
 
-    counts, threat = summary["margins"], summary["threat"]
-    radius = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
-    table = Table(title=f"Scores against input margins in {threat['norm']}", title_justify="left")
+    brittleness = result.brittleness
+    if brittleness is None:  # stopped: what was found is in the folder
+        return
+    counts, norm = brittleness.decisions, result.threat.norm
+    table = Table(title=f"Scores against input margins in {norm}", title_justify="left")
     table.caption = (
-        f"{counts['known'] + counts['unknown']} decisions of {summary['data']['name']}: {counts['brittle']} brittle at"
-        f" {radius}, {counts['robust']} robust, {counts['unknown']} margins unknown; 95 % intervals in brackets"
+        f"{counts.known + counts.unknown} decisions of {result.measured.data}: {counts.brittle} brittle at"
+        f" {_radius(result.threat)}, {counts.robust} robust, {counts.unknown} margins unknown; 95 % intervals in"
+        " brackets"
     )
     table.caption_justify = "left"
     for column in ("", "Kendall's tau", "AUROC", "average precision", "FPR at 95 % TPR"):
         table.add_column(column, justify="right" if column else "left")
-    for name, each in summary["consistency"].items():
-        found = summary["detection"][name]
-        figures = [each["tau"], *(found.get(key) for key in ("auroc", "aupr", "fpr_at_95_tpr"))]
-        table.add_row(words(name), *("–" if figure is None else _plain(figure) for figure in figures))
+    for name, each in brittleness.consistency.items():
+        quality = brittleness.detection[name]
+        figures = (None,) * 3 if isinstance(quality, str) else (quality.auroc, quality.aupr, quality.fpr_at_95_tpr)
+        cells = ["–" if figure is None else _plain(figure) for figure in (each.tau, *figures)]
+        table.add_row(words(name), *cells)
     console = _Plain()
     console.print(table)
-    for title, text in detector_in_words(summary).items():
+    for title, text in detector_in_words(brittleness.detector).items():
         console.print(f"{title}: {text}")
-    for score, achieved in attacks_in_words(summary).items():
+    for score, achieved in attacks_in_words(brittleness.adaptive).items():
         console.print(f"attacks on a detector by {score}:")
         for title, text in achieved.items():
             console.print(f"  {title}: {text}")
-    say(f"evidence: {summary['table']}", f"report: {out / REPORT}")
+    say(f"evidence: {result.search.table}", f"report: {out / REPORT}")
 
 
-def _plain(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.3f}\n[{estimate['low']:.3f}, {estimate['high']:.3f}]"
+def _radius(threat: Threat) -> str:
+    """A norm and a radius as a sentence has them."""
+    return str(threat).replace(":", " ")
+
+
+def _plain(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f}\n[{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _one_line(value: Estimate) -> str:
     return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}], n = {value.n}"
 
 
-def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
-    """Print what ``temper evaluate --json`` would."""
-    from temper.margins.intervals import Estimate
+def show_evaluation(result: EvaluationResult, out: Path) -> None:
+    """Print the numbers of ``temper evaluate``."""
     from temper.runs.evaluate import REPORT
-    from temper.threat import format_eps
 
-    results = {"clean accuracy": Estimate(**summary["clean_accuracy"])}
-    for threat in summary["threats"]:
-        where = f"{threat['norm']} {format_eps(threat['norm'], threat['eps'])}"
-        results[f"robust accuracy at {where}"] = Estimate(**threat["robust_accuracy"])
-        if "subset" not in threat:  # which says nothing of other radii
-            results[f"expected robustness up to {where}"] = Estimate(**threat["expected_robustness"])
-    show_table(f"Measured on {summary['data']['name']}", {summary["model"]["spec"]: results})
-    for subset in [threat["subset"] for threat in summary["threats"] if "subset" in threat]:
+    values = {"clean accuracy": result.clean_accuracy}
+    for each in result.threats:
+        values[f"robust accuracy at {_radius(each.threat)}"] = each.accuracy
+        if not each.subset:  # which says nothing of other radii
+            values[f"expected robustness up to {_radius(each.threat)}"] = each.expected
+    show_table(f"Measured on {result.measured.data}", {result.measured.model: values})
+    for subset in [each.subset for each in result.threats if each.subset]:
         _Plain().print(
-            f"from attacks on {subset['attacked']:,} of {subset['correct']:,} correct samples; of the images that the"
-            f" {summary['data']['n']:,} are a sample of: {_one_line(Estimate(**subset['distribution']))}",
+            f"from attacks on {subset.attacked:,} of {subset.correct:,} correct samples; of the images that the"
+            f" {result.measured.samples:,} are a sample of: {_one_line(subset.distribution)}",
         )
-    passes = summary["passes"]
+    search = result.search
     say(
-        f"{passes['forward']:,} forward and {passes['backward']:,} backward passes, {summary['seconds']:.1f} s",
-        f"evidence: {summary['table']}",
+        f"{search.forward:,} forward and {search.backward:,} backward passes, {search.seconds:.1f} s",
+        f"evidence: {search.table}",
         f"report: {out / REPORT}",
     )
 

@@ -5,8 +5,9 @@ import json
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -15,9 +16,88 @@ from temper.cli import DONE, STOPPED, end
 from temper.core.calls import BatchSize, Count, Helpers, Pixels, Precision, Seed
 from temper.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from temper.runs.results import CorruptionsResult, EvaluationResult, MarginsResult
+
 
 @dataclass(frozen=True)
-class Evaluate:
+class Subject:
+    """What is measured."""
+
+    model: str
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
+    NAME[@weights-file] of the catalogue."""
+    data: str
+    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
+    catalogue, such as flowers-102."""
+    limit: Count | None = None
+    """Measure at most so many samples, stratified by class."""
+    seed: Seed = 0
+    """Seed of all that is random: the choice of samples, corruptions, starts of attacks, what is held out."""
+    image_size: Pixels | None = None
+    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
+    batch_size: BatchSize = "auto"
+    """Images in a batch; it does not change the result."""
+
+    @property
+    def batch(self) -> int | None:
+        """Images in a batch; None where that is left to Temper."""
+        return None if self.batch_size == "auto" else self.batch_size
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results go."""
+
+    out: Path | None = None
+    """Folder of the results; by default one named after model and data in runs/."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+
+class Result(Protocol):
+    """What a measurement comes to."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As one JSON object."""
+
+
+class Measuring(ABC):
+    """A command that measures a model and keeps what it finds in a folder."""
+
+    name: ClassVar[str]
+    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
+    output: Annotated[Output, tyro.conf.OmitArgPrefixes]
+
+    @abstractmethod
+    def measure(self, out: Path) -> Result:
+        """Measure, and save into ``out``."""
+
+    @abstractmethod
+    def show(self, result: Any, out: Path) -> None:
+        """Print for a person what :meth:`measure` gave."""
+
+    def run(self) -> int:
+        """Measure, save, and print."""
+        out = self.output.out or Path("runs") / _slug(f"{self.name}-{self.subject.model}-{self.subject.data}")
+        # A user's model or a data set's download may print; with --json nothing but the object goes to stdout.
+        with contextlib.redirect_stdout(sys.stderr if self.output.json else sys.stdout):
+            result = self.measure(out)
+        if self.output.json:
+            sys.stdout.write(json.dumps(result.to_json()) + "\n")
+        else:
+            self.show(result, out)
+        if result.complete:
+            return DONE
+        return end(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
+
+
+@dataclass(frozen=True)
+class Evaluate(Measuring):
     """Measure a classifier: clean accuracy, robust accuracy at each radius, and expected robustness, each with its
     number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice, and the
     same command started in several processes at once shares the work.
@@ -25,75 +105,49 @@ class Evaluate:
     Example: temper evaluate --model runs/finetune --data photos/test --threat "Linf:1/255,2/255,4/255"
     """
 
-    model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
-    NAME[@weights-file] of the catalogue."""
-    data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
-    catalogue, such as flowers-102."""
+    name = "evaluate"
+    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
     suite: str = "fast"
     """Attack suite: fast (a fraction of the passes of standard, as many or more on samples with signs of masked
     gradients), standard (AutoAttack's four attacks with its budgets: for numbers to publish), margin (nearest flips of
     all samples, without a radius), apgd (10 steps on cross-entropy, as many papers report) or pgd."""
-    limit: Count | None = None
-    """Measure at most so many samples, stratified by class."""
-    seed: Seed = 0
-    """Seed of the sample choice and of the attacks' random starts."""
-    batch_size: BatchSize = "auto"
-    """Samples attacked at once; it does not change the result."""
     time_budget: str | None = None
     """Stop after so long, as in 90s, 10m or 2h, and report what the evidence supports until then."""
     precision: Precision | None = None
     """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
     plus or minus this, as 0.01 for one point."""
-    image_size: Pixels | None = None
-    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
-    out: Path | None = None
-    """Folder of the evidence; by default one named after model and data in runs/."""
-    json: bool = False
-    """Print one JSON object on stdout and nothing else there."""
+    output: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
 
-    def run(self) -> int:
-        """Measure, save, and print."""
+    def measure(self, out: Path) -> "EvaluationResult":
+        """See :class:`Measuring`."""
         from temper.runs.evaluate import evaluate_into
 
-        budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
-        out = self.out or Path("runs") / _slug(f"evaluate-{self.model}-{self.data}")
-        batch = None if self.batch_size == "auto" else self.batch_size
-        # A user's model or a data set's download may print; with --json nothing but the object goes to stdout.
-        with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
-            summary, complete = evaluate_into(
-                out, self.model, self.data, self.threat,
-                suite=self.suite, limit=self.limit, seed=self.seed, batch_size=batch, time_budget=budget,
-                precision=self.precision, image_size=self.image_size,
-            )  # fmt: skip
-        if self.json:
-            sys.stdout.write(json.dumps(summary) + "\n")
-        else:
-            from temper.cli.console import show_evaluation
+        subject = self.subject
+        return evaluate_into(
+            out, subject.model, subject.data, self.threat,
+            suite=self.suite, limit=subject.limit, seed=subject.seed, batch_size=subject.batch,
+            time_budget=_budget(self.time_budget), precision=self.precision, image_size=subject.image_size,
+        )  # fmt: skip
 
-            show_evaluation(summary, out)
-        if complete:
-            return DONE
-        return end(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
+    def show(self, result: "EvaluationResult", out: Path) -> None:
+        """See :class:`Measuring`."""
+        from temper.cli.console import show_evaluation
+
+        show_evaluation(result, out)
 
 
 @dataclass(frozen=True)
-class Corruptions:
+class Corruptions(Measuring):
     """Measure accuracy under common corruptions (noise, blur, weather, compression) at severities 1 to 5. What was
     measured is kept in OUT: run again, it continues.
 
     Example: temper corruptions --model runs/finetune --data photos/test --severity 1,3,5
     """
 
-    model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
-    NAME[@weights-file] of the catalogue."""
-    data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
-    catalogue, such as flowers-102."""
+    name = "corruptions"
+    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
     corruption: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Names such as fog or gaussian_noise; may be given several times. By default the 15 of ImageNet-C."""
     severity: str | None = None
@@ -103,47 +157,41 @@ class Corruptions:
     severity 3, in blocks."""
     baseline: str | None = None
     """What the mean corruption error is taken against: alexnet (ImageNet only), or the folder of another model."""
-    limit: Count | None = None
-    """Measure at most so many samples, stratified by class."""
-    seed: Seed = 0
-    """Seed of the sample choice and of the corruptions."""
-    batch_size: BatchSize = "auto"
-    """Images classified at once; it does not change the result."""
     workers: Helpers = 0
     """Processes that corrupt images."""
-    image_size: Pixels | None = None
-    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
-    out: Path | None = None
-    """Folder of the results; by default one named after model and data in runs/."""
-    json: bool = False
-    """Print one JSON object on stdout and nothing else there."""
+    output: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
 
-    def run(self) -> int:
-        """Measure, save, and print."""
+    def measure(self, out: Path) -> "CorruptionsResult":
+        """See :class:`Measuring`."""
         from temper.runs.corruptions import corruptions_into
 
-        out = self.out or Path("runs") / _slug(f"corruptions-{self.model}-{self.data}")
-        with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
-            summary, complete = corruptions_into(
-                out, self.model, self.data,
-                names=self.corruption, severities=_severities(self.severity), preset=self.preset,
-                baseline=self.baseline, limit=self.limit, seed=self.seed,
-                batch_size=None if self.batch_size == "auto" else self.batch_size, workers=self.workers,
-                image_size=self.image_size,
-            )  # fmt: skip
-        if self.json:
-            sys.stdout.write(json.dumps(summary) + "\n")
-        else:
-            from temper.cli.console import show_corruptions
+        subject = self.subject
+        return corruptions_into(
+            out, subject.model, subject.data,
+            names=self.corruption, severities=_severities(self.severity), preset=self.preset, baseline=self.baseline,
+            limit=subject.limit, seed=subject.seed, batch_size=subject.batch, workers=self.workers,
+            image_size=subject.image_size,
+        )  # fmt: skip
 
-            show_corruptions(summary)
-        if complete:
-            return DONE
-        return end(f"stopped early; {out} keeps what was measured, and the same command continues", STOPPED)
+    def show(self, result: "CorruptionsResult", out: Path) -> None:
+        """See :class:`Measuring`."""
+        from temper.cli.console import show_corruptions
+
+        show_corruptions(result)
 
 
 @dataclass(frozen=True)
-class Margins:
+class Learning:
+    """What is learned from training images."""
+
+    pseudo_margin: bool = False
+    """Also learn a margin from the features of training images, for models whose logit margin says little."""
+    train_data: str | None = None
+    """Images that the pseudo-margin is learned from; by default the training part of DATA."""
+
+
+@dataclass(frozen=True)
+class Margins(Measuring):
     """Measure how near a classifier's decisions are to changing (the input margins of all samples), how well free
     scores such as the logit margin tell the brittle ones, and fit a detector that lets at most a share ALPHA of brittle
     decisions pass. Everything is kept in OUT: run again, nothing is searched twice. The detector of a run folder is
@@ -152,59 +200,41 @@ class Margins:
     Example: temper margins --model runs/robust --data photos/test --threat Linf:4/255 --adaptive
     """
 
-    model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
-    NAME[@weights-file] of the catalogue."""
-    data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
-    catalogue, such as flowers-102."""
+    name = "margins"
+    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
     threat: str
     """NORM:EPS, as in Linf:8/255: a decision is brittle if an image so near is classified otherwise."""
     alpha: float = 0.05
     """Largest share of brittle decisions that the detector may let pass."""
     adaptive: bool = False
     """Also attack the detectors, as someone would who knows the score and the threshold."""
-    pseudo_margin: bool = False
-    """Also learn a margin from the features of training images, for models whose logit margin says little."""
-    train_data: str | None = None
-    """Images that the pseudo-margin is learned from; by default the training part of DATA."""
-    limit: Count | None = None
-    """Measure at most so many samples, stratified by class."""
-    seed: Seed = 0
-    """Seed of the sample choice, of the split between fitting and judging, and of the attacks' random starts."""
-    batch_size: BatchSize = "auto"
-    """Samples attacked at once; it does not change the result."""
     time_budget: str | None = None
     """Stop the search for margins after so long, as in 90s, 10m or 2h; the same command continues."""
-    image_size: Pixels | None = None
-    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
-    out: Path | None = None
-    """Folder of the results; by default one named after model and data in runs/."""
-    json: bool = False
-    """Print one JSON object on stdout and nothing else there."""
+    learning: Annotated[Learning, tyro.conf.OmitArgPrefixes] = Learning()
+    output: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
 
-    def run(self) -> int:
-        """Measure, save, and print."""
+    def measure(self, out: Path) -> "MarginsResult":
+        """See :class:`Measuring`."""
         from temper.runs.margins import margins_into
 
-        budget = float("inf") if self.time_budget is None else parse_duration(self.time_budget)
-        out = self.out or Path("runs") / _slug(f"margins-{self.model}-{self.data}")
-        with contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout):
-            summary, complete = margins_into(
-                out, self.model, self.data, self.threat,
-                alpha=self.alpha, adaptive=self.adaptive, pseudo_margin=self.pseudo_margin, train_data=self.train_data,
-                limit=self.limit, seed=self.seed, batch_size=None if self.batch_size == "auto" else self.batch_size,
-                time_budget=budget, image_size=self.image_size,
-            )  # fmt: skip
-        if self.json:
-            sys.stdout.write(json.dumps(summary) + "\n")
-        elif complete:
-            from temper.cli.console import show_margins
+        subject = self.subject
+        return margins_into(
+            out, subject.model, subject.data, self.threat,
+            alpha=self.alpha, adaptive=self.adaptive, pseudo_margin=self.learning.pseudo_margin,
+            train_data=self.learning.train_data, limit=subject.limit, seed=subject.seed, batch_size=subject.batch,
+            time_budget=_budget(self.time_budget), image_size=subject.image_size,
+        )  # fmt: skip
 
-            show_margins(summary, out)
-        if complete:
-            return DONE
-        return end(f"stopped early; {out} keeps what was found, and the same command continues", STOPPED)
+    def show(self, result: "MarginsResult", out: Path) -> None:
+        """See :class:`Measuring`."""
+        from temper.cli.console import show_margins
+
+        show_margins(result, out)
+
+
+def _budget(text: str | None) -> float:
+    """Seconds; no end for None."""
+    return float("inf") if text is None else parse_duration(text)
 
 
 def parse_duration(text: str) -> float:

@@ -50,14 +50,17 @@ class Option:
 
 
 def options(command: Callable[..., Any]) -> Iterator[Option]:
-    """Every option of a command; those of a section of the configuration as SECTION.NAME."""
+    """Every option of a command; those of a section of the configuration as SECTION.NAME, those of a group as their
+    own."""
     for field, kind in typing.get_type_hints(command, include_extras=True).items():
         if field.startswith("_") or field == "model_config" or get_origin(kind) is typing.ClassVar:
             continue
         marks = kind.__metadata__ if get_origin(kind) is Annotated else ()
         bare = get_args(kind)[0] if marks else kind
         given = next((mark.name for mark in marks if getattr(mark, "name", None) is not None), field)
-        if isinstance(bare, type) and issubclass(bare, BaseModel):
+        if isinstance(bare, type) and dataclasses.is_dataclass(bare):
+            yield from options(bare)
+        elif isinstance(bare, type) and issubclass(bare, BaseModel):
             for inner in options(bare):
                 yield dataclasses.replace(inner, name=f"{given}.{inner.name}" if given else inner.name)
         else:
@@ -88,7 +91,7 @@ def _unfold(command: Callable[..., Any]) -> None:
     import docstring_parser  # tyro's own reader, which only help takes
 
     for kind in typing.get_type_hints(command).values():
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and (issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind)):
             _unfold(kind)
     if isinstance(command, type) and issubclass(command, BaseModel):
         for option in command.model_fields.values():

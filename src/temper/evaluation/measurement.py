@@ -28,7 +28,7 @@ from temper.evaluation.journal import Journal
 from temper.evaluation.memory import fitting_batch
 from temper.evaluation.samples import Samples, device_of, from_arrays
 from temper.evaluation.search import Findings
-from temper.evaluation.searching import Searching, Searched, evidence_rows
+from temper.evaluation.searching import Searched, Searching, evidence_rows
 from temper.margins.subset import SubsetEstimate
 from temper.margins.table import EvidenceTable, Provenance
 from temper.models import Classifier

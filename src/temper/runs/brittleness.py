@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from temper.core.files import read_json
 from temper.data.arrays import DAMAGE
+from temper.detection.defence import Defence
 from temper.errors import DamagedError, EvidenceError, RunError
 from temper.margins import Estimate, EvidenceTable
 from temper.margins.decisions import Brittleness, brittleness
@@ -17,6 +18,7 @@ from temper.margins.detection import risk_curve, roc_curve
 from temper.margins.detector import conformal_threshold
 from temper.report import BrittlenessView, DetectorView, SampleView, ScoreCurves
 from temper.report.views import Curve
+from temper.runs.results import FittedDetector, Refused, estimates
 from temper.threat import Threat
 
 SUITE = "margin"
@@ -56,8 +58,8 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
         scores=_score_curves(decisions, scores.drop(columns="sample"), taus),
         detector=DetectorView(
             threshold=summary["detector"].get("threshold"),
-            terms=detector_in_words(summary),
-            attacks=attacks_in_words(summary),
+            terms=detector_in_words(_detector(summary["detector"])),
+            attacks=attacks_in_words(_adaptive(summary.get("adaptive"))),
         ),
         equidistance=weights,
         ends=ends,
@@ -88,37 +90,46 @@ def _flag_rates(decisions: Brittleness, values: NDArray[np.float64]) -> Curve:
     return np.array(alphas), np.array(rates)
 
 
-def detector_in_words(summary: Mapping[str, Any]) -> dict[str, str]:
+def detector_in_words(detector: FittedDetector | Refused) -> dict[str, str]:
     """The detector's terms and how it did, in words."""
-    detector = summary["detector"]
-    if "refused" in detector:
-        return {"no detector": detector["refused"]}
-    held_out = detector["held_out"]
+    if isinstance(detector, Refused):
+        return {"no detector": detector.reason}
     return {
-        "flags": f"decisions whose logit margin is at most {detector['threshold']:.4g}",
-        "promise": f"on average at most {detector['alpha']:.1%} of brittle decisions pass, for images like those"
-        f" that the threshold was chosen on ({detector['brittle']} brittle ones; with 95 % confidence in this choice"
-        f" at most {detector['missed_at_most']:.1%})",
-        "brittle decisions that passed, other half": _share(held_out["missed"]),
-        "robust decisions flagged, other half": _share(held_out["false_alarms"]),
-        "all decisions flagged, other half": _share(held_out["flagged"]),
+        "flags": f"decisions whose logit margin is at most {detector.threshold:.4g}",
+        "promise": f"on average at most {detector.alpha:.1%} of brittle decisions pass, for images like those"
+        f" that the threshold was chosen on ({detector.brittle} brittle ones; with 95 % confidence in this choice"
+        f" at most {detector.missed_at_most:.1%})",
+        "brittle decisions that passed, other half": _share(detector.held_out.missed),
+        "robust decisions flagged, other half": _share(detector.held_out.false_alarms),
+        "all decisions flagged, other half": _share(detector.held_out.flagged),
     }
 
 
-def attacks_in_words(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def attacks_in_words(adaptive: Mapping[str, Defence] | Refused | None) -> dict[str, dict[str, str]]:
     """What attackers of the detector achieve, by score, in words."""
-    adaptive = summary.get("adaptive", {})
-    if "refused" in adaptive:
+    if adaptive is None or isinstance(adaptive, Refused):
         return {}
-    titles = {
-        "missed": "brittle, passes unattacked",
-        "plain_missed": "adversarial image passes, detector unknown to the attacker",
-        "evaded": "wrong class and passes, detector known",
-        "raised": "brittle, pushed past the detector",
-    }
     return {
-        words(score): {title: _share(each[key]) for key, title in titles.items()} for score, each in adaptive.items()
+        words(score): {
+            "brittle, passes unattacked": _share(each.missed),
+            "adversarial image passes, detector unknown to the attacker": _share(each.plain_missed),
+            "wrong class and passes, detector known": _share(each.evaded),
+            "brittle, pushed past the detector": _share(each.raised),
+        }
+        for score, each in adaptive.items()
     }
+
+
+def _detector(values: Mapping[str, Any]) -> FittedDetector | Refused:
+    """A summary's detector."""
+    return Refused(values["refused"]) if "refused" in values else FittedDetector.from_json(values)
+
+
+def _adaptive(values: Mapping[str, Any] | None) -> dict[str, Defence] | None:
+    """A summary's attacks on detectors; None where there are none."""
+    if values is None or "refused" in values:
+        return None
+    return {score: Defence(**estimates(each)) for score, each in values.items()}
 
 
 def words(name: str) -> str:
@@ -126,5 +137,5 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _share(numbers: dict[str, Any] | None) -> str:
-    return str(Estimate(**numbers)) if numbers else "there are none"
+def _share(value: Estimate | None) -> str:
+    return str(value) if value else "there are none"

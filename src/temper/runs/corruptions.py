@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from temper.core.claims import alone
 from temper.core.files import unless_damaged, write_json
@@ -12,7 +12,8 @@ from temper.corruptions.measure import Measurement, Plan, each_corruption, guide
 from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
 from temper.corruptions.table import CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
-from temper.runs.evaluate import check_out, load
+from temper.runs.evaluate import check_out, load, measured_on
+from temper.runs.results import CorruptionAccuracy, CorruptionsResult, CorruptionSummary
 
 FIGURE, SUMMARY = "corruptions.svg", "corruptions.json"
 
@@ -34,7 +35,7 @@ def corruptions_into(
     batch_size: int | None = None,
     workers: int = 0,
     image_size: int | None = None,
-) -> tuple[dict[str, Any], bool]:
+) -> CorruptionsResult:
     """Measure a model's accuracy under corruptions and keep every prediction in ``folder``.
 
     What is there already, of the same model, data, preset and seed, is not computed again. Writes the table
@@ -53,9 +54,6 @@ def corruptions_into(
         batch_size: images classified at once.
         workers: processes that corrupt images.
         image_size: height and width that corrupted images are brought to; None: the model's.
-
-    Returns:
-        The summary of ``temper corruptions --json``, and whether everything was measured.
 
     Raises:
         ArgumentError, ModelError, DataError: the call cannot work.
@@ -83,18 +81,19 @@ def corruptions_into(
             )  # fmt: skip
         except EvidenceError as error:
             raise EvidenceError(f"{path}: {error}; name another folder for this measurement (--out)") from None
-        summary = {
-            "model": {"spec": model, **done.table.identity["model"]},
-            "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
-            **summarise(done, plan, against),
-            "seconds": done.seconds,
-            "table": str(path),
-            "figure": str(folder / FIGURE) if done.complete else None,
-        }
         if done.complete:
             write_figure(done.table, plan.cells(), folder / FIGURE)
-        write_json(folder / SUMMARY, summary)
-    return summary, done.complete
+        result = CorruptionsResult(
+            measured_on(model, dataset, done.table),
+            summarised(done, plan, against),
+            sorted({name for name, _ in plan.cells()} & set(STAND_INS)),
+            done.seconds,
+            path,
+            folder / FIGURE if done.complete else None,
+            done.complete,
+        )
+        write_json(folder / SUMMARY, result.to_json())
+    return result
 
 
 def _check_call(
@@ -110,24 +109,27 @@ def _check_call(
         raise ArgumentError("limit", limit, "give at least 1")
 
 
-def summarise(done: Measurement, plan: Plan, baseline: Baseline | None) -> dict[str, Any]:
-    """The numbers of a measurement, ready for JSON; means only where everything was measured."""
+def summarised(done: Measurement, plan: Plan, baseline: Baseline | None) -> CorruptionSummary:
+    """The numbers of a measurement; means only where everything was measured."""
     table, cells = done.table, plan.cells()
-    finished = [cell for cell in cells if cell in table.cells()]
-    by_corruption: dict[str, Any] = {name: {"severities": {}} for name, _ in finished}
-    for name, severity in finished:
-        by_corruption[name]["severities"][str(severity)] = table.accuracy(name, severity).to_json()
-    for name, numbers in by_corruption.items():
-        own = [cell for cell in cells if cell[0] == name]
-        numbers["mean_accuracy"] = table.mean_accuracy(own).to_json() if set(own) <= set(finished) else None
-    return {
-        "preset": plan.preset,
-        "rule": plan.rule,
-        "seed": plan.seed,
-        "clean_accuracy": table.clean_accuracy().to_json() if table.cells() else None,
-        "mean_accuracy": table.mean_accuracy(cells).to_json() if done.complete else None,
-        "mce": mce(table, baseline, cells).to_json() if baseline and done.complete else None,
-        "corruptions": by_corruption,
-        "stand_ins": sorted({name for name, _ in cells} & set(STAND_INS)),
-        "complete": done.complete,
-    }
+    return CorruptionSummary(
+        preset=plan.preset,
+        rule=plan.rule,
+        seed=plan.seed,
+        clean=table.clean_accuracy() if table.cells() else None,
+        mean=table.mean_accuracy(cells) if done.complete else None,
+        error=mce(table, baseline, cells) if baseline and done.complete else None,
+        corruptions=_by_corruption(table, cells),
+    )
+
+
+def _by_corruption(table: CorruptionTable, planned: Sequence[tuple[str, int]]) -> dict[str, CorruptionAccuracy]:
+    """What is measured of each corruption that is planned."""
+    measured = [cell for cell in planned if cell in table.cells()]
+    accuracies = {}
+    for name in dict.fromkeys(name for name, _ in measured):
+        own = [cell for cell in planned if cell[0] == name]
+        severities = {severity: table.accuracy(name, severity) for other, severity in measured if other == name}
+        mean = table.mean_accuracy(own) if set(own) <= set(measured) else None
+        accuracies[name] = CorruptionAccuracy(severities, mean)
+    return accuracies

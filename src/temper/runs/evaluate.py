@@ -14,6 +14,7 @@ from temper import data
 from temper.core.claims import in_turn, refuse_if_filled
 from temper.core.files import check_writable, made, not_there, read_json, unless_damaged, write_json, written
 from temper.core.places import Place
+from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
 from temper.errors import ArgumentError, DataError, EvidenceError
 from temper.evaluation import measurement, samples
@@ -22,6 +23,7 @@ from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
 from temper.evaluation.samples import Samples
 from temper.margins import EvidenceTable
 from temper.models import Classifier
+from temper.runs.results import EvaluationResult, Measured, Robustness, Search
 from temper.runs.views import EXAMPLES, REPORT, SUMMARY, report
 from temper.threat import Threat, parse_threats
 from temper.training.seen import untrained
@@ -60,13 +62,10 @@ def evaluate_into(
     time_budget: float,
     precision: float | None = None,
     image_size: int | None = None,
-) -> tuple[dict[str, Any], bool]:
+) -> EvaluationResult:
     """Measure a model on data, keep the evidence in ``folder``, and write its report there.
 
     Evidence that is there already is continued.
-
-    Returns:
-        The summary of ``temper evaluate --json``, and whether every sample was searched at every radius.
 
     Raises:
         ArgumentError, ModelError, DataError: the call cannot work.
@@ -80,28 +79,21 @@ def evaluate_into(
         folder, classifier, measured, names, wanted,
         suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget, precision=precision,
     )  # fmt: skip
-    summary: dict[str, Any] = {
-        "model": {"spec": model, **done.table.identity["model"]},
-        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
-        "clean_accuracy": done.table.clean_accuracy().to_json(),
-        "threats": [_threat_summary(done.table, threat, wanted, suite) for threat in wanted],
-        "passes": done.table.passes(),
-        "precision": done.table.provenance.precision,
-        "seconds": done.seconds,
-        "table": str(folder / TABLE),
-    }
-    if done.subset:
-        summary["threats"][0] |= {
-            "robust_accuracy": done.subset.test_set.to_json(),
-            "subset": {
-                "attacked": done.subset.attacked,
-                "correct": done.subset.correct,
-                "distribution": done.subset.distribution.to_json(),
-            },
-        }
-    write_json(folder / SUMMARY, summary)
+    result = EvaluationResult(
+        measured_on(model, dataset, done.table),
+        done.table.clean_accuracy(),
+        tuple(_robustness(done, threat, wanted, suite) for threat in wanted),
+        Search.of(done, folder / TABLE),
+        done.complete,
+    )
+    write_json(folder / SUMMARY, result.to_json())
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
-    return summary, done.complete
+    return result
+
+
+def measured_on(model: str, dataset: Dataset, table: EvidenceTable | CorruptionTable) -> Measured:
+    """What a table is about: a model, as a command named it, and the data set that it was measured on."""
+    return Measured(model, table.identity["model"], dataset.name, len(dataset), table.identity["data"])
 
 
 def load(
@@ -163,8 +155,8 @@ def evaluate_loaded(
         (done.table if known is None else known.merge(done.table)).save(path)
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
-        found = [e for norm in norms for e in examples(classifier, measured, done.table, norm, suite, seed)]
-        save_examples(folder / EXAMPLES, found, names)
+        shown = [e for norm in norms for e in examples(classifier, measured, done.table, norm, suite, seed)]
+        save_examples(folder / EXAMPLES, shown, names)
     return done
 
 
@@ -196,8 +188,8 @@ def _only_about(folder: Path, about: dict[str, Any]) -> Iterator[None]:
 
 def known_evidence(path: Path) -> EvidenceTable | None:
     """The evidence to go on from; None where there is none yet, or the file is damaged: the journal has it, too."""
-    told = "it is made again from the journal, with other suites when they are run again"
-    return unless_damaged(EvidenceTable.load, path, told)
+    otherwise = "it is made again from the journal, with other suites when they are run again"
+    return unless_damaged(EvidenceTable.load, path, otherwise)
 
 
 def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
@@ -255,13 +247,13 @@ def match_classes(dataset: Dataset, data_spec: str, classifier: Classifier, mode
     return dataset
 
 
-def _threat_summary(table: EvidenceTable, threat: Threat, wanted: Sequence[Threat], suite: str) -> dict[str, Any]:
-    norm, eps = threat.norm, threat.eps
+def _robustness(done: Evaluation, threat: Threat, wanted: Sequence[Threat], suite: str) -> Robustness:
+    table, norm, eps = done.table, threat.norm, threat.eps
     grid = sorted(other.eps for other in wanted if other.norm == norm and other.eps <= eps)
-    return {
-        "norm": norm,
-        "eps": eps,
-        "robust_accuracy": table.robust_accuracy(norm, eps, suite).to_json(),
-        "expected_robustness": table.expected_robustness(norm, eps, suite).to_json(),
-        "expected_robustness_trapezoid": table.expected_robustness(norm, eps, suite, grid=grid).to_json(),
-    }
+    return Robustness(
+        threat,
+        done.subset.test_set if done.subset else table.robust_accuracy(norm, eps, suite),
+        table.expected_robustness(norm, eps, suite),
+        table.expected_robustness(norm, eps, suite, grid=grid),
+        done.subset,
+    )

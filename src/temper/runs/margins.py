@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from temper import data
 from temper.core.claims import in_turn
 from temper.core.files import WRONG_PLACE, read_json, unless_damaged, write_json, written
 from temper.data import Dataset
-from temper.detection.defence import RESTARTS, STEPS, TARGETS, attack_detectors, calibration_half
+from temper.detection.defence import RESTARTS, STEPS, TARGETS, Defence, attack_detectors, calibration_half
 from temper.detection.evasion import Scored
 from temper.detection.pseudo import PseudoMargin
 from temper.detection.scoring import FEATURE, features, head_weight, score, scorers
@@ -26,13 +25,22 @@ from temper.evaluation.samples import Samples, from_dataset, on_device
 from temper.margins import EvidenceTable
 from temper.margins.consistency import margin_consistency
 from temper.margins.decisions import Brittleness, brittleness
-from temper.margins.detection import detection, eps_sweep
+from temper.margins.detection import DetectionQuality, detection, eps_sweep
 from temper.margins.detector import DETECTOR, BrittlenessDetector, check_alpha, single_threat
 from temper.margins.scores import equidistance
 from temper.models import Classifier
 from temper.models.features import features_and_logits
 from temper.runs.brittleness import ENDS, SCORES, SUITE, SUMMARY, WEIGHTS
-from temper.runs.evaluate import REPORT, check_out, class_names, evaluate_loaded, load, save_examples
+from temper.runs.evaluate import REPORT, check_out, class_names, evaluate_loaded, load, measured_on, save_examples
+from temper.runs.results import (
+    BrittlenessResult,
+    Decisions,
+    FittedDetector,
+    MarginsResult,
+    Refused,
+    Search,
+    estimates,
+)
 from temper.runs.run import CONFIG
 from temper.runs.views import report
 from temper.threat import Threat
@@ -72,13 +80,10 @@ def margins_into(
     batch_size: int | None = None,
     time_budget: float = float("inf"),
     image_size: int | None = None,
-) -> tuple[dict[str, Any], bool]:
+) -> MarginsResult:
     """Measure the input margins of a model's decisions on data and what follows from them, and write the report.
 
     Evidence that is in ``folder`` already is continued.
-
-    Returns:
-        The summary of ``temper margins --json``, and whether every sample was searched.
 
     Raises:
         ArgumentError, ModelError, DataError: the call cannot work.
@@ -95,32 +100,24 @@ def margins_into(
     learnt_from = None if training is None else _training_data(training, dataset.digests(), seed)
     measured, names = from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = _search(folder, classifier, measured, names, asked)
-    summary: dict[str, Any] = {
-        "model": {"spec": model, **done.table.identity["model"]},
-        "data": {"name": dataset.name, "n": len(dataset), "fingerprint": done.table.identity["data"]},
-        "threat": {"norm": chosen.norm, "eps": chosen.eps},
-        "passes": done.table.passes(),
-        "precision": done.table.provenance.precision,
-        "seconds": done.seconds,
-        "table": str(folder / TABLE),
-    }
+    result = MarginsResult(measured_on(model, dataset, done.table), chosen, Search.of(done, folder / TABLE))
     if not done.complete:
-        return summary, False
+        return result
     pseudo = None
     if learnt_from is not None:
         pseudo = _pseudo_margin(folder / "pseudo-margin", classifier, learnt_from, asked)
         if pseudo is None:
-            return summary, False
+            return result
         pseudo.save(folder / PSEUDO_MARGIN)
     with in_turn(folder / JOURNAL, "analysing"):  # scores, detector and summary are of one call
-        summary |= analyse(folder, classifier, measured, done.table, asked, pseudo)
+        result = replace(result, brittleness=analyse(folder, classifier, measured, done.table, asked, pseudo))
         ends = examples(classifier, measured, done.table, chosen.norm, SUITE, seed, ends=True)
         save_examples(folder / ENDS, ends, names)
         if (Path(model) / CONFIG).exists() and (folder / DETECTOR).exists():
             _put_beside_weights(folder / DETECTOR, Path(model))
-        write_json(folder / SUMMARY, summary)
+        write_json(folder / SUMMARY, result.to_json())
         report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
-    return summary, True
+    return result
 
 
 def _put_beside_weights(detector: Path, run: Path) -> None:
@@ -143,7 +140,7 @@ def analyse(
     table: EvidenceTable,
     asked: Asked,
     pseudo: PseudoMargin | None,
-) -> dict[str, Any]:
+) -> BrittlenessResult:
     """Everything that follows from known margins; the scores and the detector are written to ``folder``."""
     norm, eps, seed = asked.threat.norm, asked.threat.eps, asked.seed
     scored = scorers(classifier, norm, pseudo, linear_head=_ends_in_linear(classifier, measured))
@@ -154,29 +151,20 @@ def analyse(
     if FEATURE in scored:
         with written(folder / WEIGHTS) as unfinished, unfinished.open("wb") as file:
             np.save(file, equidistance(head_weight(classifier), norm).numpy())
-    found = brittleness(table, norm, eps, SUITE)
-    names = [name for name in scores.columns if name != "sample"]
-    columns = {name: scores[name].to_numpy(np.float64) for name in names}
-    summary: dict[str, Any] = {
-        "margins": {
-            "known": int(np.isfinite(found.margin).sum()),
-            "unknown": int((~np.isfinite(found.margin)).sum()),
-            "brittle": int(found.brittle.sum()),
-            "robust": int(found.robust.sum()),
-        },
-        "consistency": {
-            name: margin_consistency(table, norm, SUITE, scores=values).to_json() for name, values in columns.items()
-        },
-        "detection": {name: _detection(found, values, seed) for name, values in columns.items()},
-        "sweep": [
-            {"eps": point.eps, **(point.quality.to_json() if point.quality else {"reason": point.reason})}
-            for point in eps_sweep(table, norm, [eps * share for share in SWEEP], SUITE)
-        ],
-    }
-    return (
-        summary
-        | _detector(folder, table, asked)
-        | _defences(folder, classifier, measured, table, found, scores, scored, asked)
+    decisions = brittleness(table, norm, eps, SUITE)
+    columns = {name: scores[name].to_numpy(np.float64) for name in scores.columns if name != "sample"}
+    return BrittlenessResult(
+        Decisions(
+            known=int(np.isfinite(decisions.margin).sum()),
+            unknown=int((~np.isfinite(decisions.margin)).sum()),
+            brittle=int(decisions.brittle.sum()),
+            robust=int(decisions.robust.sum()),
+        ),
+        {name: margin_consistency(table, norm, SUITE, scores=values) for name, values in columns.items()},
+        {name: _detection(decisions, values, seed) for name, values in columns.items()},
+        eps_sweep(table, norm, [eps * share for share in SWEEP], SUITE),
+        _detector(folder, table, asked),
+        _defences(folder, classifier, measured, table, decisions, scores, scored, asked) if asked.adaptive else None,
     )
 
 
@@ -193,7 +181,7 @@ def _ends_in_linear(classifier: Classifier, measured: Samples) -> bool:
     return True
 
 
-def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> dict[str, Any]:
+def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> FittedDetector | Refused:
     """Fit on half of the samples, judge on the other half; a refusal is a result, too."""
     ids = np.unique(table.frame["sample"].to_numpy(np.int64))
     half = calibration_half(ids, asked.seed)
@@ -203,19 +191,17 @@ def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> dict[str, Any
         held_out = detector.detect(table.take(ids[~half]))
     except EvidenceError as error:
         log.warning("no detector: %s", error)
-        return {"detector": {"refused": str(error)}}
+        return Refused(str(error))
     detector.save(folder / DETECTOR)
-    return {
-        "detector": {
-            "threshold": detector.threshold,
-            "alpha": detector.alpha,
-            "brittle": detector.brittle,
-            "flag_rate": detector.flag_rate.to_json(),
-            "missed_at_most": detector.missed_at_most(),
-            "held_out": asdict(held_out),
-            "file": str(folder / DETECTOR),
-        }
-    }
+    return FittedDetector(
+        detector.threshold,
+        detector.alpha,
+        detector.brittle,
+        detector.flag_rate,
+        detector.missed_at_most(),
+        held_out,
+        folder / DETECTOR,
+    )
 
 
 def _defences(
@@ -223,30 +209,31 @@ def _defences(
     classifier: Classifier,
     measured: Samples,
     table: EvidenceTable,
-    found: Brittleness,
+    decisions: Brittleness,
     scores: pd.DataFrame,
     scored: Mapping[str, Scored],
     asked: Asked,
-) -> dict[str, Any]:
+) -> dict[str, Defence] | Refused:
     """Attacks on the detectors, each kept as soon as it is done: they take longer than all the rest."""
-    if not asked.adaptive:
-        return {}
     norm, eps = asked.threat.norm, asked.threat.eps
     key = {"identity": dict(table.identity), "threat": [norm, eps], "alpha": asked.alpha, "seed": asked.seed}
     key |= {"n": len(scores), "budget": [TARGETS, RESTARTS, STEPS]}
     kept = unless_damaged(read_json, folder / ADAPTIVE, "the detectors are attacked again") or {}
-    done: dict[str, Any] = kept["defences"] if kept.get("key") == key else {}
+    earlier = kept["defences"] if kept.get("key") == key else {}
+    done = {name: Defence(**estimates(values)) for name, values in earlier.items()}
     open_ = {name: each for name, each in scored.items() if name not in done}
     try:
         for defence in attack_detectors(
-            classifier, measured, found, scores, open_, norm, eps, alpha=asked.alpha, seed=asked.seed
+            classifier, measured, decisions, scores, open_, norm, eps, alpha=asked.alpha, seed=asked.seed
         ):
-            done[defence.score] = defence.to_json()
-            write_json(folder / ADAPTIVE, {"key": key, "defences": done})
+            done[defence.score] = defence
+            write_json(
+                folder / ADAPTIVE, {"key": key, "defences": {name: each.to_json() for name, each in done.items()}}
+            )
     except EvidenceError as error:
         log.warning("no attack on the detector: %s", error)
-        return {"adaptive": {"refused": str(error)}}
-    return {"adaptive": {name: done[name] for name in scored}}
+        return Refused(str(error))
+    return {name: done[name] for name in scored}
 
 
 def _training_data(spec: str, measured_on: NDArray[np.uint64], seed: int) -> Dataset:
@@ -285,9 +272,9 @@ def _training_spec(data_spec: str, train_data: str | None) -> str:
     raise ArgumentError("train-data", None, f"{data_spec} has no training part; name the data to learn from")
 
 
-def _detection(found: Brittleness, values: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """How well a score detects, as plain data, or why that is not defined."""
+def _detection(decisions: Brittleness, values: NDArray[np.float64], seed: int) -> DetectionQuality | str:
+    """How well a score detects, or why that is not defined."""
     try:
-        return detection(found, values, seed=seed).to_json()
+        return detection(decisions, values, seed=seed)
     except EvidenceError as error:
-        return {"reason": str(error)}
+        return str(error)
