@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from temper import models
-from temper.margins.detector import BrittlenessDetector
+from temper.margins.detector import BrittlenessDetector, Calibration
 from temper.margins.intervals import Estimate
 from temper.runs.finetune import finetune
+from temper.threat import Threat
 
 POOLED = """
 import time
@@ -29,7 +30,9 @@ def detector_of(folder: Path, threshold: float) -> BrittlenessDetector:
     """A detector of a run's model with a threshold of our choice."""
     nothing = Estimate(value=0.5, low=0.4, high=0.6, n=100)
     identity = {"model": models.fingerprint(models.load(folder)), "data": "any"}
-    return BrittlenessDetector("Linf", 8 / 255, 0.05, threshold, nothing, 50, 0, "margin", identity, (0, 1))
+    return BrittlenessDetector(
+        Threat("Linf", 8 / 255), 0.05, threshold, Calibration(nothing, 50, 0, "margin", identity, (0, 1))
+    )
 
 
 def trained(folder: Path) -> Path:

@@ -53,4 +53,4 @@ def labelled(brittle, scores, unknown=None) -> Brittleness:
     unknown = np.zeros_like(brittle) if unknown is None else np.array(unknown, bool)
     ids = np.arange(len(brittle))
     margins = np.where(unknown, np.inf, np.where(brittle, 0.01, 0.1))
-    return Brittleness(ids, 0 * ids, 0 * ids, scores, margins, brittle & ~unknown, ~brittle & ~unknown, "margin")
+    return Brittleness(ids, 0 * ids, scores, margins, brittle & ~unknown, ~brittle & ~unknown, "margin")

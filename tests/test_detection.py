@@ -214,7 +214,7 @@ def test_perfect_detection_leaves_doubt():
     """Five brittle decisions that all score below the robust ones say little of the next."""
     brittle = np.arange(40) < 5
     ids, margin = np.arange(40), np.where(np.arange(40) < 5, 0.0, np.inf)
-    found = Brittleness(ids, ids, ids, ids.astype(float), margin, brittle, ~brittle, "margin")
+    found = Brittleness(ids, ids, ids.astype(float), margin, brittle, ~brittle, "margin")
     got = detection_module.detection(found)
     for each in (got.auroc, got.aupr, got.aupr_trapezoid):
         assert each.value == pytest.approx(1) == each.high

@@ -127,9 +127,13 @@ def test_fit_counts_what_it_rests_on():
     scores = np.arange(50.0)
     detector = BrittlenessDetector.fit(table(margins, scores, survived=survived), THREAT, alpha=0.1)
     assert detector.threshold == 18  # the 19th of 20: ceil(21 * 0.9) = 19
-    assert (detector.brittle, detector.unknown, detector.suite) == (20, 10, "margin")
-    assert (detector.flag_rate.value, detector.flag_rate.n) == (19 / 50, 50)
-    assert detector.samples == tuple(range(50))
+    assert (detector.calibration.brittle, detector.calibration.unknown, detector.calibration.suite) == (
+        20,
+        10,
+        "margin",
+    )
+    assert (detector.calibration.flag_rate.value, detector.calibration.flag_rate.n) == (19 / 50, 50)
+    assert detector.calibration.samples == tuple(range(50))
 
 
 def test_wrong_decisions_can_be_brittle_too():
@@ -149,7 +153,7 @@ def test_logits_are_flagged_as_the_table_was(dtype, seed):
     flagged = detector.flag(logits)
     assert flagged.dtype == torch.bool
     assert flagged.tolist() == (scores <= detector.threshold).tolist()
-    assert flagged.sum().item() == round(detector.flag_rate.value * 300)
+    assert flagged.sum().item() == round(detector.calibration.flag_rate.value * 300)
 
 
 def test_too_few_brittle_decisions_are_refused():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from temper.attacks.suites import SUITES
+from temper.attacks.work import Note
 from temper.core.claims import STALE_SECONDS
 from temper.errors import EvidenceError
 from temper.evaluation.journal import Journal
@@ -18,7 +19,7 @@ HEADER = {"suite": "apgd", "seed": 0}
 OUTCOMES = [
     ("Linf", Outcome(3, "apgd-ce", 0.1, float("inf"), 11, 10)),
     ("L2", Outcome(4, "apgd-ce", 0.1 + 0.2, 0.1 + 0.7, 5, 4)),
-    ("L1", Outcome(4, "apgd-ce", float("inf"), 1e-300, 5, 4, (-0.1235, float("-inf"), 1e-9), 0.8123)),
+    ("L1", Outcome(4, "apgd-ce", float("inf"), 1e-300, 5, 4, Note((-0.1235, float("-inf"), 1e-9), 0.8123))),
 ]
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from temper.attacks.work import Note
 from temper.evaluation import journal, measurement, searching
 from temper.evaluation.journal import Journal
 from temper.evaluation.measurement import measure
@@ -92,7 +93,7 @@ def test_some_samples_are_known_as_among_all():
         for sample in random.choice(found.ids, 20, replace=False).tolist():
             leads = tuple(random.uniform(-1, 0, stage.attack.runs).tolist())
             far = float(random.choice([np.inf, 0.05]))
-            found.add(Outcome(sample, stage.name, 0.1, far, 3, 2, leads, float(random.uniform(0.5, 1.5))))
+            found.add(Outcome(sample, stage.name, 0.1, far, 3, 2, Note(leads, float(random.uniform(0.5, 1.5)))))
     places = np.sort(random.choice(30, 11, replace=False))
     some = found.at(places)
     np.testing.assert_array_equal(some.next_radius([0.02, 0.1]), found.next_radius([0.02, 0.1])[places])

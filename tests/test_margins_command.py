@@ -95,8 +95,8 @@ def test_the_detector_is_judged_on_the_other_half(measured):
     detector = BrittlenessDetector.load(out / "detector.json")
     assert detector.threshold == summary["detector"]["threshold"]
     held_out = summary["detector"]["held_out"]
-    assert len(detector.samples) + held_out["flagged"]["n"] == COUNT
-    assert held_out["missed"]["n"] + detector.brittle == summary["margins"]["brittle"]
+    assert len(detector.calibration.samples) + held_out["flagged"]["n"] == COUNT
+    assert held_out["missed"]["n"] + detector.calibration.brittle == summary["margins"]["brittle"]
 
 
 def test_attacks_on_each_detector_are_reported(measured):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from temper.attacks.square import Square
 from temper.attacks.suites import SUITES
+from temper.attacks.work import Note
 from temper.errors import TemperWarning
 from temper.evaluation import search
 from temper.evaluation.measurement import measure
@@ -68,7 +69,7 @@ def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-8.0, radius=0.1):
         ("apgd-t-long", (moved, *far), rise, 0.1),
         ("square", (blind,), 1.0, radius),
     ):
-        found.add(search.Outcome(7, stage, at, np.inf, 1, 1, leads, own))
+        found.add(search.Outcome(7, stage, at, np.inf, 1, 1, Note(leads, own)))
     return found
 
 

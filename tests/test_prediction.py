@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from temper.deployment.images import find_images
 from temper.deployment.prediction import Deployed, Failure, Prediction, Predictor
 from temper.errors import ArgumentError
 from temper.evaluation import measurement, samples
-from temper.margins.detector import BrittlenessDetector
 from temper.models import Classifier
 from temper.threat import Threat
 
@@ -105,8 +105,9 @@ def test_a_detector_in_the_run_says_what_is_brittle(place, run, capsys):
         assert "Linf:8/255" in shown
         (run / "detector.json").write_text("{}")
         assert call(capsys, "--run", run, "images")[0] == 2
-        others = json.loads(json.dumps(detector_of(run, 1.0).identity)) | {"model": {"weights": "other"}}
-        BrittlenessDetector(**{**vars(detector_of(run, 1.0)), "identity": others}).save(run / "detector.json")
+        detector = detector_of(run, 1.0)
+        others = dict(detector.calibration.identity) | {"model": {"weights": "other"}}
+        replace(detector, calibration=replace(detector.calibration, identity=others)).save(run / "detector.json")
         assert "was fitted for another model" in call(capsys, "--run", run, "images")[2]
     finally:
         (run / "detector.json").unlink()

@@ -40,7 +40,9 @@ def fitted() -> PseudoMargin:
 def brief(monkeypatch):
     """Recipes cut short, for what does not depend on how much is learned."""
     short = {
-        name: replace(each, epochs=3, hidden=tuple((16, relu) for _, relu in each.hidden))
+        name: replace(
+            each, hidden=tuple((16, relu) for _, relu in each.hidden), learning=replace(each.learning, epochs=3)
+        )
         for name, each in RECIPES.items()
     }
     monkeypatch.setattr(pseudo, "RECIPES", short)
@@ -50,7 +52,7 @@ def test_learns_what_the_logit_margin_does_not_tell(fitted):
     features, logits, margins = samples(500, seed=1)
     assert tau(logit_margin(logits), margins) < 0.6
     assert tau(fitted(features, logits), margins) > 0.9
-    assert fitted.tau > 0.9
+    assert fitted.validation.tau > 0.9
 
 
 def test_is_in_the_unit_of_the_margins(fitted):
@@ -63,7 +65,8 @@ def test_is_in_the_unit_of_the_margins(fitted):
 def test_published_recipes_learn_a_monotone_function(recipe, monkeypatch):
     # Narrower and at a higher rate, or it takes minutes.
     narrow = tuple((64, relu) for _, relu in RECIPES[recipe].hidden)
-    monkeypatch.setitem(RECIPES, recipe, replace(RECIPES[recipe], hidden=narrow, rate=2e-3, epochs=300))
+    learning = replace(RECIPES[recipe].learning, rate=2e-3, epochs=300)
+    monkeypatch.setitem(RECIPES, recipe, replace(RECIPES[recipe], hidden=narrow, learning=learning))
     features, logits, _ = samples(700)
     margins = 0.1 * torch.sigmoid((logits if recipe == "paper-code" else features)[:, 0])
     fitted = PseudoMargin.fit(features[:500], logits[:500], margins[:500], recipe)
@@ -77,14 +80,15 @@ def test_published_recipes_are_as_published():
     assert paper.hidden == ((512, True),) * 5
     assert code.hidden == ((512, False), (512, True), (512, True))
     for each in (paper, code):
-        assert (each.members, each.epochs, each.batch, each.rate, each.best) == (1, 500, 0, 1e-4, False)
+        learning = each.learning
+        assert (each.members, learning.epochs, learning.batch, learning.rate, learning.best) == (1, 500, 0, 1e-4, False)
     assert (paper.inputs, paper.target, code.inputs, code.target) == ("features", "share", "logits", "root")
 
 
 def test_ranks_no_worse_than_the_logit_margin_where_that_is_perfect():
     features, logits, _ = samples(300)
     fitted = PseudoMargin.fit(features, logits, 0.1 * logit_margin(logits))
-    assert fitted.tau > 0.99
+    assert fitted.validation.tau > 0.99
 
 
 @pytest.mark.parametrize("recipe", RECIPE_NAMES)
@@ -143,7 +147,7 @@ def test_unknown_margins_are_left_out_and_counted(brief):
     fitted = PseudoMargin.fit(features, logits, holes)
     keep = torch.isfinite(holes)
     same = PseudoMargin.fit(features[keep], logits[keep], margins[keep])
-    assert (fitted.known, fitted.unknown) == (250, 50)
+    assert (fitted.validation.known, fitted.validation.unknown) == (250, 50)
     assert torch.equal(fitted(features, logits), same(features, logits))
 
 

@@ -20,8 +20,9 @@ import torch
 
 from temper import models
 from temper.deployment.prediction import Deployed
-from temper.margins.detector import BrittlenessDetector
+from temper.margins.detector import BrittlenessDetector, Calibration
 from temper.margins.intervals import Estimate
+from temper.threat import Threat
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "epsilon_scheduling"))
 
@@ -70,7 +71,7 @@ def measure(name: str) -> list[dict[str, str | float | int]]:
     logits = classifier(x)
     deployed, on_logits = Deployed(classifier, 1.0).eval(), Deployed(torch.nn.Identity(), 1.0)
     nothing = Estimate(value=0.0, low=0.0, high=1.0, n=0)
-    detector = BrittlenessDetector("Linf", 8 / 255, 0.05, 1.0, nothing, 0, 0, "margin", {}, ())
+    detector = BrittlenessDetector(Threat("Linf", 8 / 255), 0.05, 1.0, Calibration(nothing, 0, 0, "margin", {}, ()))
     alone: dict[str, Action] = {
         "margin and flag": lambda: on_logits(logits),
         "detector.flag": lambda: detector.flag(logits),

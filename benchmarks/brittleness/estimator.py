@@ -113,7 +113,8 @@ def measured(path: Path, threats: Sequence[str]) -> Iterator[Scenario]:
     for threat in parse_threats(threats):
         if threat.norm in table.norms:
             found = brittleness(table, threat.norm, threat.eps)
-            fixed = TestSet(found.logit_margin, found.label == found.prediction, found.brittle, found.unknown)
+            labels = table.frame.drop_duplicates("sample").sort_values("sample")["label"].to_numpy(np.int64)
+            fixed = TestSet(found.logit_margin, labels == found.prediction, found.brittle, found.unknown)
             yield Scenario(f"{path.parent.name}/{path.stem} {threat}", partial(_same, fixed))
 
 

@@ -106,7 +106,10 @@ def learned(path: Path, train: Part, recipe: str) -> PseudoMargin:
         return PseudoMargin.load(path)
     began = time.monotonic()
     pseudo = PseudoMargin.fit(train.features, train.logits, train.margins, recipe)
-    print(f"{path.stem}: {time.monotonic() - began:.0f} s, tau on validation samples {pseudo.tau:.3f}", flush=True)
+    print(
+        f"{path.stem}: {time.monotonic() - began:.0f} s, tau on validation samples {pseudo.validation.tau:.3f}",
+        flush=True,
+    )
     pseudo.save(path)
     return pseudo
 
@@ -140,7 +143,7 @@ def rows(case: Case, data: Path, tables: Path) -> Iterator[dict[str, Any]]:
                 "score": name,
                 **spread("tau", tau),
                 "eps": eps,
-                "brittle": quality.brittle / TEST,
+                "brittle": quality.counts.brittle / TEST,
                 **spread("auroc", quality.auroc),
                 **spread("aupr", quality.aupr),
                 **spread("fpr95", quality.fpr_at_95_tpr),

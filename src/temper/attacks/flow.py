@@ -15,7 +15,7 @@ from temper.attacks.ball import distance, exact_distance, into_ball, rows
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.suites import Stage
 from temper.attacks.verification import GRAIN, Lent, filled_size
-from temper.attacks.work import Finished, Work
+from temper.attacks.work import Finished, Note, Work
 from temper.core import randomness
 from temper.errors import ModelError
 from temper.threat import Norm
@@ -338,8 +338,9 @@ class Flow:
             self.found.pop((place, run), None)
         if self.odd[place, runs].any():
             self.engine.not_finite.add(int(self.work.ids[place]))
-        led, leads = bool(self.led[place, runs].any()), () if self.attack.nearest else self.lead[place, runs].tolist()
-        yield Finished(place, reached, nearest, forward, backward, led, tuple(leads), self._rise(place))
+        leads = () if self.attack.nearest else tuple(self.lead[place, runs].tolist())
+        led, note = bool(self.led[place, runs].any()), Note(leads, self._rise(place))
+        yield Finished(place, reached, nearest, forward, backward, led, note)
 
     def _rise(self, place: int) -> float:
         """Rise of the loss in a sample's first steps, over what was promised; 1 where this is not noted."""

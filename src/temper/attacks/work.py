@@ -29,6 +29,21 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What the runs of an attack noted on a sample, for signs of masked gradients.
+
+    Attributes:
+        leads: how far each run that counts came in a ball, as a logit difference: above 0 flips. To its target, if it
+            has one.
+        rise: of the loss in the runs' first steps, over what their gradients promised; 0 where they promised nothing,
+            1 where none of that is noted.
+    """
+
+    leads: tuple[float, ...] = ()
+    rise: float = 1.0
+
+
+@dataclass(frozen=True)
 class Finished:
     """A sample that is done with one attack.
 
@@ -37,11 +52,8 @@ class Finished:
         distance: of the nearest verified flip; inf where there is none.
         nearest: the flip, float [C, H, W], or None.
         forward, backward: passes spent on it.
-        leads: how far each run that counts came in a ball, as a logit difference: above 0 flips. To its target, if it
-            has one.
-        rise: of the loss in the runs' first steps, over what their gradients promised; 0 where they promised nothing,
-            1 where none of that is noted.
         led: whether any question's gradient had a finite entry, or none was asked for: otherwise nothing was searched.
+        note: what the runs noted.
     """
 
     place: int
@@ -50,5 +62,4 @@ class Finished:
     forward: int
     backward: int
     led: bool = True
-    leads: tuple[float, ...] = ()
-    rise: float = 1.0
+    note: Note = Note()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from temper import models
 from temper.core.files import written
-from temper.deployment.prediction import Deployed, load_detector, names_of, run_folder, threat_of
+from temper.deployment.prediction import Deployed, load_detector, names_of, run_folder
 from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError, naming
 from temper.evaluation.samples import from_dataset
 from temper.margins.detector import BrittlenessDetector
@@ -140,7 +140,7 @@ def _facts(classifier: Classifier, detector: BrittlenessDetector | None) -> dict
     if detector is None:
         return facts
     return facts | {
-        "threat": threat_of(detector),
+        "threat": str(detector.threat),
         "alpha": repr(detector.alpha),
         "threshold": repr(detector.threshold),
     }

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from temper.evaluation.samples import device_of, on_device
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.models import Classifier
 from temper.models.heads import SHAPE_REFUSALS
-from temper.threat import Threat, check_norm
 
 LARGEST_BATCH = 256  # more would only delay the first answer
 MIXED_BATCH = 32  # of a model that takes images of any size
@@ -111,11 +110,6 @@ def load_detector(spec: str, classifier: Classifier) -> BrittlenessDetector | No
     return BrittlenessDetector.load(folder / DETECTOR, models.fingerprint(classifier))
 
 
-def threat_of(detector: BrittlenessDetector) -> str:
-    """What a detector's brittle decisions are brittle to, such as ``Linf:8/255``."""
-    return str(Threat(check_norm(detector.norm), detector.eps))
-
-
 def no_detector(spec: str) -> str:
     """What to tell a person who has no detector: why there is no answer, and how to get one."""
     model = spec if run_folder(spec) else "DIR"
@@ -184,9 +178,16 @@ class Predictor:
         """The detector in ``temper predict --json``."""
         if self.detector is None:
             return None
-        names = ("norm", "eps", "alpha", "threshold", "suite")
-        numbers = {name: getattr(self.detector, name) for name in names}
-        return {"threat": threat_of(self.detector), **numbers, "flag_rate": asdict(self.detector.flag_rate)}
+        threat, calibration = self.detector.threat, self.detector.calibration
+        return {
+            "threat": str(threat),
+            "norm": threat.norm,
+            "eps": threat.eps,
+            "alpha": self.detector.alpha,
+            "threshold": self.detector.threshold,
+            "suite": calibration.suite,
+            "flag_rate": calibration.flag_rate.to_json(),
+        }
 
     def _fitting_batch(self) -> int:
         size = self.classifier.image_size

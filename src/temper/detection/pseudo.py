@@ -35,6 +35,40 @@ Layer = tuple[Tensor, Tensor]  # weight [E, in, out] and bias [E, 1, out] of a l
 
 
 @dataclass(frozen=True)
+class Validation:
+    """What networks were fitted on, and how they do on the rest.
+
+    Attributes:
+        seed: of the networks and of the split.
+        known: samples that they were fitted on.
+        unknown: samples left out because no flip of them was found.
+        tau: Kendall's tau-b of the pseudo-margin and the input margin on samples that the networks did not learn from,
+            averaged over the networks. It is a little high where the best epoch was chosen by it.
+    """
+
+    seed: int
+    known: int
+    unknown: int
+    tau: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What stands before and behind the networks.
+
+    Attributes:
+        base: what an estimate on the scale of the target begins with: offset, and slope by the log of the logit margin.
+        scale: largest margin it was fitted on, for the target ``share``; else 1.
+        mean, std: float32 [D], which inputs are standardised by.
+    """
+
+    base: tuple[float, float]
+    scale: float
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
 class PseudoMargin:
     """An estimate of the input margin from features and logits: the lower, the more brittle.
 
@@ -42,28 +76,16 @@ class PseudoMargin:
 
     Attributes:
         recipe: a name in :data:`RECIPES`.
-        seed: of the networks and of the split.
-        known: samples that it was fitted on.
-        unknown: samples left out because no flip of them was found.
-        tau: Kendall's tau-b of the pseudo-margin and the input margin on samples that the networks did not learn from,
-            averaged over the networks. It is a little high where the best epoch was chosen by it.
+        validation: what the networks were fitted on, and how they do on the rest.
         widths: numbers of features and of logits that it takes.
-        base: what an estimate on the scale of the target begins with: offset, and slope by the log of the logit margin.
-        scale: largest margin it was fitted on, for the target ``share``; else 1.
-        mean, std: float32 [D], which inputs are standardised by.
+        scaling: of inputs and outputs.
         layers: weights and biases of the networks, side by side.
     """
 
     recipe: str
-    seed: int
-    known: int
-    unknown: int
-    tau: float
+    validation: Validation
     widths: tuple[int, int]
-    base: tuple[float, float]
-    scale: float
-    mean: Tensor
-    std: Tensor
+    scaling: Scaling
     layers: tuple[Layer, ...]
 
     @classmethod
@@ -106,19 +128,20 @@ class PseudoMargin:
             found = (features.shape[1], logits.shape[1])
             raise ArgumentError("features and logits", found, f"the pseudo-margin was fitted on widths {self.widths}")
         recipe = RECIPES[self.recipe]
-        inputs = (_inputs(recipe, features, logits) - self.mean) / self.std
-        outputs = _outputs(recipe, self.layers, inputs[None], _base(self.base, logits)).mean(0)
+        inputs = (_inputs(recipe, features, logits) - self.scaling.mean) / self.scaling.std
+        outputs = _outputs(recipe, self.layers, inputs[None], _base(self.scaling.base, logits)).mean(0)
         if recipe.target == "log":
             return outputs.exp().to(place)
-        return (outputs * self.scale if recipe.target == "share" else outputs**2).to(place)
+        return (outputs * self.scaling.scale if recipe.target == "share" else outputs**2).to(place)
 
     def save(self, path: Path) -> None:
         """Write the networks as safetensors, everything else as JSON in its metadata."""
-        tensors = {"mean": self.mean, "std": self.std}
+        tensors = {"mean": self.scaling.mean, "std": self.scaling.std}
         for place, (weight, bias) in enumerate(self.layers):
             tensors |= {f"{place}.weight": weight, f"{place}.bias": bias}
-        plain = {name: value for name, value in vars(self).items() if name not in ("mean", "std", "layers")}
-        notes = {"format": FORMAT, "settings": asdict(RECIPES[self.recipe]), **plain}
+        plain = {"widths": self.widths, "base": self.scaling.base, "scale": self.scaling.scale}
+        settings = RECIPES[self.recipe].settings()
+        notes = {"format": FORMAT, "settings": settings, "recipe": self.recipe, **asdict(self.validation), **plain}
         with written(path) as unfinished:
             safetensors.torch.save_file(tensors, unfinished, {METADATA_KEY: json.dumps(notes)})
 
@@ -134,7 +157,9 @@ class PseudoMargin:
                 notes = json.loads((file.metadata() or {})[METADATA_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             written_by, settings = notes.pop("format"), notes.pop("settings")
-            current = json.loads(json.dumps(asdict(RECIPES[notes["recipe"]]))) if notes["recipe"] in RECIPES else None
+            current = (
+                json.loads(json.dumps(RECIPES[notes["recipe"]].settings())) if notes["recipe"] in RECIPES else None
+            )
         except OSError as error:
             raise EvidenceError(f"{path}: cannot be read ({error.strerror or error})") from None
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
@@ -142,8 +167,9 @@ class PseudoMargin:
         if (written_by, settings) != (FORMAT, current):
             raise EvidenceError(f"{path}: was written by another version of temper; fit the pseudo-margin again")
         layers = tuple((tensors[f"{k}.weight"], tensors[f"{k}.bias"]) for k in range((len(tensors) - 2) // 2))
-        notes |= {name: tuple(notes[name]) for name in ("widths", "base")}
-        return cls(**notes, mean=tensors["mean"], std=tensors["std"], layers=layers)
+        scaling = Scaling(tuple(notes.pop("base")), notes.pop("scale"), tensors["mean"], tensors["std"])
+        recipe, widths = notes.pop("recipe"), tuple(notes.pop("widths"))
+        return cls(recipe, Validation(**notes), widths, scaling, layers)
 
 
 # --- what goes in ---------------------------------------------------------------------------------
@@ -223,7 +249,8 @@ def _fit(
         targets = margins.sqrt()
     layers, tau = _learn(recipe, (inputs - mean) / std, targets, _base(base, logits), generator)
     widths = (features.shape[1], logits.shape[1])
-    return kind(name, seed, len(margins), unknown, tau, widths, base, scale, mean, std, layers)
+    validation = Validation(seed, len(margins), unknown, tau)
+    return kind(name, validation, widths, Scaling(base, scale, mean, std), layers)
 
 
 def _learn(
@@ -242,23 +269,23 @@ def _learn(
     shown = [split[torch.arange(len(split)) % FOLDS != member] for member in range(recipe.members)]
     layers = _fresh(recipe, inputs.shape[1], generator)
     parameters = [tensor.requires_grad_() for layer in layers for tensor in layer]
-    optimiser = torch.optim.AdamW(parameters, recipe.rate, weight_decay=recipe.decay)
+    optimiser = torch.optim.AdamW(parameters, recipe.learning.rate, weight_decay=recipe.learning.decay)
     best = [(tau, _member(layers, k)) for k, tau in enumerate(_taus(recipe, layers, inputs, targets, base, held_out))]
-    with progress_bar("fitting the pseudo-margin", recipe.epochs) as bar:
-        for epoch in range(recipe.epochs):
-            steps = list(_batches(shown, recipe.batch, generator))
+    with progress_bar("fitting the pseudo-margin", recipe.learning.epochs) as bar:
+        for epoch in range(recipe.learning.epochs):
+            steps = list(_batches(shown, recipe.learning.batch, generator))
             for step, places in enumerate(steps):
                 if recipe.target == "log":
-                    done = (epoch + step / len(steps)) / recipe.epochs
-                    optimiser.param_groups[0]["lr"] = recipe.rate * (1 + np.cos(np.pi * done)) / 2
+                    done = (epoch + step / len(steps)) / recipe.learning.epochs
+                    optimiser.param_groups[0]["lr"] = recipe.learning.rate * (1 + np.cos(np.pi * done)) / 2
                 outputs = _outputs(recipe, layers, inputs[places], base[places], generator)
                 optimiser.zero_grad()
                 _loss(outputs, targets[places]).backward()
                 optimiser.step()
             bar.advance()
-            if recipe.best or epoch == recipe.epochs - 1:
+            if recipe.learning.best or epoch == recipe.learning.epochs - 1:
                 for k, tau in enumerate(_taus(recipe, layers, inputs, targets, base, held_out)):
-                    if tau > best[k][0] or not recipe.best:
+                    if tau > best[k][0] or not recipe.learning.best:
                         best[k] = (tau, _member(layers, k))
     members = [member for _, member in best]
     joined = tuple(
@@ -303,9 +330,9 @@ def _outputs(
     for (weight, bias), (_, rectified) in zip(layers[:-1], recipe.hidden, strict=True):
         x = torch.baddbmm(bias, x, weight)
         x = x.relu() if rectified else x
-        if dropping is not None and recipe.dropout:
-            keep = torch.rand(x.shape, generator=dropping) >= recipe.dropout
-            x = x * keep / (1 - recipe.dropout)
+        if dropping is not None and recipe.learning.dropout:
+            keep = torch.rand(x.shape, generator=dropping) >= recipe.learning.dropout
+            x = x * keep / (1 - recipe.learning.dropout)
     x = torch.baddbmm(layers[-1][1], x, layers[-1][0]).squeeze(2)
     return x + base if recipe.target == "log" else x.sigmoid()
 

@@ -1,7 +1,28 @@
 """How pseudo-margins are learned: what they see, and of what size."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How networks learn.
+
+    Attributes:
+        epochs: passes over the samples.
+        batch: samples in a step; 0 takes all.
+        rate: of learning; on the scale ``log`` it falls to 0 along a cosine.
+        decay: of weights (AdamW); 0 makes it Adam.
+        dropout: share of hidden units left out in a step.
+        best: keep each network's best epoch by Kendall's tau on its validation samples, instead of the last.
+    """
+
+    epochs: int
+    batch: int
+    rate: float
+    decay: float
+    dropout: float
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -16,24 +37,19 @@ class Recipe:
         target: the margin on the scale on which it is learned: ``log``, the logarithm, beginning at its regression on
             the logarithm of the logit margin; ``share``, of the largest, behind a sigmoid; ``root``, the square root,
             behind a sigmoid.
-        epochs: passes over the samples.
-        batch: samples in a step; 0 takes all.
-        rate: of learning; on the scale ``log`` it falls to 0 along a cosine.
-        decay: of weights (AdamW); 0 makes it Adam.
-        dropout: share of hidden units left out in a step.
-        best: keep each network's best epoch by Kendall's tau on its validation samples, instead of the last.
+        learning: how they learn.
     """
 
     inputs: Literal["features", "logits", "both"]
     hidden: tuple[tuple[int, bool], ...]
     members: int
     target: Literal["log", "share", "root"]
-    epochs: int
-    batch: int
-    rate: float
-    decay: float
-    dropout: float
-    best: bool
+    learning: Learning
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as plain data without levels, as a file of a pseudo-margin holds it."""
+        values = asdict(self)
+        return values | values.pop("learning")
 
 
 # The published text says "5 dense layers of 512" and leaves open whether the output is one of them: here it is not.
@@ -42,12 +58,7 @@ PAPER = Recipe(
     hidden=((512, True),) * 5,
     members=1,
     target="share",
-    epochs=500,
-    batch=0,
-    rate=1e-4,
-    decay=0.0,
-    dropout=0.0,
-    best=False,
+    learning=Learning(epochs=500, batch=0, rate=1e-4, decay=0.0, dropout=0.0, best=False),
 )
 
 RECIPES = {
@@ -56,12 +67,7 @@ RECIPES = {
         hidden=((128, True),) * 2,
         members=5,
         target="log",
-        epochs=60,
-        batch=128,
-        rate=1e-3,
-        decay=0.01,
-        dropout=0.2,
-        best=True,
+        learning=Learning(epochs=60, batch=128, rate=1e-3, decay=0.01, dropout=0.2, best=True),
     ),
     "paper": PAPER,
     # The code that made the published numbers.

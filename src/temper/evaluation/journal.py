@@ -9,10 +9,10 @@ gone is simply taken over.
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from temper.attacks.work import Note
 from temper.core.claims import Claims, owner
 from temper.core.places import Place
 from temper.errors import ArgumentError, EvidenceError
@@ -46,8 +46,9 @@ class Journal:
             # Own outcomes are known.
             self._file, self._read[path] = path.open("w", buffering=1), -1
             self._file.write(self._header + "\n")
-        values = asdict(outcome) | {"leads": " ".join(map(str, outcome.leads))}
-        self._file.write(",".join(map(str, (norm, *values.values()))) + "\n")
+        leads = " ".join(map(str, outcome.note.leads))
+        searched = outcome.sample, outcome.stage, outcome.radius, outcome.distance, outcome.forward, outcome.backward
+        self._file.write(",".join(map(str, (norm, *searched, leads, outcome.note.rise))) + "\n")
 
     def unread(self) -> Iterator[tuple[Norm, Outcome]]:
         """Outcomes of other processes, and of earlier ones, that were not read yet.
@@ -124,6 +125,6 @@ def _outcome(line: str) -> tuple[Norm, Outcome] | None:
     try:
         norm, sample, stage, radius, distance, forward, backward, leads, rise = line.split(",")
         searched = int(sample), stage, float(radius), float(distance), int(forward), int(backward)
-        return check_norm(norm), Outcome(*searched, tuple(map(float, leads.split())), float(rise))
+        return check_norm(norm), Outcome(*searched, Note(tuple(map(float, leads.split())), float(rise)))
     except (ValueError, ArgumentError):
         return None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.attacks.suites import Stage
+from temper.attacks.work import Note
 from temper.threat import Norm
 
 # How far a number may be off before it is a faint sign, and before it is a clear one. A loss that is nearly straight
@@ -50,10 +51,10 @@ class Notes:
         """Those of an attack that has not run yet."""
         return cls(np.full((count, runs), np.nan), np.ones(count))
 
-    def take(self, place: int, leads: Sequence[float], rise: float) -> None:
+    def take(self, place: int, note: Note) -> None:
         """Note what came of one sample."""
-        self.leads[place], self.rise[place] = np.nan, rise
-        self.leads[place, : len(leads)] = leads
+        self.leads[place], self.rise[place] = np.nan, note.rise
+        self.leads[place, : len(note.leads)] = note.leads
 
 
 def way(notes: Mapping[str, Notes], gaps: NDArray[np.float64] | None) -> NDArray[np.float64]:

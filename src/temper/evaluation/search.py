@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from temper.attacks.engine import Engine
 from temper.attacks.suites import Stage, Suite
-from temper.attacks.work import Work
+from temper.attacks.work import Note, Work
 from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
 from temper.threat import ROUNDING, Norm
 
@@ -30,8 +30,7 @@ class Outcome:
         radius: that was searched; inf for a search for the nearest flip, 0 where no gradient said where to search.
         distance: of the nearest verified flip found; inf if none.
         forward, backward: passes spent.
-        leads: how far its runs came (:class:`temper.attacks.engine.Finished`), to 4 digits; so the rise.
-        rise: of the loss over what gradients promised.
+        note: what its runs noted, to 4 digits.
     """
 
     sample: int
@@ -40,8 +39,7 @@ class Outcome:
     distance: float
     forward: int = 0
     backward: int = 0
-    leads: tuple[float, ...] = ()
-    rise: float = 1.0
+    note: Note = Note()
 
 
 @dataclass
@@ -104,7 +102,7 @@ class Findings:
         # A search without a limit has survived everything below the flip that it ends with.
         if outcome.distance > outcome.radius or outcome.radius == np.inf:
             if outcome.stage in self.notes and outcome.radius >= self.failed[outcome.stage][place]:
-                self.notes[outcome.stage].take(place, outcome.leads, outcome.rise)
+                self.notes[outcome.stage].take(place, outcome.note)
             self.failed[outcome.stage][place] = max(self.failed[outcome.stage][place], outcome.radius)
         self.forward[place] += outcome.forward
         self.backward[place] += outcome.backward
@@ -233,8 +231,8 @@ def search(
         for done in engine.flow(stage, some, norm, eps, seed):
             at = float(radius[rows[done.place]]) if done.led else 0.0
             sample = int(some.ids[done.place])
-            leads, rise = tuple(map(_digits, done.leads)), _digits(done.rise)
-            outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward, leads, rise)
+            note = Note(tuple(map(_digits, done.note.leads)), _digits(done.note.rise))
+            outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward, note)
             findings.add(outcome)
             yield outcome
 

@@ -17,7 +17,7 @@ class Brittleness:
 
     Attributes:
         sample: int64 [N], ids.
-        label, prediction: int64 [N].
+        prediction: int64 [N].
         logit_margin: float64 [N].
         margin: float64 [N], distance of the nearest flip found; inf where none was.
         brittle: bool [N], a flip was found within eps (arXiv:2406.18451, section 2: the label plays no part).
@@ -26,7 +26,6 @@ class Brittleness:
     """
 
     sample: NDArray[np.int64]
-    label: NDArray[np.int64]
     prediction: NDArray[np.int64]
     logit_margin: NDArray[np.float64]
     margin: NDArray[np.float64]
@@ -66,7 +65,6 @@ def brittleness(table: EvidenceTable, norm: str, eps: float, suite: str | None =
         )
     return Brittleness(
         sample=rows["sample"].to_numpy(np.int64),
-        label=rows["label"].to_numpy(np.int64),
         prediction=rows["prediction"].to_numpy(np.int64),
         logit_margin=margins,
         margin=found.upper,

@@ -18,6 +18,15 @@ TPR = 0.95  # at which false alarms are counted
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Numbers of decisions: brittle ones, robust ones, and those that no search has settled."""
+
+    brittle: int
+    robust: int
+    unknown: int
+
+
+@dataclass(frozen=True)
 class DetectionQuality:
     """How well low scores tell brittle decisions from robust ones (arXiv:2406.18451, section 3.1).
 
@@ -32,7 +41,7 @@ class DetectionQuality:
             robust decisions are not two at least.
         fpr_at_95_tpr_in_sample: the paper's: scored on the decisions that the threshold was chosen on.
         threshold_95: of the latter; scores up to here are flagged.
-        brittle, robust, unknown: numbers of decisions.
+        counts: numbers of decisions.
     """
 
     auroc: Estimate
@@ -41,13 +50,12 @@ class DetectionQuality:
     fpr_at_95_tpr: Estimate | None
     fpr_at_95_tpr_in_sample: Estimate
     threshold_95: float
-    brittle: int
-    robust: int
-    unknown: int
+    counts: Counts
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data."""
-        return asdict(self)
+        values = asdict(self)
+        return values | values.pop("counts")
 
 
 @dataclass(frozen=True)
@@ -104,9 +112,7 @@ def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, 
         fpr_at_95_tpr=held_out,
         fpr_at_95_tpr_in_sample=estimate(in_sample, rates),
         threshold_95=float(ranked.thresholds[_at_95_tpr(*ranked.flagged(everyone))]),
-        brittle=brittle,
-        robust=robust,
-        unknown=int(found.unknown.sum()),
+        counts=Counts(brittle, robust, int(found.unknown.sum())),
     )
 
 

@@ -18,7 +18,7 @@ from temper.margins import intervals
 from temper.margins.decisions import brittleness
 from temper.margins.intervals import LEVEL, Estimate
 from temper.margins.table import EvidenceTable
-from temper.threat import Threat, parse_threats
+from temper.threat import Threat, check_norm, parse_threats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +82,27 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The decisions that a detector's threshold was chosen on.
+
+    Attributes:
+        flag_rate: share of them that are flagged: what the guarantee costs.
+        brittle: how many were brittle; the threshold rests on these.
+        unknown: how many no search had settled; they were left out.
+        suite: whose search told brittle decisions from others.
+        identity: fingerprints of model and data, as an evidence table holds them.
+        samples: their ids.
+    """
+
+    flag_rate: Estimate
+    brittle: int
+    unknown: int
+    suite: str
+    identity: Mapping[str, Any]
+    samples: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class BrittlenessDetector:
     """Flags decisions whose logit margin is at most a threshold.
 
@@ -91,27 +112,16 @@ class BrittlenessDetector:
     --adaptive`` measures that).
 
     Attributes:
-        norm, eps: the threat; eps in pixel units of [0, 1].
+        threat: norm and radius.
         alpha: largest share of brittle decisions that may pass.
         threshold: logit margins up to here are flagged.
-        flag_rate: share of the calibration decisions that are flagged: what the guarantee costs.
-        brittle: calibration decisions that were brittle; the threshold rests on these.
-        unknown: calibration decisions that no search had settled; they were left out.
-        suite: whose search told brittle decisions from others.
-        identity: fingerprints of model and data, as an evidence table holds them.
-        samples: ids of the calibration samples.
+        calibration: what the threshold was chosen on.
     """
 
-    norm: str
-    eps: float
+    threat: Threat
     alpha: float
     threshold: float
-    flag_rate: Estimate
-    brittle: int
-    unknown: int
-    suite: str
-    identity: Mapping[str, Any]
-    samples: tuple[int, ...]
+    calibration: Calibration
 
     @classmethod
     def fit(
@@ -133,11 +143,7 @@ class BrittlenessDetector:
         found = brittleness(table, chosen.norm, chosen.eps, suite)
         threshold = conformal_threshold(found.logit_margin[found.brittle], alpha)
         flagged = found.logit_margin <= threshold
-        return cls(
-            norm=chosen.norm,
-            eps=chosen.eps,
-            alpha=alpha,
-            threshold=threshold,
+        calibration = Calibration(
             flag_rate=intervals.share(flagged),
             brittle=int(found.brittle.sum()),
             unknown=int(found.unknown.sum()),
@@ -145,6 +151,7 @@ class BrittlenessDetector:
             identity=dict(table.identity),
             samples=tuple(found.sample.tolist()),
         )
+        return cls(chosen, alpha, threshold, calibration)
 
     def flag(self, logits: "Tensor") -> "Tensor":
         """Which decisions are flagged as brittle: logits [N, K] -> bool [N].
@@ -162,15 +169,15 @@ class BrittlenessDetector:
         Raises:
             EvidenceError: the table is of another model, or shares samples with the calibration.
         """
-        if table.identity.get("model") != self.identity.get("model"):
+        if table.identity.get("model") != self.calibration.identity.get("model"):
             raise EvidenceError("the detector was fitted for another model; fit one for this model")
-        if table.identity.get("data") == self.identity.get("data"):
-            shared = sorted({*table.frame["sample"].tolist()} & {*self.samples})
+        if table.identity.get("data") == self.calibration.identity.get("data"):
+            shared = sorted({*table.frame["sample"].tolist()} & {*self.calibration.samples})
             if shared:
                 raise EvidenceError(
                     f"{len(shared)} samples (first {shared[0]}) were used to fit the detector; measure it on others"
                 )
-        found = brittleness(table, self.norm, self.eps, self.suite)
+        found = brittleness(table, self.threat.norm, self.threat.eps, self.calibration.suite)
         flagged = found.logit_margin <= self.threshold
         return Detection(
             missed=intervals.share_among(~flagged, found.brittle),
@@ -185,12 +192,15 @@ class BrittlenessDetector:
         The average over such choices is what ``alpha`` bounds; with this very choice the share is a draw from a beta
         distribution (Vovk 2012, arXiv:1209.2673, proposition 2).
         """
-        rank = _rank(self.brittle, self.alpha)
-        return float(beta.ppf(confidence, self.brittle + 1 - rank, rank))
+        brittle = self.calibration.brittle
+        rank = _rank(brittle, self.alpha)
+        return float(beta.ppf(confidence, brittle + 1 - rank, rank))
 
     def save(self, path: Path) -> None:
         """Write the detector as JSON."""
-        write_json(path, {"temper_detector": FORMAT, **asdict(self)})
+        terms = {"alpha": self.alpha, "threshold": self.threshold}
+        flat = {**asdict(self.threat), **terms, **asdict(self.calibration)}
+        write_json(path, {"temper_detector": FORMAT, **flat})
 
     @classmethod
     def load(cls, path: Path, identity: Mapping[str, Any] | None = None) -> "BrittlenessDetector":
@@ -206,16 +216,17 @@ class BrittlenessDetector:
         try:
             content = json.loads(path.read_text())
             version = content.pop("temper_detector")
-            content["flag_rate"] = Estimate(**content["flag_rate"])
-            content["samples"] = tuple(content["samples"])
-            detector = cls(**content)
+            threat = Threat(check_norm(content.pop("norm")), content.pop("eps"))
+            alpha, threshold = content.pop("alpha"), content.pop("threshold")
+            content |= {"flag_rate": Estimate(**content["flag_rate"]), "samples": tuple(content["samples"])}
+            detector = cls(threat, alpha, threshold, Calibration(**content))
         except OSError as error:
             raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from None
         except (ValueError, AttributeError, KeyError, TypeError):
             raise EvidenceError(f"{path}: is not a detector's file; fit it again with temper margins") from None
         if version != FORMAT:
             raise EvidenceError(f"{path}: was written by another version of temper; fit the detector again")
-        if identity is not None and dict(identity) != dict(detector.identity.get("model", {})):
+        if identity is not None and dict(identity) != dict(detector.calibration.identity.get("model", {})):
             raise EvidenceError(f"{path}: the detector was fitted for another model; fit one for this model")
         return detector
 

@@ -196,8 +196,8 @@ def _detector(folder: Path, table: EvidenceTable, asked: Asked) -> FittedDetecto
     return FittedDetector(
         detector.threshold,
         detector.alpha,
-        detector.brittle,
-        detector.flag_rate,
+        detector.calibration.brittle,
+        detector.calibration.flag_rate,
         detector.missed_at_most(),
         held_out,
         folder / DETECTOR,

@@ -73,6 +73,15 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """What a process reports its work to, and what asks it to stop."""
+
+    metrics: Metrics
+    bar: Bar
+    stop: Stop
+
+
+@dataclass(frozen=True)
 class Session:
     """One process at work on a task."""
 
@@ -82,9 +91,7 @@ class Session:
     pairs: list[Pair]
     pixels: Pixels
     progress: Progress
-    metrics: "Metrics"
-    bar: Bar
-    stop: Stop
+    outside: Outside
 
 
 def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | None = None) -> None:
@@ -114,7 +121,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
     with progress_bar(task.folder.name, steps, progress.step, enabled=shown) as bar, signals as stop:
         metrics = Metrics(task.folder / "metrics.jsonl", fabric, progress.metrics_bytes)
         pairs = foldable(classifier, _example(pixels, fabric.device))
-        session = Session(fabric, task, classifier, pairs, pixels, progress, metrics, bar, stop)
+        session = Session(fabric, task, classifier, pairs, pixels, progress, Outside(metrics, bar, stop))
         for phase in protocols.phases(config.protocol, config.epochs):
             if progress.epoch < phase.last:
                 train_phase(session, phase, saved)
@@ -143,7 +150,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
     def save() -> None:
         _check_weights(session)
         if fabric.is_global_zero:
-            progress.metrics_bytes = session.metrics.flush()
+            progress.metrics_bytes = session.outside.metrics.flush()
             state = average.state if average else None
             save_checkpoint(
                 task.checkpoints, Checkpoint(progress, classifier.state_dict(), state, optimiser.state_dict())
@@ -159,7 +166,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
         progress.validation.append(accuracy)
         seconds = time.monotonic() - started
-        session.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, seconds)
+        session.outside.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, seconds)
         save()
         if fabric.is_global_zero:
             shown = f"{task.config.norm} {format_eps(task.config.norm, eps)}"
@@ -171,7 +178,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         if task.after_epoch:
             with _averaged(classifier, average):
                 task.after_epoch(classifier, epoch)
-        if _anyone(fabric, session.stop.requested):
+        if _anyone(fabric, session.outside.stop.requested):
             raise Stopped(f"{task.folder}: stopped after epoch {epoch}; --resume continues")
 
 
@@ -217,10 +224,10 @@ def train_epoch(
 
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
-        session.metrics.step(progress, epoch, eps, lr, sums)
-        session.bar.advance(f"epoch {epoch}/{config.epochs}  eps {format_eps(config.norm, eps)}")
+        session.outside.metrics.step(progress, epoch, eps, lr, sums)
+        session.outside.bar.advance(f"epoch {epoch}/{config.epochs}  eps {format_eps(config.norm, eps)}")
         if index + 1 < steps:  # at its end an epoch is saved anyway
-            asked = _anyone(fabric, session.stop.requested)
+            asked = _anyone(fabric, session.outside.stop.requested)
             if asked or _anyone(fabric, time.monotonic() - last_save > config.checkpoint_seconds):
                 save()
                 last_save = time.monotonic()
