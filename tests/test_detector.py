@@ -127,13 +127,10 @@ def test_fit_counts_what_it_rests_on():
     scores = np.arange(50.0)
     detector = BrittlenessDetector.fit(table(margins, scores, survived=survived), THREAT, alpha=0.1)
     assert detector.threshold == 18  # the 19th of 20: ceil(21 * 0.9) = 19
-    assert (detector.calibration.brittle, detector.calibration.unknown, detector.calibration.suite) == (
-        20,
-        10,
-        "margin",
-    )
-    assert (detector.calibration.flag_rate.value, detector.calibration.flag_rate.n) == (19 / 50, 50)
-    assert detector.calibration.samples == tuple(range(50))
+    calibration = detector.calibration
+    assert (calibration.brittle, calibration.unknown, calibration.suite) == (20, 10, "margin")
+    assert (calibration.flag_rate.value, calibration.flag_rate.n) == (19 / 50, 50)
+    assert calibration.samples == tuple(range(50))
 
 
 def test_wrong_decisions_can_be_brittle_too():

@@ -43,6 +43,9 @@ class Note:
     rise: float = 1.0
 
 
+NOTHING = Note()
+
+
 @dataclass(frozen=True)
 class Finished:
     """A sample that is done with one attack.
@@ -62,4 +65,4 @@ class Finished:
     forward: int
     backward: int
     led: bool = True
-    note: Note = Note()
+    note: Note = NOTHING

@@ -157,9 +157,8 @@ class PseudoMargin:
                 notes = json.loads((file.metadata() or {})[METADATA_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             written_by, settings = notes.pop("format"), notes.pop("settings")
-            current = (
-                json.loads(json.dumps(RECIPES[notes["recipe"]].settings())) if notes["recipe"] in RECIPES else None
-            )
+            known = notes["recipe"] in RECIPES
+            current = json.loads(json.dumps(RECIPES[notes["recipe"]].settings())) if known else None
         except OSError as error:
             raise EvidenceError(f"{path}: cannot be read ({error.strerror or error})") from None
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from temper.attacks.engine import Engine
 from temper.attacks.suites import Stage, Suite
-from temper.attacks.work import Note, Work
+from temper.attacks.work import NOTHING, Note, Work
 from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
 from temper.threat import ROUNDING, Norm
 
@@ -39,7 +39,7 @@ class Outcome:
     distance: float
     forward: int = 0
     backward: int = 0
-    note: Note = Note()
+    note: Note = NOTHING
 
 
 @dataclass
