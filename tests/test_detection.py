@@ -12,7 +12,7 @@ from evidence import judged, labelled, table
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import detection as detection_module
 from temper.margins.decisions import Brittleness, brittleness
-from temper.margins.detection import detection, eps_sweep, risk_curve, roc_curve
+from temper.margins.detection import Counts, detection, eps_sweep, risk_curve, roc_curve
 
 EPS = 8 / 255
 
@@ -117,7 +117,7 @@ def test_intervals_hold_the_value_and_narrow_with_more_decisions(figure):
 def test_unknown_decisions_are_left_out_and_counted():
     brittle, scores = [1, 1, 0, 0, 1, 0], [1.0, 2, 3, 4, 99, -99]
     found = detection(labelled(brittle, scores, unknown=[0, 0, 0, 0, 1, 1]))
-    assert (found.brittle, found.robust, found.unknown) == (2, 2, 2)
+    assert found.counts == Counts(2, 2, 2)
     assert (found.auroc.value, found.auroc.n, found.auroc.unknown) == (1, 6, 1 / 3)
     assert json.loads(json.dumps(found.to_json()))["auroc"]["unknown"] == 1 / 3
 

@@ -141,7 +141,7 @@ def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
         example: float [N, C, H, W] in [0, 1]; a few images or noise.
     """
     produced: dict[int, tuple[Tensor, int, nn.Conv2d]] = {}
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     calls: dict[nn.Module, int] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -153,7 +153,7 @@ def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
         elif id(inputs[0]) in produced:
             _, version, conv = produced[id(inputs[0])]
             if inputs[0]._version == version:
-                found.append((conv, module))  # type: ignore[arg-type]
+                pairs.append((conv, module))  # type: ignore[arg-type]
 
     kinds = {nn.Conv2d, nn.BatchNorm2d}
     # Subclasses may compute something else (weight standardisation, other padding), so types are matched exactly,
@@ -165,7 +165,7 @@ def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
         plain = model(example)
     pairs = [
         (conv, norm)
-        for conv, norm in found
+        for conv, norm in pairs
         if calls[conv] == calls[norm] == 1 and norm.track_running_stats and norm.affine
     ]
     with crafting(model, pairs):

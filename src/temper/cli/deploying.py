@@ -58,9 +58,9 @@ class Predict:
             if self.csv:
                 done, failed = console.write_predictions(seen, stdout)
             else:
-                found = list(seen)
+                decided = list(seen)
                 show = console.write_predictions_json if self.json else console.show_predictions
-                done, failed = show(found, predictor.summary(), stdout)
+                done, failed = show(decided, predictor.summary(), stdout)
         if done < len(paths):
             return end(f"stopped after {done} of {len(paths)} images", STOPPED)
         return end(f"{failed} of {done} images could not be classified", FAILED) if failed else DONE

@@ -202,8 +202,8 @@ def _status(arguments: Sequence[str] | None) -> int:
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
         _flush()
         return status
-    except Stopped as news:
-        return end(str(news), STOPPED)
+    except Stopped as stopped:
+        return end(str(stopped), STOPPED)
     except NonFiniteLossError as error:
         return end(f"error: {error}", FAILED)
     except TemperError as error:

@@ -71,7 +71,7 @@ class Defence:
 def attack_detectors(
     model: Classifier,
     samples: Samples,
-    found: Brittleness,
+    decisions: Brittleness,
     scores: pd.DataFrame,
     scored: Mapping[str, Scored],
     norm: Norm,
@@ -84,8 +84,8 @@ def attack_detectors(
 
     Args:
         model: on its device.
-        samples: those of ``found``.
-        found: which decisions are brittle at ``eps``.
+        samples: those of ``decisions``.
+        decisions: which decisions are brittle at ``eps``.
         scores: from :func:`score`, of the same samples.
         scored: from :func:`scorers`.
         norm: Linf, L2 or L1.
@@ -96,20 +96,20 @@ def attack_detectors(
     Raises:
         EvidenceError: too few brittle decisions to fit a detector on.
     """
-    calibration = calibration_half(found.sample, seed)
+    calibration = calibration_half(decisions.sample, seed)
     rest = np.flatnonzero(~calibration)
     if not len(rest):
         raise EvidenceError(
-            f"{len(found.sample)} samples are too few to fit a detector on some and attack it on others"
+            f"{len(decisions.sample)} samples are too few to fit a detector on some and attack it on others"
         )
     with progress_bar("attacking the detectors", len(scored) * len(rest)) as bar:
         for name, each in scored.items():
             values = scores[name].to_numpy(np.float64)
-            threshold = conformal_threshold(values[calibration & found.brittle], alpha)
+            threshold = conformal_threshold(values[calibration & decisions.brittle], alpha)
             flagged = values <= threshold
             plain, plain_missed, evaded, raised = (np.zeros(len(values), dtype=np.bool_) for _ in range(4))
-            for x, ids, places in _chunks(model, samples, found.sample, rest):
-                y = torch.as_tensor(found.prediction[places], device=x.device)
+            for x, ids, places in _chunks(model, samples, decisions.sample, rest):
+                y = torch.as_tensor(decisions.prediction[places], device=x.device)
                 radius = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
                 plain[places], plain_missed[places] = _plain(model, each, x, y, radius, norm, threshold)
                 others = _rivals(model, x, y)
@@ -119,7 +119,7 @@ def attack_detectors(
                 )  # fmt: skip
                 evaded[places] = (away.score > threshold).cpu().numpy()
                 # Whatever is within eps - d of an image with a flip at distance d has that flip within eps.
-                left = torch.as_tensor(np.where(found.brittle, eps - found.margin, 0)[places] * (1 - 1e-6))
+                left = torch.as_tensor(np.where(decisions.brittle, eps - decisions.margin, 0)[places] * (1 - 1e-6))
                 room = left.to(x.device) * torch.as_tensor(flagged[places], device=x.device)
                 up = raise_score(
                     model, each, x, y[:, None], room, norm,
@@ -131,11 +131,11 @@ def attack_detectors(
             yield Defence(
                 score=name,
                 threshold=threshold,
-                missed=intervals.share_among(~flagged, found.brittle & test),
+                missed=intervals.share_among(~flagged, decisions.brittle & test),
                 flagged=intervals.share(flagged[test]),
                 plain_missed=intervals.share_among(plain_missed, plain & test),
                 evaded=intervals.share(evaded[test]),
-                raised=intervals.share_among(raised, found.brittle & flagged & test),
+                raised=intervals.share_among(raised, decisions.brittle & flagged & test),
             )
 
 

@@ -125,8 +125,8 @@ class PseudoMargin:
         place = features.device
         features, logits = _checked(features, logits)
         if (features.shape[1], logits.shape[1]) != self.widths:
-            found = (features.shape[1], logits.shape[1])
-            raise ArgumentError("features and logits", found, f"the pseudo-margin was fitted on widths {self.widths}")
+            given = (features.shape[1], logits.shape[1])
+            raise ArgumentError("features and logits", given, f"the pseudo-margin was fitted on widths {self.widths}")
         recipe = RECIPES[self.recipe]
         inputs = (_inputs(recipe, features, logits) - self.scaling.mean) / self.scaling.std
         outputs = _outputs(recipe, self.layers, inputs[None], _base(self.scaling.base, logits)).mean(0)

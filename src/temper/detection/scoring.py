@@ -58,17 +58,17 @@ def scorers(
 
         return scored
 
-    found = {LOGIT: of_logits(logit_margin)}
+    by_name = {LOGIT: of_logits(logit_margin)}
     if linear_head:
-        found[FEATURE] = of_logits(FeatureMargin(head_weight(model), norm))
+        by_name[FEATURE] = of_logits(FeatureMargin(head_weight(model), norm))
     if pseudo is not None:
 
         def scored(images: Tensor) -> tuple[Tensor, Tensor]:
             features, logits = features_and_logits(model, images)
             return logits, pseudo(features, logits)
 
-        found[PSEUDO] = scored
-    return found
+        by_name[PSEUDO] = scored
+    return by_name
 
 
 @torch.no_grad()

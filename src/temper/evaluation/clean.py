@@ -73,5 +73,5 @@ def clean_pass(model: nn.Module, samples: Samples, batch_size: int, suite: Suite
         parts.append([column.cpu().numpy() for column in columns])
     *columns_, rivals, gaps = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(columns_[0])
-    told = dict(zip(names, (c[order] for c in columns_), strict=True))
-    return Clean(told, rivals[order], gaps[order], classes, inside)
+    by_name = dict(zip(names, (c[order] for c in columns_), strict=True))
+    return Clean(by_name, rivals[order], gaps[order], classes, inside)

@@ -100,30 +100,30 @@ def margin_consistency(
     if norm is None and len(table.norms) > 1:
         raise EvidenceError(f"there is evidence in several norms ({', '.join(table.norms)}): say which one to take")
     norm = norm or table.norms[0]
-    found = all_decisions(table, norm, suite)
-    scores = checked_scores(found.logit_margin if scores is None else scores, len(found.sample))
-    margins, known = found.margin, np.isfinite(found.margin)
+    decisions = all_decisions(table, norm, suite)
+    scores = checked_scores(decisions.logit_margin if scores is None else scores, len(decisions.sample))
+    margins, known = decisions.margin, np.isfinite(decisions.margin)
     if known.sum() < FEWEST:
         raise EvidenceError(
             f"{known.sum()} of {len(known)} margins in {norm} are known, and a rank correlation takes {FEWEST}; search"
             " for the nearest flips with suite margin"
         )
     per_class, left_out = {}, {}
-    for label in np.unique(found.prediction).tolist():
-        among = found.prediction == label
+    for label in np.unique(decisions.prediction).tolist():
+        among = decisions.prediction == label
         reason = _no_tau(margins[among & known], scores[among & known])
         if reason:
             left_out[label] = reason
         else:
             per_class[label] = _known_tau(margins[among], scores[among])
-    return MarginConsistency(norm, found.suite, _known_tau(margins, scores), per_class, left_out)
+    return MarginConsistency(norm, decisions.suite, _known_tau(margins, scores), per_class, left_out)
 
 
 def _known_tau(margins: NDArray[np.float64], scores: NDArray[np.float64]) -> Estimate:
     """Tau over the finite margins, the share of the others as unknown."""
     known = np.isfinite(margins)
-    found = kendall(margins[known], scores[known])
-    return replace(found, n=len(known), unknown=float((~known).mean()))
+    tau = kendall(margins[known], scores[known])
+    return replace(tau, n=len(known), unknown=float((~known).mean()))
 
 
 def _no_tau(margins: NDArray[np.float64], scores: NDArray[np.float64]) -> str:

@@ -49,15 +49,15 @@ def brittleness(table: EvidenceTable, norm: str, eps: float, suite: str | None =
     """
     if not eps > 0:
         raise ArgumentError("eps", eps, "must be above 0")
-    found, name = evidence(table, norm, suite), chosen_suite(table, norm, suite)
+    distances, name = evidence(table, norm, suite), chosen_suite(table, norm, suite)
     frame = table.frame
     rows = frame[(frame["norm"] == norm) & (frame["suite"] == name)].sort_values("sample")
     margins = rows["logit_margin"].to_numpy(np.float64)
     if not np.isfinite(margins).all():
         sample = int(rows["sample"].to_numpy()[~np.isfinite(margins)][0])
         raise EvidenceError(f"the logit margin of sample {sample} is no finite number; measure it again")
-    brittle = found.upper <= eps * (1 + ROUNDING)
-    robust = ~brittle & (found.survived >= eps * (1 - ROUNDING))
+    brittle = distances.upper <= eps * (1 + ROUNDING)
+    robust = ~brittle & (distances.survived >= eps * (1 - ROUNDING))
     if not (brittle | robust).any():
         raise EvidenceError(
             f"all {len(rows)} margins are unknown at {norm} {eps:.4g}: no search went so far; attack them with temper"
@@ -67,7 +67,7 @@ def brittleness(table: EvidenceTable, norm: str, eps: float, suite: str | None =
         sample=rows["sample"].to_numpy(np.int64),
         prediction=rows["prediction"].to_numpy(np.int64),
         logit_margin=margins,
-        margin=found.upper,
+        margin=distances.upper,
         brittle=brittle,
         robust=robust,
         suite=name,

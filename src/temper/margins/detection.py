@@ -73,7 +73,7 @@ class SweepPoint:
     reason: str = ""
 
 
-def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, seed: int = 0) -> DetectionQuality:
+def detection(decisions: Brittleness, scores: NDArray[np.float64] | None = None, *, seed: int = 0) -> DetectionQuality:
     """How well low scores detect brittle decisions, with intervals over the decisions.
 
     They are those of :func:`temper.margins.intervals.area`, :func:`~temper.margins.intervals.average_precision` and
@@ -81,18 +81,18 @@ def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, 
     these would show, which both rates estimate, so it allows for the threshold's chance, too.
 
     Args:
-        found: which decisions are brittle, robust, unknown; the latter are left out and counted.
-        scores: float64 [N], in the order of ``found``, low for brittle; None takes the logit margins.
+        decisions: which decisions are brittle, robust, unknown; the latter are left out and counted.
+        scores: float64 [N], in the order of ``decisions``, low for brittle; None takes the logit margins.
         seed: of the halves.
 
     Raises:
         ArgumentError: scores are not one per decision.
         EvidenceError: no decision is brittle, or none robust; or a score is NaN.
     """
-    _check_both_kinds(found)
-    ranked = _ranked(found, scores)
-    n, unknown = len(found.sample), float(found.unknown.mean())
-    brittle, robust = int(found.brittle.sum()), int(found.robust.sum())
+    _check_both_kinds(decisions)
+    ranked = _ranked(decisions, scores)
+    n, unknown = len(decisions.sample), float(decisions.unknown.mean())
+    brittle, robust = int(decisions.brittle.sum()), int(decisions.robust.sum())
     everyone = np.arange(len(ranked.brittle))
     auroc, aupr, trapezoid, in_sample = _figures(*ranked.flagged(everyone))
 
@@ -112,26 +112,26 @@ def detection(found: Brittleness, scores: NDArray[np.float64] | None = None, *, 
         fpr_at_95_tpr=held_out,
         fpr_at_95_tpr_in_sample=estimate(in_sample, rates),
         threshold_95=float(ranked.thresholds[_at_95_tpr(*ranked.flagged(everyone))]),
-        counts=Counts(brittle, robust, int(found.unknown.sum())),
+        counts=Counts(brittle, robust, int(decisions.unknown.sum())),
     )
 
 
 def roc_curve(
-    found: Brittleness, scores: NDArray[np.float64] | None = None
+    decisions: Brittleness, scores: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Share of robust and of brittle decisions flagged, threshold by threshold from none to all.
 
     Returns:
         fpr, tpr: float64 [T + 1] each, for T different scores. Arguments and errors are those of :func:`detection`.
     """
-    _check_both_kinds(found)
-    ranked = _ranked(found, scores)
+    _check_both_kinds(decisions)
+    ranked = _ranked(decisions, scores)
     brittle, robust = ranked.flagged(np.arange(len(ranked.brittle)))
     return np.append(0.0, robust / robust[-1]), np.append(0.0, brittle / brittle[-1])
 
 
 def risk_curve(
-    found: Brittleness, scores: NDArray[np.float64] | None = None
+    decisions: Brittleness, scores: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How brittle the decisions are that remain when those of the lowest scores are flagged and set aside.
 
@@ -144,7 +144,7 @@ def risk_curve(
     Raises:
         ArgumentError: scores are not one per decision. EvidenceError: a score is NaN.
     """
-    ranked = _ranked(found, scores)
+    ranked = _ranked(decisions, scores)
     brittle, robust = (np.append(0, count) for count in ranked.flagged(np.arange(len(ranked.brittle))))
     kept = len(ranked.brittle) - (brittle + robust)
     return kept[:-1] / kept[0], (brittle[-1] - brittle[:-1]) / kept[:-1]
@@ -175,8 +175,8 @@ def eps_sweep(
     """
     if not len(radii) or not min(radii) > 0:
         raise ArgumentError("radii", list(radii), "must be one or more, each above 0")
-    found = all_decisions(table, norm, suite)
-    scores = checked_scores(found.logit_margin if scores is None else scores, len(found.sample))
+    decisions = all_decisions(table, norm, suite)
+    scores = checked_scores(decisions.logit_margin if scores is None else scores, len(decisions.sample))
     points = []
     for eps in radii:
         try:
@@ -212,18 +212,18 @@ class _Ranked:
         return 1 - below[1][self.ranks[self.brittle]], below[0][self.ranks[~self.brittle]]
 
 
-def _ranked(found: Brittleness, scores: NDArray[np.float64] | None) -> _Ranked:
-    scores = checked_scores(found.logit_margin if scores is None else scores, len(found.sample))
-    settled = ~found.unknown
+def _ranked(decisions: Brittleness, scores: NDArray[np.float64] | None) -> _Ranked:
+    scores = checked_scores(decisions.logit_margin if scores is None else scores, len(decisions.sample))
+    settled = ~decisions.unknown
     thresholds, ranks = np.unique(scores[settled], return_inverse=True)
-    return _Ranked(thresholds, ranks, found.brittle[settled])
+    return _Ranked(thresholds, ranks, decisions.brittle[settled])
 
 
-def _check_both_kinds(found: Brittleness) -> None:
+def _check_both_kinds(decisions: Brittleness) -> None:
     """Raise EvidenceError where no decision is brittle, or none robust."""
-    brittle, robust = int(found.brittle.sum()), int(found.robust.sum())
+    brittle, robust = int(decisions.brittle.sum()), int(decisions.robust.sum())
     if not brittle:
-        nearest = found.margin.min()
+        nearest = decisions.margin.min()
         fix = (
             f"at {nearest:.4g}, so take a radius from there on"
             if np.isfinite(nearest)
@@ -236,7 +236,8 @@ def _check_both_kinds(found: Brittleness) -> None:
     if not robust:
         raise EvidenceError(
             f"all {brittle} settled decisions are brittle at this radius, so there is nothing to tell them from; the"
-            f" farthest flip among them was found at {found.margin[found.brittle].max():.4g}, so take a smaller radius"
+            f" farthest flip among them was found at {decisions.margin[decisions.brittle].max():.4g}, so take a smaller"
+            " radius"
         )
 
 

@@ -140,16 +140,16 @@ class BrittlenessDetector:
             EvidenceError: too few brittle decisions, nothing settled, or margins that are no numbers.
         """
         chosen = single_threat(threat)
-        found = brittleness(table, chosen.norm, chosen.eps, suite)
-        threshold = conformal_threshold(found.logit_margin[found.brittle], alpha)
-        flagged = found.logit_margin <= threshold
+        decisions = brittleness(table, chosen.norm, chosen.eps, suite)
+        threshold = conformal_threshold(decisions.logit_margin[decisions.brittle], alpha)
+        flagged = decisions.logit_margin <= threshold
         calibration = Calibration(
             flag_rate=intervals.share(flagged),
-            brittle=int(found.brittle.sum()),
-            unknown=int(found.unknown.sum()),
-            suite=found.suite,
+            brittle=int(decisions.brittle.sum()),
+            unknown=int(decisions.unknown.sum()),
+            suite=decisions.suite,
             identity=dict(table.identity),
-            samples=tuple(found.sample.tolist()),
+            samples=tuple(decisions.sample.tolist()),
         )
         return cls(chosen, alpha, threshold, calibration)
 
@@ -177,13 +177,13 @@ class BrittlenessDetector:
                 raise EvidenceError(
                     f"{len(shared)} samples (first {shared[0]}) were used to fit the detector; measure it on others"
                 )
-        found = brittleness(table, self.threat.norm, self.threat.eps, self.calibration.suite)
-        flagged = found.logit_margin <= self.threshold
+        decisions = brittleness(table, self.threat.norm, self.threat.eps, self.calibration.suite)
+        flagged = decisions.logit_margin <= self.threshold
         return Detection(
-            missed=intervals.share_among(~flagged, found.brittle),
-            false_alarms=intervals.share_among(flagged, found.robust),
+            missed=intervals.share_among(~flagged, decisions.brittle),
+            false_alarms=intervals.share_among(flagged, decisions.robust),
             flagged=intervals.share(flagged),
-            unknown=float(found.unknown.mean()),
+            unknown=float(decisions.unknown.mean()),
         )
 
     def missed_at_most(self, confidence: float = LEVEL) -> float:

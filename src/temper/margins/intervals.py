@@ -116,8 +116,8 @@ def open_mean(lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Esti
         lowest: float64 [N]; highest: float64 [N], not below ``lowest``.
     """
     farthest = float(highest.max())
-    found = mean(lowest, highest, bound=BEYOND * farthest or 1.0)
-    return replace(found, high=max(found.high, farthest / -math.log1p(-(TAIL ** (1 / len(highest))))))
+    interval = mean(lowest, highest, bound=BEYOND * farthest or 1.0)
+    return replace(interval, high=max(interval.high, farthest / -math.log1p(-(TAIL ** (1 / len(highest))))))
 
 
 def joined(value: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float]:

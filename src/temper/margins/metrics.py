@@ -108,9 +108,9 @@ def accuracy_curve(table: Table, norm: str, radii: Sequence[float], suite: str |
     for eps in radii:
         if not eps >= 0:
             raise ArgumentError("eps", eps, "must be at least 0")
-    found = evidence(table, norm, suite)
+    searched = evidence(table, norm, suite)
     return [
-        intervals.share(found.robust(eps), found.unknown(eps)) if eps else intervals.share(found.correct)
+        intervals.share(searched.robust(eps), searched.unknown(eps)) if eps else intervals.share(searched.correct)
         for eps in radii
     ]
 
@@ -139,16 +139,16 @@ def expected_robustness(
     """
     if not eps > 0:
         raise ArgumentError("eps", eps, "must be above 0")
-    found = evidence(table, norm, suite)
+    searched = evidence(table, norm, suite)
     if grid is None:
-        lowest = found.correct * np.minimum(found.survived, eps) / eps
-        highest = found.correct * np.minimum(found.upper, eps) / eps
+        lowest = searched.correct * np.minimum(searched.survived, eps) / eps
+        highest = searched.correct * np.minimum(searched.upper, eps) / eps
         return intervals.mean(lowest, highest)
     if not grid or not np.isclose(grid[-1], eps, rtol=ROUNDING, atol=0):
         raise ArgumentError("grid", list(grid), f"must end in eps = {eps}")
     weights = trapezoid_weights(grid)
-    robust = np.stack([found.correct, *[found.robust(radius) for radius in grid]])
-    unknown = np.stack([np.zeros_like(found.correct), *[found.unknown(radius) for radius in grid]])
+    robust = np.stack([searched.correct, *[searched.robust(radius) for radius in grid]])
+    unknown = np.stack([np.zeros_like(searched.correct), *[searched.unknown(radius) for radius in grid]])
     return intervals.mean(weights @ robust, weights @ (robust | unknown))
 
 
@@ -168,13 +168,13 @@ def mean_margin(table: Table, norm: str, suite: str | None = None) -> Estimate:
     Raises:
         EvidenceError: no flip at all, or see :func:`evidence`.
     """
-    found = evidence(table, norm, suite)
-    known = np.isfinite(found.upper)
+    searched = evidence(table, norm, suite)
+    known = np.isfinite(searched.upper)
     if not known.any():
         raise EvidenceError(f"no flip was found in {norm} on any of {len(known)} samples, so there is no mean margin")
-    below = intervals.open_mean(found.survived[known], found.upper[known])
+    below = intervals.open_mean(searched.survived[known], searched.upper[known])
     return Estimate(
-        value=float(found.upper[known].mean()),
+        value=float(searched.upper[known].mean()),
         low=below.low,
         high=below.high,
         n=len(known),
@@ -192,9 +192,9 @@ def union_robust_accuracy(table: Table, threats: Sequence[Threat], suite: str | 
     """
     if not threats:
         raise ArgumentError("threats", list(threats), "name at least one")
-    found = [(evidence(table, threat.norm, suite), threat.eps) for threat in threats]
-    robust = np.logical_and.reduce([each.robust(eps) for each, eps in found])
-    possible = np.logical_and.reduce([each.robust(eps) | each.unknown(eps) for each, eps in found])
+    searched = [(evidence(table, threat.norm, suite), threat.eps) for threat in threats]
+    robust = np.logical_and.reduce([each.robust(eps) for each, eps in searched])
+    possible = np.logical_and.reduce([each.robust(eps) | each.unknown(eps) for each, eps in searched])
     return intervals.share(robust, possible & ~robust)
 
 

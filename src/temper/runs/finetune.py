@@ -182,8 +182,8 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     done.table.save(path)
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
-    found = examples(classifier, test, done.table, config.norm, suite, config.seed)
-    evaluate.save_examples(run.folder / evaluate.EXAMPLES, found, splits.test.class_names)
+    shown = examples(classifier, test, done.table, config.norm, suite, config.seed)
+    evaluate.save_examples(run.folder / evaluate.EXAMPLES, shown, splits.test.class_names)
     results = {name: vars(value) for name, value in views.headline(done.table).items()}
     views.report([run.folder], run.folder / views.REPORT, f"Temper: {run.folder.name}")
     run.note(results=results, finished=True)
@@ -235,9 +235,9 @@ def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classif
     else:
         with Stop(forward=_tell_children):  # the processes hear the signal and save
             # lightning-fabric types the launched function as one without arguments of its own.
-            news = fabric.launch(_train_process, config, run.folder)  # type: ignore[arg-type]
-        if news is not None:
-            raise news
+            end = fabric.launch(_train_process, config, run.folder)  # type: ignore[arg-type]
+        if end is not None:
+            raise end
 
 
 def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stopped | NonFiniteLossError | None:
@@ -247,8 +247,8 @@ def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stop
         schedule = make_schedule(config.schedule, config.seed)
         with computing_with(config.threads):
             _train_here(fabric, config, folder, splits, load_backbone(config, splits), schedule)
-    except (Stopped, NonFiniteLossError) as news:
-        return news
+    except (Stopped, NonFiniteLossError) as end:
+        return end
     return None
 
 

@@ -107,7 +107,7 @@ def _from_subset(folder: Path, table: EvidenceTable) -> dict[str, Estimate]:
 def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
     """Norm, suite and rising radii of every search in the table."""
     radii = table.provenance.radii
-    return sorted((check_norm(norm), suite, found) for suite, norms in radii.items() for norm, found in norms.items())
+    return sorted((check_norm(norm), suite, asked) for suite, norms in radii.items() for norm, asked in norms.items())
 
 
 def _curves(table: EvidenceTable) -> dict[str, AccuracyCurve]:
@@ -140,8 +140,8 @@ def _history(run: Run) -> list[EpochRow]:
 
 
 def _samples(path: Path) -> list[SampleView]:
-    told = "the report shows no images from it, until the same measurement makes it again"
-    return unless_damaged(_read_samples, path, told) or []
+    otherwise = "the report shows no images from it, until the same measurement makes it again"
+    return unless_damaged(_read_samples, path, otherwise) or []
 
 
 def _read_samples(path: Path) -> list[SampleView]:

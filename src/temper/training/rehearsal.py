@@ -57,15 +57,15 @@ def _check_gradients(classifier: Classifier, images: Tensor) -> None:
     with torch.enable_grad():
         logits: Tensor = classifier(x)
         trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-        found = (
+        gradients = (
             torch.autograd.grad(logits.float().sum(), [x, *trained], allow_unused=True)
             if logits.requires_grad
             else [None] * (1 + len(trained))
         )
     spec, blind = classifier.info.get("spec"), "detach(), no_grad or NumPy inside its forward pass cuts it off"
-    if all(gradient is None for gradient in found[1:]):
+    if all(gradient is None for gradient in gradients[1:]):
         raise ModelError(f"{spec}: no gradient reaches its weights, so it cannot be trained; {blind}")
-    if found[0] is None:
+    if gradients[0] is None:
         raise ModelError(f"{spec}: no gradient reaches the pixels, so no attack can be crafted to train on; {blind}")
 
 

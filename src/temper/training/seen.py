@@ -35,8 +35,8 @@ def seen_by(model: str) -> NDArray[np.uint64]:
     try:
         return read_seen(path)
     except DamagedError as error:
-        told = "it says which images the run was trained on; temper finetune with --resume writes it again"
-        raise DataError(f"{error}: {told}") from None
+        otherwise = "it says which images the run was trained on; temper finetune with --resume writes it again"
+        raise DataError(f"{error}: {otherwise}") from None
 
 
 def read_seen(path: Path) -> NDArray[np.uint64]:
@@ -46,13 +46,13 @@ def read_seen(path: Path) -> NDArray[np.uint64]:
         DamagedError: the file was cut short or overwritten since.
     """
     try:
-        found = np.load(path, allow_pickle=False)
+        digests = np.load(path, allow_pickle=False)
     except DAMAGE:
         raise DamagedError(f"{path}: is damaged") from None
     # Overwritten digests do not rise: they would be those of no image, and images that were trained on would count.
-    if found.dtype != np.uint64 or found.ndim != 1 or not (found[1:] > found[:-1]).all():
+    if digests.dtype != np.uint64 or digests.ndim != 1 or not (digests[1:] > digests[:-1]).all():
         raise DamagedError(f"{path}: is damaged")
-    return np.asarray(found)
+    return np.asarray(digests)
 
 
 def untrained(dataset: Dataset, model: str) -> Dataset:
