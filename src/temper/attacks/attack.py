@@ -8,7 +8,7 @@ to the next one (:mod:`temper.attacks.engine`).
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class Attack(ABC):
         """What is climbed, [N]."""
         raise NotImplementedError(f"{type(self).__name__} climbs no loss")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The attack as plain data, such as JSON can hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {name: getattr(value, "__name__", value) for name, value in values.items()}

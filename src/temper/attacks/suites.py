@@ -1,7 +1,7 @@
 """Suites: which attacks with which budgets make up a search. A suite is data, and part of evidence's provenance."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -43,7 +43,7 @@ class Stage:
     norms: tuple[Norm, ...] = tuple(NORMS)
     on: Literal["all", "near", "edge", "masked", "flat"] = "all"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The stage as plain data, such as JSON can hold."""
         return {
             "name": self.name,
@@ -91,7 +91,7 @@ class Suite:
         """Whether it looks for the nearest flip, without a radius."""
         return all(stage.attack.nearest for stage in self.stages)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The suite as plain data, such as JSON can hold."""
         return {
             "name": self.name,

@@ -177,7 +177,9 @@ def show_evaluation(result: EvaluationResult, out: Path) -> None:
 BRITTLE = {True: "yes", False: "no", None: ""}
 
 
-def show_predictions(outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO) -> tuple[int, int]:
+def show_predictions(
+    outcomes: Sequence[Outcome], detector: Mapping[str, object] | None, out: TextIO
+) -> tuple[int, int]:
     """Print a table of decisions to ``out``, failures to stderr; returns how many images, and how many failed."""
     from temper.deployment.prediction import Failure, Prediction
 
@@ -200,7 +202,7 @@ def show_predictions(outcomes: Sequence[Outcome], detector: Mapping[str, Any] | 
 
 
 def write_predictions_json(
-    outcomes: Sequence[Outcome], detector: Mapping[str, Any] | None, out: TextIO
+    outcomes: Sequence[Outcome], detector: Mapping[str, object] | None, out: TextIO
 ) -> tuple[int, int]:
     """Write one JSON object of all decisions; returns how many images, and how many failed."""
     from temper.deployment.prediction import Failure, Prediction
@@ -233,7 +235,7 @@ def write_predictions(outcomes: Iterable[Outcome], out: TextIO) -> tuple[int, in
     return done, failed
 
 
-def _columns(prediction: Prediction) -> dict[str, Any]:
+def _columns(prediction: Prediction) -> dict[str, object]:
     """A decision under the names that other programs know."""
     return {
         "image": prediction.image,
@@ -300,7 +302,7 @@ def show_frame(frame: pd.DataFrame) -> None:
     say(*fit.to_string(index=False, float_format="{:.4g}".format).split("\n"), f"{len(frame):,} rows")
 
 
-def _fit(value: Any) -> Any:
+def _fit(value: object) -> object:
     return printable(value) if isinstance(value, str) else value
 
 

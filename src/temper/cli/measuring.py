@@ -7,7 +7,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -62,11 +62,14 @@ class Result(Protocol):
     def complete(self) -> bool:
         """Whether nothing is left to do."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As one JSON object."""
 
 
-class Measuring(ABC):
+R = TypeVar("R", bound=Result)
+
+
+class Measuring(ABC, Generic[R]):
     """A command that measures a model and keeps what it finds in a folder."""
 
     name: ClassVar[str]
@@ -74,11 +77,11 @@ class Measuring(ABC):
     output: Annotated[Output, tyro.conf.OmitArgPrefixes]
 
     @abstractmethod
-    def measure(self, out: Path) -> Result:
+    def measure(self, out: Path) -> R:
         """Measure, and save into ``out``."""
 
     @abstractmethod
-    def show(self, result: Any, out: Path) -> None:
+    def show(self, result: R, out: Path) -> None:
         """Print for a person what :meth:`measure` gave."""
 
     def run(self) -> int:
@@ -97,7 +100,7 @@ class Measuring(ABC):
 
 
 @dataclass(frozen=True)
-class Evaluate(Measuring):
+class Evaluate(Measuring["EvaluationResult"]):
     """Measure a classifier: clean accuracy, robust accuracy at each radius, and expected robustness, each with its
     number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice, and the
     same command started in several processes at once shares the work.
@@ -139,7 +142,7 @@ class Evaluate(Measuring):
 
 
 @dataclass(frozen=True)
-class Corruptions(Measuring):
+class Corruptions(Measuring["CorruptionsResult"]):
     """Measure accuracy under common corruptions (noise, blur, weather, compression) at severities 1 to 5. What was
     measured is kept in OUT: run again, it continues.
 
@@ -191,7 +194,7 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Margins(Measuring):
+class Margins(Measuring["MarginsResult"]):
     """Measure how near a classifier's decisions are to changing (the input margins of all samples), how well free
     scores such as the logit margin tell the brittle ones, and fit a detector that lets at most a share ALPHA of brittle
     decisions pass. Everything is kept in OUT: run again, nothing is searched twice. The detector of a run folder is

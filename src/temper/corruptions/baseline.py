@@ -46,7 +46,7 @@ class MeanCorruptionError:
     by_corruption: dict[str, float]
     baseline: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Under its attributes' names."""
         return asdict(self)
 

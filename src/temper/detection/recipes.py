@@ -1,7 +1,7 @@
 """How pseudo-margins are learned: what they see, and of what size."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Recipe:
     target: Literal["log", "share", "root"]
     learning: Learning
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """All of it as plain data without levels, as a file of a pseudo-margin holds it."""
         values = asdict(self)
         return values | values.pop("learning")

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from temper.attacks.work import Note
 from temper.core.claims import Claims, owner
@@ -30,7 +30,7 @@ class Journal:
         header: what all outcomes are about (model, data, suite, seed), JSON-able.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, object]) -> None:
         self.folder, self._header = folder, json.dumps(header, sort_keys=True)
         folder.mkdir(parents=True, exist_ok=True)
         self._claims = Claims(Place(folder), "claims")

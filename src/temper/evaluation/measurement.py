@@ -7,7 +7,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -204,7 +203,7 @@ def _provenance(
     )
 
 
-def identity(model: nn.Module, samples: Samples) -> dict[str, Any]:
+def identity(model: nn.Module, samples: Samples) -> dict[str, object]:
     """Fingerprints of model and data, which evidence belongs to."""
     return {"model": _model_identity(model), "data": samples.fingerprint}
 

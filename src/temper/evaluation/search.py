@@ -6,7 +6,6 @@ broken at every larger radius. So a curve over many radii costs little more than
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,7 +146,7 @@ class Findings:
             table.failed[stage.name] = np.where(survived > 0, survived, -1.0)
         return table
 
-    def _columns(self) -> list[NDArray[Any]]:
+    def _columns(self) -> list[NDArray[np.generic]]:
         """All that is known, an array [N] each."""
         return [self.upper, self.attack, self.forward, self.backward, *self.failed.values()]
 

@@ -7,7 +7,6 @@ margin: the lower, the more brittle.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ class MarginConsistency:
     per_class: Mapping[int, Estimate]
     left_out: Mapping[int, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Everything as plain data; JSON writes the classes as texts."""
         return asdict(self)
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def evaluate_loaded(
 
 
 @contextmanager
-def _only_about(folder: Path, about: dict[str, Any]) -> Iterator[None]:
+def _only_about(folder: Path, about: Mapping[str, object]) -> Iterator[None]:
     """Inside, a folder without a table says what its evidence is about, to those that begin there meanwhile.
 
     Raises:

@@ -48,7 +48,7 @@ Schedule = EpsilonSchedule | Callable[[float, int], float]
 
 @torch.inference_mode(False)
 def finetune(
-    config: FinetuneConfig | Mapping[str, Any] | str | Path,
+    config: FinetuneConfig | Mapping[str, object] | str | Path,
     *,
     schedule: Schedule | None = None,
     resume: bool = False,

@@ -86,7 +86,7 @@ class Run:
             log.warning("%s: is empty or not there; nothing is known of the training's epochs", path)
         return [row for row in rows if row is not None and row["kind"] == "epoch"]
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: object) -> None:
         """Add facts to ``run.json``."""
         write_json(self.folder / RECORD, self.record | facts)
 
@@ -195,10 +195,12 @@ def _check_same(run: Run, config: FinetuneConfig) -> None:
             )
 
 
-def _flat(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+def _flat(settings: Mapping[str, object], section: str = "") -> dict[str, object]:
     """Settings by their keys, as ``data.train``."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in settings.items():
-        whole = isinstance(value, Mapping) and key != "args"  # a model's arguments are one setting
-        flat |= _flat(value, f"{section}{key}.") if whole else {f"{section}{key}": value}
+        if isinstance(value, Mapping) and key != "args":  # a model's arguments are one setting
+            flat |= _flat(value, f"{section}{key}.")
+        else:
+            flat[f"{section}{key}"] = value
     return flat

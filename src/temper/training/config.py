@@ -268,7 +268,7 @@ class FinetuneConfig(Section):
         return self
 
 
-def read_config(source: "FinetuneConfig | Mapping[str, Any] | str | Path") -> FinetuneConfig:
+def read_config(source: "FinetuneConfig | Mapping[str, object] | str | Path") -> FinetuneConfig:
     """A configuration from itself, a mapping, or a YAML file.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class Crafter:
         classifier: Classifier,
         pairs: list[Pair],
         config: FinetuneConfig,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
 

@@ -3,8 +3,8 @@
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -94,6 +94,6 @@ class Metrics:
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: Mapping[str, object]) -> None:
         if self._file is not None:
             self._file.write((json.dumps(row) + "\n").encode())

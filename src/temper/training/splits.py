@@ -1,7 +1,6 @@
 """Training, validation and test data of a run, and the record of how they were divided."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ class Splits:
     validation: Dataset
     test: Dataset
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """What the run's folder says of the split: names, fingerprints, and the ids of every part."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part.describe() | {"ids": part.ids.tolist()} for name, part in parts.items()}
