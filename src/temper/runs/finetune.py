@@ -32,7 +32,7 @@ from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, 
 from temper.training.loop import Task, train
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
-from temper.training.schedules import EpsilonSchedule
+from temper.training.schedules import SCHEDULES, EpsilonSchedule
 from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.splits import Splits, splits_of
 
@@ -301,11 +301,7 @@ def _logger(name: str, folder: Path) -> Any:
 
 def make_schedule(config: ScheduleConfig, seed: int) -> EpsilonSchedule:
     """The configured epsilon schedule; options that are not given take the schedule's own defaults."""
-    given = {
-        option: value
-        for option in ("start", "end", "patience", "tolerance")
-        if (value := getattr(config, option)) is not None
-    }
+    given = {option: value for option in SCHEDULES[config.name] if (value := getattr(config, option)) is not None}
     if config.name == "uniform":
         return EpsilonSchedule.uniform(seed)
     if config.name == "custom":

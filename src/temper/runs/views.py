@@ -17,6 +17,7 @@ from temper.runs.brittleness import ENDS, brittleness_view
 from temper.runs.run import CONFIG, Run
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
 from temper.training.config import FinetuneConfig
+from temper.training.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ def _budget(attack: dict[str, Any]) -> str:
 def _run_facts(config: FinetuneConfig, record: dict[str, Any]) -> dict[str, str]:
     data, schedule = record["data"], config.schedule.model_dump(exclude_none=True)
     sizes = ", ".join(f"{data[part]['n']} {part}" for part in ("train", "validation", "test"))
-    attacked = config.objective.name != "standard"
+    attacked = OBJECTIVES[config.objective.name].attacked
     step = f", step {config.attack.step_size} of epsilon" if config.attack.step_size else ""
     options = ", ".join(f"{key} {value}" for key, value in schedule.items() if key != "name")
     return {

@@ -16,7 +16,7 @@ from temper.text import masked
 from temper.threat import Norm, parse_eps
 from temper.training.inner_attacks import INNER_ATTACKS
 from temper.training.objectives import OBJECTIVES
-from temper.training.schedules import PATIENCE, TOLERANCE
+from temper.training.schedules import SCHEDULES
 
 Epsilon = Annotated[
     float,
@@ -37,15 +37,11 @@ Statistic = Annotated[tuple[float, ...], BeforeValidator(lambda v: (v,) if isins
 if TYPE_CHECKING:
     ObjectiveName = str
     AttackName = str
+    ScheduleName = str
 else:  # choices of the command line, from the tables that say what there is
     ObjectiveName, AttackName = Literal[tuple(OBJECTIVES)], Literal[tuple(INNER_ATTACKS)]
+    ScheduleName = Literal[tuple(SCHEDULES)]
 BETAS = ", ".join(f"{name} {each.beta:g}" for name, each in OBJECTIVES.items() if each.beta is not None)
-DEFAULT_SCHEDULE: dict[str, dict[str, float]] = {
-    "hinge": {"start": 0.25, "end": 0.75},
-    "linear": {"end": 0.75},
-    "abrupt": {"start": 0.25},
-    "auto": {"patience": PATIENCE, "tolerance": TOLERANCE},
-}
 
 
 class Section(StrictNumbers, BaseModel):
@@ -116,7 +112,7 @@ class AttackConfig(Section):
 class ScheduleConfig(Section):
     """Which share of eps training asks for, and when."""
 
-    name: Literal["hinge", "fixed", "linear", "abrupt", "uniform", "auto", "custom"] = "hinge"
+    name: ScheduleName = "hinge"
     """"hinge" is Epsilon-Scheduling: 0 before start, linear until end, then the whole eps."""
     start: float | None = Field(None, ge=0)
     """T1 of hinge (0.25) and abrupt (0.25): at most 1 a share of the training, above 1 epochs."""
@@ -133,15 +129,8 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="after")
     def _only_its_own_options(self) -> Self:
-        options = {
-            "hinge": {"start", "end"},
-            "linear": {"end"},
-            "abrupt": {"start"},
-            "auto": {"patience", "tolerance"},
-            "custom": {"function"},
-        }.get(self.name, set())
         for option in ("start", "end", "patience", "tolerance", "function"):
-            if getattr(self, option) is not None and option not in options:
+            if getattr(self, option) is not None and option not in SCHEDULES[self.name]:
                 fix = f"schedule {self.name} has no option {option}; leave it out"
                 raise ArgumentError(option, getattr(self, option), fix)
         if self.name == "custom" and self.function is None:
@@ -302,7 +291,7 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
         attack = attack.model_copy(update={"step_size": own_attack.stride / attack.steps})
     if objective.beta is None:
         objective = objective.model_copy(update={"beta": own_objective.beta})
-    missing = {k: v for k, v in DEFAULT_SCHEDULE.get(schedule.name, {}).items() if getattr(schedule, k) is None}
+    missing = {k: v for k, v in SCHEDULES[schedule.name].items() if getattr(schedule, k) is None}
     schedule = schedule.model_copy(update=missing)
     return config.model_copy(update={"attack": attack, "objective": objective, "schedule": schedule})
 

@@ -9,6 +9,17 @@ from temper.errors import ArgumentError
 PATIENCE = 5  # epochs without progress after which validation accuracy counts as converged (section 6, "auto")
 TOLERANCE = 0.02  # what counts as progress, in accuracy; read as absolute, which the paper leaves open
 
+#: Every schedule, with its own options and their defaults.
+SCHEDULES: dict[str, dict[str, float | None]] = {
+    "hinge": {"start": 0.25, "end": 0.75},
+    "fixed": {},
+    "linear": {"end": 0.75},
+    "abrupt": {"start": 0.25},
+    "uniform": {},
+    "auto": {"patience": PATIENCE, "tolerance": TOLERANCE},
+    "custom": {"function": None},
+}
+
 
 @dataclass(frozen=True)
 class EpsilonSchedule:
