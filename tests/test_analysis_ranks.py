@@ -113,6 +113,7 @@ def test_draws_are_paired_so_a_better_network_is_never_overtaken():
     assert table.loc["a", "score_high"] > table.loc["b", "score_low"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.0, 0.005, 0.02])
 @pytest.mark.parametrize("score", ["sum", "borda"])
 def test_ranks_over_few_seeds_cover_the_truth(score, gap):
@@ -134,6 +135,7 @@ def test_ranks_over_few_seeds_cover_the_truth(score, gap):
     assert score == "borda" or scores.mean() > 0.88
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     rng = np.random.default_rng(3)
     truth, covered, ranked, firsts = np.array([0.7, 0.7]), [], [], []

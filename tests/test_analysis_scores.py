@@ -300,6 +300,7 @@ def test_a_perfect_correlation_has_an_interval_that_narrows_with_the_backbones(k
     assert low < later < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [0.0, 0.9, 0.99])
 @pytest.mark.parametrize("backbones", [4, 16])
 def test_spearmans_interval_covers_the_truth(backbones, truth):

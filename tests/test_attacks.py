@@ -107,6 +107,7 @@ def test_no_class_is_reached_below_the_margin(attack, norm, box):
 # --- networks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "eps"), [("resnet20", 1 / 255), ("cifar_resnet4b", 2 / 255)])
 def test_apgd_is_as_strong_as_pgd(network, shared_data, name, eps):
     model = network(name)
@@ -121,6 +122,7 @@ def test_apgd_is_as_strong_as_pgd(network, shared_data, name, eps):
     assert losses[apgd] > 0.98 * losses[pgd]
 
 
+@pytest.mark.slow
 def test_proven_samples_are_never_broken(network, shared_data):
     model = network("cifar_resnet4b")
     with np.load(shared_data / "proven" / "cifar10_resnet21__resnet_4b.npz") as proven:

@@ -199,6 +199,7 @@ LOOP = (
 )
 
 
+@pytest.mark.slow
 def test_compaction_that_is_killed_loses_and_doubles_nothing(tmp_path):
     store, random = Store(tmp_path, create=True), np.random.default_rng(0)
     fill(store, 21)
@@ -217,6 +218,7 @@ def test_compaction_that_is_killed_loses_and_doubles_nothing(tmp_path):
     assert store.rows()["run"].tolist() == names(21)
 
 
+@pytest.mark.slow
 def test_workers_write_while_others_compact_and_read(shared):
     store, done, failed = Store(shared, create=True), threading.Event(), []
 

@@ -47,6 +47,7 @@ def assert_same(store, reference):
     pd.testing.assert_frame_equal(store.rows()[SAME], reference.rows()[SAME])
 
 
+@pytest.mark.slow
 def test_a_row_says_what_was_measured(reference):
     for cell in grid():
         row = reference.rows().set_index("run").loc[cell.run]
@@ -72,6 +73,7 @@ def test_a_run_that_someone_holds_is_left_alone(tmp_path):
     assert store.finished() == set()
 
 
+@pytest.mark.slow
 def test_measuring_anew_does_not_train_anew(reference, monkeypatch, tmp_path):
     changed = grid(measure=tiny()["measure"] | {"limit": 10, "tau": 6, "corruptions": True})[0]
     (before,) = reference.folder.glob(f"work/{changed.training}/training/model.json")
@@ -85,6 +87,7 @@ def test_measuring_anew_does_not_train_anew(reference, monkeypatch, tmp_path):
     reference.remove_run(changed.run)
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, reference):
     broken = {"name": "bundled", "weights": str(tmp_path / "none.safetensors")}
     both = grid(backbones={"broken": broken, "bundled": {}})
@@ -105,6 +108,7 @@ def _only_done(store):
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.numerical
 def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
     store, engine = Store(tmp_path, create=True), LocalEngine(1)
@@ -132,6 +136,7 @@ def test_a_worker_that_is_killed_costs_its_run_nothing(tmp_path, reference):
     assert_same(store, reference)
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
     store = Store(tmp_path, create=True)
     found = run_grid(grid(schedules=["fixed"]), store, LocalEngine(1), task=lambda store: bench_grid.suicide)
@@ -168,6 +173,7 @@ def bench_run(spec, store):
     return ["bench", "run", str(spec), "--store", str(store), "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
     monkeypatch.setattr(driving, "WAIT_SECONDS", 0.1)
     path = tmp_path / "spec.yaml"
@@ -179,6 +185,7 @@ def test_two_drivers_share_one_store(tmp_path, reference, monkeypatch):
     assert_same(Store(tmp_path / "s"), reference)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_ends_alike(tmp_path, reference):
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))
@@ -293,6 +300,7 @@ def test_plan_tells_size_and_cost_and_knows_what_is_done(tmp_path, capsys, refer
     assert json.loads(capsys.readouterr().out)["hours"] > 0
 
 
+@pytest.mark.slow
 def test_results_are_read_without_torch(tmp_path, reference):
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(tiny()))

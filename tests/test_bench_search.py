@@ -50,6 +50,7 @@ def counting(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_as_many_trials_as_asked_for_and_the_best_is_used(reference):
     cell, store, config = reference
     result = noted(store, cell)
@@ -100,6 +101,7 @@ def test_a_known_result_is_used_without_training(reference, monkeypatch):
     assert searched(cell, store, store.folder / "work" / "other") == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["error", "signal"])
 def test_a_search_that_was_stopped_ends_as_one_that_was_not(reference, monkeypatch, tmp_path, counting, stop):
     """It is stopped after the third trial's first epoch: as a bug would, and as Ctrl-C does."""
@@ -146,6 +148,7 @@ search.searched(cell, Store(sys.argv[1], create=True), Path(sys.argv[1]) / "work
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_ends_as_one_that_was_not(reference, monkeypatch, tmp_path):
     cell, store, config = reference
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, Path(__file__).parent], timeout=100, check=False)
@@ -208,6 +211,7 @@ def test_seeds_whose_test_data_differ_share_no_search():
     assert len(names(datasets={"digits": DIGITS | {"split_seed": None}}, seeds=[0, 1])) == 2
 
 
+@pytest.mark.slow
 def test_test_data_are_never_looked_at(monkeypatch, tmp_path, reference):
     cell, store, _ = reference
 
@@ -234,6 +238,7 @@ def test_searches_start_from_different_points(tmp_path, counting, monkeypatch):
         assert len({getattr(optimiser, part) for optimiser in counting}) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_one_trial_of_value_zero(monkeypatch, tmp_path, reference):
     cell, store, _ = reference
     calls, real = itertools.count(), module.train

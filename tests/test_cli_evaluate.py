@@ -115,6 +115,7 @@ def test_another_suite_joins_the_table_and_the_report_names_both(place, capsys):
     assert "robust accuracy at Linf:4/255 (pgd)" in page
 
 
+@pytest.mark.slow
 def test_time_that_is_up_is_status_3_and_the_same_call_finishes(place, capsys, monkeypatch):
     monkeypatch.setattr(measuring, "parse_duration", lambda text: 0.0)
     assert call(*usual("--time-budget", "1s", "--json", model="mine:Net")) == 3
@@ -192,6 +193,7 @@ def test_class_counts_that_do_not_fit(place, capsys):
     assert "has 3 classes, model bundled has 10" in refusal(capsys, *usual(data="three"))
 
 
+@pytest.mark.slow
 def test_a_model_of_other_classes(place, capsys):
     from temper import models
 
@@ -249,6 +251,7 @@ def test_evidence_of_another_measurement_in_the_folder(place, capsys):
     assert Path("out/margins.parquet").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_warning_is_one_line(place, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("always", TemperWarning)
@@ -294,6 +297,7 @@ def test_a_report_of_nothing(place, capsys, words, status, message):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_precision_is_reported_with_how_many_attacks_it_took(tmp_path, capsys):
     out = tmp_path / "out"
     call = ["evaluate", "--model", "bundled", "--data", "digits", "--threat", "Linf:2/255", "--suite", "apgd"]

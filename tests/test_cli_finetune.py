@@ -57,6 +57,7 @@ def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "mine/report.html" in printed
 
 
+@pytest.mark.slow
 def test_run_feeds_evaluate_and_report(tmp_path: Path) -> None:
     assert main(["finetune", "--out", "a", *TINY, *FAST]) == 0
     assert main(["finetune", "--out", "b", "--schedule.name", "fixed", *TINY, *FAST]) == 0
@@ -174,6 +175,7 @@ def test_bad_durations(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.slow
 def test_demo_compares_three_runs_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

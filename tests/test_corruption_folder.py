@@ -49,6 +49,7 @@ def test_a_folder_holds_table_summary_and_figure(tmp_path):
     assert (tmp_path / FIGURE).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_more_severities_are_added_and_nothing_is_computed_twice(tmp_path, monkeypatch):
     into(tmp_path / "a")
     seen = []
@@ -74,6 +75,7 @@ def test_the_guides_preset_into_a_folder(tmp_path):
         into(tmp_path)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_call_finishes(tmp_path, monkeypatch):
     save = CorruptionTable.save
 
@@ -114,6 +116,7 @@ folder.corruptions_into(Path(sys.argv[1]), "bundled", "digits", names=("fog", "c
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_only_what_was_in_work(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path / "a"], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False

@@ -194,6 +194,7 @@ def damage(path: str, kind) -> Path:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "words", "outcome", "kind"),
     [(*each, KINDS[number % len(KINDS)]) for number, each in enumerate(READ)],
@@ -278,6 +279,7 @@ def test_a_table_is_made_again_from_the_journal_as_it_was(place):
     assert (after.identity, after.provenance) == (before.identity, before.provenance)
 
 
+@pytest.mark.slow
 def test_nothing_is_searched_again_for_a_damaged_table(place, monkeypatch):
     damage("margins/margins.parquet", zeroed)
     monkeypatch.setattr(searching, "search", lambda *_: pytest.fail("it searches again"))
@@ -336,6 +338,7 @@ FULL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("out", "words"), FULL.items())
 def test_a_full_disk_leaves_what_was_there_and_nothing_half(place, capsys, monkeypatch, out, words):
     assert call(words) == 0

@@ -78,6 +78,7 @@ def test_every_sample_leaves_once_and_flips_are_real(stage):
     assert all(np.isinf(each.distance) for each in found if each.nearest is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [CE, TARGETED, Stage("pgd", PGD(5)), FAB, Stage("square", Square(30))])
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 def test_answers_are_bit_for_bit_the_same_in_every_batch_size_and_order(stage, half):
@@ -147,6 +148,7 @@ class Hungry(Watched):
         return super().forward(x)
 
 
+@pytest.mark.slow
 def test_a_full_memory_halves_the_batch_and_changes_nothing():
     model = Watched()
     work = work_for(model)

@@ -19,7 +19,7 @@ from evaluate_command import FACTORY, call, refusal, usual
 from temper.cli import main as cli
 from temper.margins import EvidenceTable
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 
 @pytest.fixture

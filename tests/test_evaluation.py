@@ -134,6 +134,7 @@ def test_wrong_predictions_are_not_attacked():
 # --- results belong to samples, not to circumstances ----------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:accuracy does not fall")
 @pytest.mark.parametrize("kind", [Linear, Net])
 def test_the_table_does_not_depend_on_the_batch_size(kind):
@@ -225,6 +226,7 @@ def test_passes_in_table_and_journal_count_once(tmp_path):
     assert more.passes()["forward"] > first.passes()["forward"]
 
 
+@pytest.mark.slow
 def test_a_precision_takes_a_part_of_the_attacks_and_holds_the_truth(tmp_path):
     model, images = Linear(), pictures(600)
     labels = predictions(model, images)

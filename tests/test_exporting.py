@@ -52,6 +52,7 @@ def detected(run, tmp_path) -> Path:
     return tmp_path / "detector.json"
 
 
+@pytest.mark.slow
 def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper[onnx]")
     pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")

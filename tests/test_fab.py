@@ -59,6 +59,7 @@ def test_linear_margins_are_reached_and_never_undercut(kind, classes, box, norm)
     assert (found <= margins * 1.01).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", ["far", "near"])
 @EVERY_NORM
 def test_among_ten_classes_alike_the_nearest_is_found(box, norm):
@@ -120,6 +121,7 @@ def test_a_model_without_gradients_or_with_nan_finds_nothing(kind, norm):
 AUTHORS = {"Linf": (0.016779, 16), "L2": (0.56141, 16), "L1": (5.6308, 14)}
 
 
+@pytest.mark.slow
 @EVERY_NORM
 def test_margins_of_a_real_network_are_as_short_as_those_of_the_authors(network, shared_data, norm):
     model = network("cifar_resnet4b")

@@ -34,6 +34,7 @@ def rows_without_effects(seed: int, backbones: int = 4, seeds: int = 5) -> pd.Da
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_schedule_without_effect_is_seldom_found_to_have_one():
     """At .05 any of the six corrected comparisons errs in one experiment of 20; pairs by seed and loss err in half."""
     errors = naive = 0
@@ -109,6 +110,7 @@ def by_sample(rows: pd.DataFrame, samples: int = 4) -> tuple[pd.DataFrame, pd.Da
     return rows.assign(**{name: told[name].to_numpy().reshape(-1, samples).mean(axis=1) for name in METRICS}), told
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(kept=st.sets(st.sampled_from(CONFIGURATIONS), min_size=1), seen=st.booleans())
 def test_whatever_configurations_a_grid_has_it_can_be_reported(few_draws, kept, seen):

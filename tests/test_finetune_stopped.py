@@ -22,7 +22,7 @@ from temper.training import loop
 from temper.training.checkpoints import Checkpoint, Progress, last_checkpoint, save_checkpoint
 from tiny_runs import assert_same_weights, config, steps
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ def test_standard_objective_never_attacks(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trades", "trades-guide", "mart"])
 @pytest.mark.parametrize("attack", [{"name": "apgd", "steps": 2}])
 def test_objectives_train(name: str, attack: dict[str, Any], tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_linear_then_full_changes_the_backbone_in_its_second_phase(tmp_path: Pat
     assert rates[3] > rates[2]  # each phase has a learning-rate schedule of its own
 
 
+@pytest.mark.slow
 def test_lora_is_merged_into_plain_weights(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     before = models.load("tiny:network", num_classes=10, image_size=8, seed=0).state_dict()
@@ -85,6 +87,7 @@ def test_lora_is_merged_into_plain_weights(tmp_path: Path) -> None:
     assert 1 <= torch.linalg.matrix_rank(update, tol=1e-6) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.numerical
 def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
     plain = {"name": "tiny:plain", "image_size": 8}
@@ -94,6 +97,7 @@ def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(parts)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.numerical
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     # bf16 rounds the same sums differently in another order, on machines that compute it.

@@ -47,6 +47,7 @@ def bordered() -> Tensor:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:accuracy does not fall")
 @pytest.mark.filterwarnings("ignore:signs of masked gradients")
 @pytest.mark.parametrize("suite", ["apgd", "pgd", "fast", "margin"])
@@ -87,6 +88,7 @@ class Tied(nn.Module):
         return torch.stack([above, above, torch.zeros_like(above)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::temper.errors.TemperWarning")
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize("suite", sorted(SUITES))
@@ -137,6 +139,7 @@ class Rootless(nn.Module):
         return flat @ self.weight + (0 * flat).sqrt().sum(1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::temper.errors.TemperWarning")
 @pytest.mark.parametrize("suite", ["apgd", "pgd", "fast", "margin"])
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -204,6 +207,7 @@ class Hesitant(nn.Module):
         return torch.stack([1 - mean + (10.0 if len(x) == 1 else 0.0), mean], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::temper.errors.TemperWarning")
 @pytest.mark.parametrize("suite", sorted(set(SUITES) - {"standard"}))  # whose attacks are those of the others
 @pytest.mark.parametrize("batch_size", [1, 16])

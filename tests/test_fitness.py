@@ -116,6 +116,7 @@ def told(command: str, model: str, photos: str, out: Path) -> list[str]:
 COMMANDS = ["evaluate", "margins", "corruptions", "predict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_outputs_that_are_not_constant_are_told_in_one_line(command, photos, tmp_path):
     (line,) = told(command, "kinds:batch_norm", photos, tmp_path / "coupled")

@@ -54,6 +54,7 @@ def test_shares_are_covered_at_least_as_often_as_said(n, share):
     assert binom.pmf(np.arange(n + 1), n, share)[covered].sum() >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [50, 100])
 @pytest.mark.parametrize(("robust", "gone"), [(0.0, 0.98), (0.02, 0.98), (0.98, 0.0), (0.98, 0.02), (0.1, 0.1)])
 def test_expected_robustness_is_covered_near_its_ends(n, robust, gone):
@@ -68,6 +69,7 @@ def test_expected_robustness_is_covered_near_its_ends(n, robust, gone):
     assert hits / REPEATS >= 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [1, 2])
 def test_the_mean_of_very_few_margins_is_covered(known):
     """Twice the largest of one or two exponential margins is often below their mean: that alone covers .61 and .81."""
@@ -98,6 +100,7 @@ def test_the_false_alarms_of_a_threshold_that_is_itself_chosen_are_covered(britt
     assert hits / REPEATS >= 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("brittle", "robust"), [(20, 180), (180, 20), (2, 48)])
 def test_the_area_of_a_good_score_is_covered_where_one_kind_is_rare(brittle, robust):
     """DeLong's interval covers .82 to .92 here, on the logit scale too."""

@@ -65,6 +65,7 @@ def test_a_shard_belongs_to_one_process_until_it_gives_it_back(tmp_path):
     assert one.claim("Linf-512")
 
 
+@pytest.mark.slow
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
     code = (
         "import sys; from pathlib import Path; from temper.evaluation.journal import Journal;"

@@ -125,6 +125,7 @@ def test_run_without_a_name_has_no_page(board, tmp_path):
     assert [path.name for path in sorted(site.parent.iterdir())] == ["index.html", "results.csv"]
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_written_in_seconds(board, tmp_path):
     runs = [dataclasses.replace(board.runs[1], run=f"r{i}", seed=i, history=()) for i in range(1000)]
     started = time.process_time()

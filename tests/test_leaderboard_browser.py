@@ -15,6 +15,8 @@ from temper.benchmark.leaderboard import (
     write_leaderboard,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def board():

@@ -54,6 +54,7 @@ def looked(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["apgd", "fast", "margin"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_samples_are_looked_at_as_often_however_many_there_are(looked, tmp_path, suite, shared):

@@ -16,7 +16,7 @@ from temper.margins.detector import BrittlenessDetector
 from temper.runs import margins as folder
 from temper.runs.margins import margins_into
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 CLASSES, COUNT = 4, 120
 

@@ -114,6 +114,7 @@ def test_the_nearer_a_flip_and_the_worse_the_gradients_the_more_attacks(notes, w
     assert {stage.on for stage in FAST.stages if found[stage.name][0]} == {"all", *wanted}
 
 
+@pytest.mark.slow
 def test_what_gradients_do_not_see_is_found_where_they_are_masked():
     shallow, deep = (frame(Net(3), suite)[0] for suite in (SHALLOW, QUICK))
     assert (deep["upper"] <= shallow["upper"]).all()
@@ -122,6 +123,7 @@ def test_what_gradients_do_not_see_is_found_where_they_are_masked():
     assert set(deep["attack"][found]) == {"square-5000"}
 
 
+@pytest.mark.slow
 def test_a_network_without_signs_pays_only_where_it_comes_near_a_flip():
     near = tuple(stage for stage in FAST.stages if stage.on in ("near", "edge"))
     frames = [frame(Net(), suite) for suite in (SHALLOW, replace(FAST, stages=(*FAST.first, *near)), FAST)]
@@ -133,6 +135,7 @@ def test_a_network_without_signs_pays_only_where_it_comes_near_a_flip():
     assert not [each for each in told if "signs of masked" in each]
 
 
+@pytest.mark.slow
 def test_one_that_came_near_a_flip_is_searched_from_more_starts():
     net = Net()
     deep, shallow = (frame(net, suite)[0] for suite in (FAST, SHALLOW))
@@ -142,6 +145,7 @@ def test_one_that_came_near_a_flip_is_searched_from_more_starts():
     assert (deep["upper"] <= shallow["upper"]).all()
 
 
+@pytest.mark.slow
 def test_samples_are_judged_one_by_one_and_counted_in_the_warning():
     net = Net(6, above=0.5)
     deep, told = frame(net, QUICK)
@@ -154,6 +158,7 @@ def test_samples_are_judged_one_by_one_and_counted_in_the_warning():
     assert f"the loss has no gradient ({more.sum()})" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 64])
 def test_the_decision_depends_on_the_sample_alone(size):
     net = Net(6, above=0.5)
@@ -164,6 +169,7 @@ def test_the_decision_depends_on_the_sample_alone(size):
         assert picked[column].tolist() == part[column].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_after", [30, 80, 110])
 def test_signs_outlive_an_interruption(tmp_path, monkeypatch, stopped_after):
     net = Net(6, above=0.5)

@@ -119,6 +119,7 @@ def test_what_timm_fetches_has_published_weights_and_a_licence(name):
     assert config.license == CATALOGUE[name].licence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_small_backbones_run_with_timms_normalisation(name):
     size = SMALL[name]
@@ -295,6 +296,7 @@ WRAPPERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "wrapper"), WRAPPERS, ids=[f"{name}-{wrap.__name__}" for name, wrap in WRAPPERS])
 def test_a_whole_file_gives_the_same_logits(tmp_path, name, wrapper):
     original = timm.create_model(CATALOGUE[name].source.removeprefix("timm:"), pretrained=False, **SHALLOW[name]).eval()
@@ -308,6 +310,7 @@ def test_a_whole_file_gives_the_same_logits(tmp_path, name, wrapper):
         torch.testing.assert_close(classifier(images), original((images - MEAN) / STD))
 
 
+@pytest.mark.slow
 def test_names_of_older_swin_transformers(tmp_path):
     """timm before 0.9, which ARES used: downsampling at the end of a stage, head without fc, saved constants."""
     original = timm.create_model("swin_base_patch4_window7_224", pretrained=False, **DEPTHS).eval()
@@ -326,6 +329,7 @@ def test_names_of_older_swin_transformers(tmp_path):
         assert torch.equal(classifier.network.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -69,6 +69,7 @@ def test_a_logit_is_no_probability_though_it_lies_between_0_and_1():
     torch.testing.assert_close(as_logits(z, "logit").softmax(1)[:, 1], z.sigmoid())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("flat", [False, True])
 def test_one_output_is_as_robust_as_the_two_that_say_the_same(sigmoid, flat):
@@ -86,6 +87,7 @@ def test_one_output_is_as_robust_as_the_two_that_say_the_same(sigmoid, flat):
         assert found.robust_accuracy("Linf", eps) == expected.robust_accuracy("Linf", eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_logit", "one_probability"])
 def test_a_binary_classifier_goes_everywhere(tmp_path, name):
     pixels, labels = images(120)
@@ -118,6 +120,7 @@ def test_a_binary_classifier_goes_everywhere(tmp_path, name):
     assert export(str(run), "torch", tmp_path / "run.pt2").relative < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_logit", "one_probability"])
 def test_a_binary_classifiers_detector_goes_into_its_onnx_file(tmp_path, name):
     for needed in ("onnx", "onnxruntime", "onnxscript", "onnx2torch"):
@@ -178,6 +181,7 @@ def test_auxiliary_heads_stay_aside(tmp_path):
 # --- forward passes -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_into_its_input_is_lent_copies():
     torch.manual_seed(0)
     network, same = kinds.InPlace(), kinds.Outside()
@@ -229,6 +233,7 @@ def test_inference_mode_around_a_call_changes_nothing():
             assert temper.evaluate(model, *images(), ["Linf:4/255"], suite="apgd").frame.equals(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_and_exported_forms_of_a_model_give_its_numbers():
     torch.manual_seed(0)

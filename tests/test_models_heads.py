@@ -45,6 +45,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")
 @pytest.mark.parametrize(("name", "size", "arguments"), FAMILIES, ids=[family[0] for family in FAMILIES])
 def test_the_head_of_every_timm_family(name, size, arguments):

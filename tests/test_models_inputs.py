@@ -45,6 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "height", "width", "size"), [("flat", 48, 48, 48), ("wide", 20, 30, None)])
 def test_a_factory_is_probed_with_the_datas_own_shape(tmp_path, name, height, width, size):
     data = archive(tmp_path / "data.npz", height, width)
@@ -69,6 +70,7 @@ def test_a_network_of_one_size_gets_images_of_that_size(tmp_path, photos, caplog
     assert isinstance(next(Predictor.load("kinds:patches")([f"{photos}/a/0.png"])), Prediction)
 
 
+@pytest.mark.slow
 def test_a_network_of_any_size_needs_one_for_photos_of_several(tmp_path, photos):
     def measured(image_size: int | None) -> int:
         return evaluate.evaluate_into(

@@ -51,6 +51,7 @@ def test_a_head_of_any_kind_is_restored_bit_exactly(tmp_path, name):
     assert torch.equal(models.load(tmp_path / "run")(images), classifier(images))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize("name", ["scaled", "weight_norm", "old_spectral_norm"])
 def test_what_training_ends_with_is_what_is_reported(data, monkeypatch, name):
@@ -71,6 +72,7 @@ def test_what_training_ends_with_is_what_is_reported(data, monkeypatch, name):
     assert run.record["results"]["clean accuracy"]["value"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_run_on_other_classes_gets_a_fresh_head_from_its_factory(data):
     run = finetune(config(data, "scaled", epochs=1))
     first = models.load(run.folder)

@@ -182,6 +182,7 @@ def test_one_weights_file_only(tmp_path):
         load("timm:resnet18@a.safetensors", weights="b.safetensors")
 
 
+@pytest.mark.slow
 def test_imagenet_backbone_from_a_local_file(shared_data):
     classifier = load(
         f"timm:mobilenetv2_100@{shared_data / 'backbones' / 'mobilenetv2_100.safetensors'}",

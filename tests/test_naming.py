@@ -78,6 +78,7 @@ def test_data_of_a_benchmark_are_named_by_their_key(capsys, tmp_path, written, n
     assert f"error: {name}: " in told(capsys, ["bench", "plan", "spec.yaml", "--store", "store"])
 
 
+@pytest.mark.slow
 def test_too_many_classes_are_named_by_their_option(capsys):
     words = ["finetune", "--out", "new", "--data.train", "digits", "--data.classes", "11"]
     assert "error: data.classes = 11: " in told(capsys, words)
@@ -110,6 +111,7 @@ def test_report_and_merge_suggest_the_nearest_folder(capsys, command, spec, near
     assert said.endswith(f"{near}?\n"), said
 
 
+@pytest.mark.slow
 def test_a_report_leaves_out_what_it_cannot_read(capsys, tmp_path, caplog):
     words = ["evaluate", "--model", "bundled", "--data", "digits", "--limit", "10", "--suite", "pgd"]
     assert cli.main([*words, "--threat", "Linf:8/255", "--out", "runs/good"]) == 0

@@ -56,6 +56,7 @@ def polished(model: nn.Module, x: Tensor, y: Tensor, best: Tensor, norm: str) ->
 ENOUGH = {"Linf": 1.01, "L2": 1.01, "L1": 1.05}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 1000])
 @pytest.mark.parametrize("box", ["far", "near"])
 @EVERY_NORM
@@ -70,6 +71,7 @@ def test_linear_margins_are_reached_and_never_undercut(name, norm, box, classes)
     assert (found <= margins * ENOUGH[norm]).all()
 
 
+@pytest.mark.slow
 @EVERY_NORM
 @BOTH
 def test_the_nearest_of_ten_classes_is_found_by_trying_all(attack, norm):
@@ -139,6 +141,7 @@ def test_tangent_finds_a_boundary_that_recedes(norm):
     assert (found <= margin * 1.02).all()
 
 
+@pytest.mark.slow
 @EVERY_NORM
 @BOTH
 def test_nothing_is_found_where_nothing_flips(attack, norm):
@@ -169,6 +172,7 @@ FAB_900 = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), FAB_900)
 def test_tangent_is_as_near_as_fab_with_ten_times_the_passes(network, shared_data, name, norm):
     """On a network whose gradients are easy, and on one that masks them."""
@@ -188,6 +192,7 @@ def test_tangent_is_as_near_as_fab_with_ten_times_the_passes(network, shared_dat
 # --- what does not matter, and what does ----------------------------------------------------------
 
 
+@pytest.mark.slow
 @EVERY_NORM
 @BOTH
 def test_results_do_not_depend_on_the_batch(bent, attack, norm):

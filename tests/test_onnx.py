@@ -194,6 +194,7 @@ def test_a_conversion_that_computes_something_else_never_passes(tmp_path, monkey
         models.load(f"onnx:{path}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["kinds:one_logit", "kinds:one_probability", "tiny:plain", "tiny:network"])
 def test_what_was_exported_is_loaded_again(tmp_path, spec):
     pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")

@@ -12,6 +12,8 @@ from temper.evaluation.measurement import measure
 from temper.evaluation.samples import from_arrays
 from temper.threat import Threat
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 3 / 255), ("L2", 0.4)])
 def test_fast_breaks_what_autoattack_breaks(shared_data, norm, eps):

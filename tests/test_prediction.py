@@ -268,6 +268,7 @@ def test_class_names_of_the_training_data(tmp_path):
 # --- stopping -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_keeps_what_was_printed_and_is_status_3(place):
     Path("slow.py").write_text(POOLED)

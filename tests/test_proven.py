@@ -10,6 +10,8 @@ from temper.attacks.fab import FAB, FABTargeted
 from temper.attacks.fmn import FMN
 from temper.attacks.suites import SUITES, Stage, Suite
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("suite", ["fast", "margin", "apgd", "pgd"])

@@ -49,6 +49,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(pseudo, "RECIPES", short)
 
 
+@pytest.mark.slow
 def test_learns_what_the_logit_margin_does_not_tell(fitted):
     features, logits, margins = samples(500, seed=1)
     assert tau(logit_margin(logits), margins) < 0.6
@@ -62,6 +63,7 @@ def test_is_in_the_unit_of_the_margins(fitted):
     assert 0.9 < float(ratio.median()) < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["paper", "paper-code"])
 def test_published_recipes_learn_a_monotone_function(recipe, monkeypatch):
     # Narrower and at a higher rate, or it takes minutes.
@@ -86,6 +88,7 @@ def test_published_recipes_are_as_published():
     assert (paper.inputs, paper.target, code.inputs, code.target) == ("features", "share", "logits", "root")
 
 
+@pytest.mark.slow
 def test_ranks_no_worse_than_the_logit_margin_where_that_is_perfect():
     features, logits, _ = samples(300)
     fitted = PseudoMargin.fit(features, logits, 0.1 * logit_margin(logits))

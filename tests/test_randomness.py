@@ -80,6 +80,7 @@ def test_uniform_numbers_stay_below_one():
     assert numbers.max() < 1
 
 
+@pytest.mark.slow
 @examples
 @given(seed=st.integers(0, 2**63), purpose=st.lists(st.one_of(st.integers(0, 2**40), st.text(max_size=5))))
 def test_number_seeds_any_generator(seed, purpose):

@@ -27,6 +27,8 @@ from temper.core.interrupt import Stopped  # noqa: E402
 from temper.errors import ArgumentError, RunError  # noqa: E402
 from temper.training.config import read_config, resolve  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"include_dashboard": False, "object_store_memory": 80_000_000}
 # What two engines are bound to differ in.
 OF_THE_CLOCK = {"seconds", "training_seconds", "history"}

@@ -119,6 +119,7 @@ def test_the_file_needs_nothing_else(tmp_path):
         assert all(r.startswith("#") for r in references)
 
 
+@pytest.mark.slow
 def test_figures_and_pictures_have_alternative_texts_and_captions(tmp_path):
     _, page = report(tmp_path, view())
     images = page.all("img")
@@ -144,6 +145,7 @@ def test_names_from_users_are_escaped(tmp_path):
     assert page.text.count(evil) >= 6
 
 
+@pytest.mark.slow
 def test_parts_that_are_missing_are_left_out(tmp_path):
     whole = report(tmp_path, view())[1].text
     for part, heading in {"samples": "Samples and", "history": "Training.", "facts": "What was run"}.items():
@@ -160,10 +162,12 @@ def test_a_run_without_history_or_samples_stands_beside_one_with_them(tmp_path):
     assert len(page.all("img")) == 5
 
 
+@pytest.mark.slow
 def test_the_same_views_give_the_same_bytes(tmp_path):
     assert report(tmp_path, view())[0] == report(tmp_path, view())[0]
 
 
+@pytest.mark.slow
 def test_the_pictures_are_the_images(tmp_path):
     _, page = report(tmp_path, view(samples=[sample(channels=1)]))
     urls = [image["src"] for image in page.all("img") if "png" in image["src"]]
@@ -176,6 +180,7 @@ def test_the_pictures_are_the_images(tmp_path):
     assert "× 31" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["file/report.html", "folder"])
 def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path, path):
     (tmp_path / "folder").mkdir()
@@ -187,6 +192,7 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path, path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_not_blamed_on_the_path(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -26,6 +26,7 @@ from temper.threat import NORMS, parse_threats
 RADII = {"Linf": "0.03,0.2", "L2": "0.3,1.2", "L1": "1,6"}
 STEPS = 3
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.numerical,
     pytest.mark.filterwarnings("ignore:accuracy does not fall", "ignore:.*gradients are masked"),
 ]

@@ -24,6 +24,7 @@ def test_the_plan_holds():
     assert held(ROOT, ROOT / "src")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "line"),
     [

@@ -45,6 +45,7 @@ def ids(run, *parts):
     return {sample for part in parts for sample in run.record["data"][part]["ids"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["noise.npz", "repacked.npz"])
 def test_the_undivided_source_is_measured_without_what_was_trained_on(source, place, monkeypatch, caplog):
     folder, run = place
@@ -56,6 +57,7 @@ def test_the_undivided_source_is_measured_without_what_was_trained_on(source, pl
     assert "left out 80 of 100 images, those that run was trained on" in caplog.text
 
 
+@pytest.mark.slow
 def test_every_measuring_command_leaves_them_out(place, monkeypatch, capsys):
     folder, _ = place
     monkeypatch.chdir(folder)
@@ -78,6 +80,7 @@ def test_data_of_nothing_else_are_refused(place, monkeypatch):
         evaluate.load("run", "trained.npz", None, 0)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_run_with_another_seed_tests_on_nothing_that_either_was_trained_on(place, monkeypatch):
     folder, run = place
     monkeypatch.chdir(folder)

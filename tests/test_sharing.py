@@ -42,6 +42,7 @@ def filled(tmp_path):
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize(
     "words",
@@ -69,6 +70,7 @@ def test_a_folder_that_is_being_filled_is_refused_as_it_is(filled, capsys, words
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_of_two_trainings_begun_at_once_one_is_refused(tmp_path):
     call = [sys.executable, "-m", "temper", *FINETUNE, "--out", str(tmp_path / "new")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
@@ -82,6 +84,7 @@ def test_of_two_trainings_begun_at_once_one_is_refused(tmp_path):
     assert not (tmp_path / "new" / FILLED_BY).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [[], ["--force"]])
 def test_what_a_killed_process_was_filling_is_taken_over_at_once(filled, monkeypatch, option):
     folder, process = filled
@@ -166,6 +169,7 @@ def test_evidence_on_something_else_is_refused_before_there_is_any(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_another_suite_found_meanwhile_is_kept(tmp_path, monkeypatch):
     measure, out = measurement.measure, tmp_path / "out"
     call = ["evaluate", *MEASURE[:-1], "10", *THREAT, "--out", str(out), "--suite"]

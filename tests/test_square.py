@@ -66,6 +66,7 @@ def test_every_question_lies_in_ball_and_box(norm, shape):
 ENOUGH = {"Linf": 4.5, "L2": 6.0, "L1": 8.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("box", ["far", "near"])
 @EVERY_NORM
@@ -82,6 +83,7 @@ def test_linear_classifiers_never_flip_below_their_margin(norm, box, classes):
 # --- networks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps", "least"), [("Linf", 8 / 255, 6), ("L2", 2.0, 6), ("L1", 20.0, 7)])
 def test_networks_break(network, shared_data, norm, eps, least):
     """Of 24 images; pyautoattack's Square breaks 8 to 10 in as many queries, the first question none."""

@@ -11,7 +11,7 @@ import pytest
 
 from temper.core.claims import started
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
 PATIENCE = 120.0  # seconds, on a machine with much else to do
 
 EVALUATE = ["evaluate", "--model", "bundled", "--data", "digits", "--threat", "Linf:8/255", "--limit", "200"]

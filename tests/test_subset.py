@@ -323,6 +323,7 @@ def test_attacks_go_where_outcomes_are_uncertain():
     assert ((order > 400) & (order <= 600)).sum() > 120  # 60 in proportion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rho", "share", "precision"), [(0.97, 0.5, 0.03), (0.97, 0.9, 0.02), (0.0, 0.5, 0.05)])
 def test_intervals_cover_also_when_the_width_decides_when_to_stop(rho, share, precision):
     """500 test sets of 600; 92 % or fewer would be 3 standard errors below 95 %."""

@@ -75,6 +75,7 @@ def assert_same(one: EvidenceTable, other: EvidenceTable) -> None:
     assert one.identity == other.identity
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(tables(), tables(), tables())
 def test_merging_is_commutative_associative_and_idempotent(a, b, c):

@@ -24,6 +24,7 @@ def there(place: Path) -> list[Path]:
     return sorted(place.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", wrong_calls(), ids=str)
 def test_a_wrong_call_is_one_line(
     call: WrongCall, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
