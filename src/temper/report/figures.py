@@ -6,7 +6,7 @@ pyplot: a figure belongs to whoever asked for it, and no window or global state 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -21,6 +21,9 @@ from temper.errors import ArgumentError
 from temper.report.views import RunView, SampleView
 from temper.threat import NORMS, check_norm
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # newer than the oldest matplotlib that is allowed
+
 # Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision. Their yellow is too pale
 # on white and is left out. Markers and dashes tell runs apart without any colour.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
@@ -32,7 +35,7 @@ INK, MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
 WIDTH = 4.2  # inches
 _MOST_MARKERS = 17  # of one curve: 0/255 to 16/255
 
-STYLE: dict[Any, Any] = {
+STYLE: "dict[RcKeyType, object]" = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
     "font.size": 9.0,
     "text.color": INK,

@@ -1,9 +1,9 @@
 """What a report shows of a result folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -23,6 +23,22 @@ log = logging.getLogger(__name__)
 
 EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
 BAND = 32  # steps in which a report shows intervals between the radii searched
+
+
+class BudgetedAttack(TypedDict):
+    """An attack of a suite, as the evidence notes it."""
+
+    name: str
+    runs: int
+    steps: int
+    norms: NotRequired[Sequence[Norm]]
+
+
+class DataFacts(TypedDict):
+    """What a run's record says of a part of its data."""
+
+    name: str
+    n: int
 
 
 def view(folder: Path, name: str) -> RunView:
@@ -169,7 +185,7 @@ def _read_samples(path: Path) -> list[SampleView]:
 
 
 def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
-    facts = _run_facts(run.config, run.record) if run else {}
+    facts = _run_facts(run.config, run.record["data"], run.record["versions"]) if run else {}
     for suite in table.provenance.suites.values():
         facts[f"suite {suite['name']}"] = ", ".join(map(_budget, suite["attacks"]))
     passes = table.passes()
@@ -179,7 +195,7 @@ def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
     return facts
 
 
-def _budget(attack: dict[str, Any]) -> str:
+def _budget(attack: BudgetedAttack) -> str:
     """An attack of a suite as people write it."""
     runs = f"{attack['runs']} x " if attack["runs"] > 1 else ""
     norms = attack.get("norms", NORMS)
@@ -187,8 +203,8 @@ def _budget(attack: dict[str, Any]) -> str:
     return f"{attack['name']} {runs}{attack['steps']}{where}"
 
 
-def _run_facts(config: FinetuneConfig, record: dict[str, Any]) -> dict[str, str]:
-    data, schedule = record["data"], config.schedule.model_dump(exclude_none=True)
+def _run_facts(config: FinetuneConfig, data: Mapping[str, DataFacts], versions: Mapping[str, str]) -> dict[str, str]:
+    schedule = config.schedule.model_dump(exclude_none=True)
     sizes = ", ".join(f"{data[part]['n']} {part}" for part in ("train", "validation", "test"))
     attacked = OBJECTIVES[config.objective.name].attacked
     step = f", step {config.attack.step_size} of epsilon" if config.attack.step_size else ""
@@ -205,5 +221,5 @@ def _run_facts(config: FinetuneConfig, record: dict[str, Any]) -> dict[str, str]
         "learning rate": f"backbone {config.optimiser.backbone_lr:g}, head {config.optimiser.head_lr:g}",
         "augmentation": config.data.augmentation,
         "seed": str(config.seed),
-        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
