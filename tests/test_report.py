@@ -146,6 +146,15 @@ def test_names_from_users_are_escaped(tmp_path):
 
 
 @pytest.mark.slow
+def test_credentials_in_names_are_hidden(tmp_path):
+    address = "s3://KEY_A:SEC_RET@bucket/x_y"
+    odd = dataclasses.replace(sample(), label=address, prediction=address, adversarial_prediction=address)
+    text, page = report(tmp_path, view(address, facts={address: address}, samples=[odd]), title=address)
+    assert "SEC" not in page.text
+    assert not [value for _, attributes in page.elements for value in attributes.values() if value and "SEC_" in value]
+    assert text.count("s3://***@bucket/x_<wbr>y") == 3  # the classes'
+
+
 def test_parts_that_are_missing_are_left_out(tmp_path):
     whole = report(tmp_path, view())[1].text
     for part, heading in {"samples": "Samples and", "history": "Training.", "facts": "What was run"}.items():
