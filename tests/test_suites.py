@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
+from temper.attacks.attack import perturb
 from temper.attacks.names import SUITE_NAMES
-from temper.attacks.suites import SUITES, get_suite
+from temper.attacks.pgd import PGD
+from temper.attacks.suites import SUITES, Stage, Suite, get_suite
 from temper.errors import ArgumentError
 from temper.threat import NORMS
 
@@ -44,3 +47,25 @@ def test_the_names_that_are_known_without_torch_are_those_of_the_suites():
 def test_a_suite_that_is_none_is_refused():
     with pytest.raises(ArgumentError, match="suite = 'strong': choose one of standard, fast, margin, apgd, pgd"):
         get_suite("strong")
+
+
+class InOneNorm(PGD):
+    norms = ("L2",)
+
+
+def test_an_attack_runs_only_in_norms_that_it_knows():
+    """A norm that is new must not be taken for another one by an attack that was written before it."""
+    x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+    perturb(InOneNorm(1), model, x, y, 0.1, "L2")
+    with pytest.raises(ArgumentError, match="norm = 'L1': InOneNorm runs in L2 alone"):
+        perturb(InOneNorm(1), model, x, y, 0.1, "L1")
+    suite = Suite("two", (Stage("one", InOneNorm(1)), Stage("all", PGD(1))), closer=Stage("closer", InOneNorm(1)))
+    assert [stage.name for stage in suite.in_norm("L1").stages] == ["all"]
+    assert suite.in_norm("L1").closer is None
+    assert suite.in_norm("L2") == suite
+    with pytest.raises(ArgumentError, match="norm = 'L1': no attack of suite narrow runs in it"):
+        Suite("narrow", suite.stages[:1]).in_norm("L1")

@@ -17,6 +17,7 @@ from torch.nn import functional
 from temper.attacks.ball import rows
 from temper.attacks.losses import Loss, flipped, is_targeted
 from temper.core import randomness
+from temper.errors import ArgumentError
 from temper.threat import Norm, check_norm
 
 Model = Callable[[Tensor], Tensor]
@@ -77,6 +78,7 @@ class Attack(ABC):
 
     asks: ClassVar[Literal["logits", "gradient", "jacobian"]] = "gradient"
     nearest: ClassVar[bool] = False  # whether it looks for the nearest flip rather than for any in the ball
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")  # whose geometry it knows; in others it does not run
 
     steps: int
     runs: int = 1
@@ -247,9 +249,11 @@ def perturb(
         Images of the shape of ``x``, inside the box; attacks for the nearest flip return ``x`` where they found none.
 
     Raises:
-        ArgumentError: an unknown norm.
+        ArgumentError: an unknown norm, or one that the attack does not know.
     """
     norm = check_norm(norm)
+    if norm not in attack.norms:
+        raise ArgumentError("norm", norm, f"{type(attack).__name__} runs in {', '.join(attack.norms)} alone")
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
     state = attack.begin(Problem(x, y, radius, norm, keys, target))
     kept, found = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)

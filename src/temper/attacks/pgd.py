@@ -1,13 +1,14 @@
 """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from temper.attacks.attack import Answer, Attack, Model, Problem, State, climb
 from temper.attacks.ball import project, random_point, rows, steepest_step, within_box
 from temper.attacks.losses import Loss, cross_entropy
-from temper.threat import Norm
+from temper.threat import NORMS, Norm
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class PGD(Attack):
             reaches any point of the ball and back.
         climbs: the loss.
     """
+
+    norms: ClassVar[tuple[Norm, ...]] = tuple(NORMS)  # ball and steepest step are all it asks of a norm
 
     step_size: float | None = None
     climbs: Loss = cross_entropy

@@ -14,6 +14,7 @@ from temper.attacks.names import check_suite
 from temper.attacks.pgd import PGD
 from temper.attacks.square import Square
 from temper.attacks.tangent import Tangent
+from temper.errors import ArgumentError
 from temper.threat import NORMS, Norm
 
 FP16 = (torch.float16,)  # 11 digits: enough to tell on which side of the boundary an image lies, nearly always
@@ -42,6 +43,10 @@ class Stage:
     bears: tuple[torch.dtype, ...] = ()
     norms: tuple[Norm, ...] = tuple(NORMS)
     on: Literal["all", "near", "edge", "masked", "flat"] = "all"
+
+    def runs_in(self, norm: Norm) -> bool:
+        """Whether it runs in a norm: where it is meant to, and its attack knows the geometry."""
+        return norm in self.norms and norm in self.attack.norms
 
     def describe(self) -> dict[str, object]:
         """The stage as plain data, such as JSON can hold."""
@@ -78,8 +83,16 @@ class Suite:
     resolution: float | None = None
 
     def in_norm(self, norm: Norm) -> "Suite":
-        """The suite with the stages that run in this norm."""
-        return replace(self, stages=tuple(stage for stage in self.stages if norm in stage.norms))
+        """The suite with the stages that run in this norm.
+
+        Raises:
+            ArgumentError: none does.
+        """
+        stages = tuple(stage for stage in self.stages if stage.runs_in(norm))
+        if not stages:
+            raise ArgumentError("norm", norm, f"no attack of suite {self.name} runs in it")
+        closer = self.closer if self.closer and self.closer.runs_in(norm) else None
+        return replace(self, stages=stages, closer=closer)
 
     @property
     def first(self) -> tuple[Stage, ...]:
