@@ -20,6 +20,8 @@ from temper.runs.corruptions import corruptions_into
 from temper.runs.finetune import finetune
 from temper.runs.margins import margins_into
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SIGMOIDS = [lambda z: torch.sigmoid(z), lambda z: z.sigmoid().squeeze(1), lambda z: torch.sigmoid(z[:, 0])]
 
 

@@ -16,6 +16,8 @@ from temper.runs.corruptions import corruptions_into
 from temper.runs.finetune import finetune
 from temper.runs.margins import margins_into
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:

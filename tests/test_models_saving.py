@@ -15,6 +15,8 @@ from temper.runs import finetune as finetuning
 from temper.runs.finetune import finetune
 from temper.training.rehearsal import rehearse
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ import pytest
 
 from temper.cli import main as cli
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 MEASURE = ["--threat", "Linf:8/255", "--out", "new"]
 SPEC = """
 backbones: [bundled]

@@ -16,6 +16,8 @@ from temper.runs.finetune import finetune
 from temper.training.seen import SEEN, note_seen, seen_by, unseen
 from temper.training.splits import Splits
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -20,6 +20,8 @@ from temper.evaluation import measurement
 from temper.runs import evaluate
 from temper.runs.run import CONFIG, RECORD
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FILL = (
     "import sys, time; from pathlib import Path; from temper.core.claims import alone\n"
     "with alone(Path(sys.argv[1])): print('taken', flush=True); time.sleep(60)"
