@@ -144,6 +144,7 @@ def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
     assert "its process died 3 times (signal 9)" in error
 
 
+@pytest.mark.slow
 def test_many_workers_share_the_grid_and_each_run_is_done_once():
     many = grid(seeds=list(range(30)))
     ended = Counter((cell.run, outcome) for cell, outcome in LocalEngine(2).run(many, bench_grid.at_once))
@@ -152,6 +153,7 @@ def test_many_workers_share_the_grid_and_each_run_is_done_once():
     assert not any(isinstance(outcome, Died) for _, outcome in ended)
 
 
+@pytest.mark.slow
 def test_a_worker_ends_soon_after_its_driver_is_killed(tmp_path):
     (tmp_path / "drive.py").write_text(
         "import os, sys, time\nfrom types import SimpleNamespace\n"
@@ -252,6 +254,7 @@ def test_a_report_of_a_whole_grid_ranks_and_finds(tmp_path, reference):
     assert all((tmp_path / "site" / "runs" / f"{cell.run}.html").exists() for cell in grid())
 
 
+@pytest.mark.slow
 def test_what_a_spec_skips_is_neither_missing_nor_ranked(tmp_path, capsys, reference):
     path = tmp_path / "spec.yaml"
     skipped = [{"where": {"schedule": "hinge", "seed": 1}, "skip": True}]

@@ -66,6 +66,7 @@ def test_as_many_trials_as_asked_for_and_the_best_is_used(reference):
     assert config == cell.config.model_copy(update={"optimiser": config.optimiser})
 
 
+@pytest.mark.slow
 def test_proposals_are_distinct_and_within_the_space(reference):
     cell, store, _ = reference
     params = [trial["params"] for trial in noted(store, cell)["trials"]]
@@ -77,6 +78,7 @@ def test_proposals_are_distinct_and_within_the_space(reference):
     assert {each["lr_schedule"] for each in params} <= {"cosine", "constant"}
 
 
+@pytest.mark.slow
 def test_asha_stops_who_is_not_among_the_better_half_after_the_first_epoch(monkeypatch, tmp_path):
     values = iter([0.5, 0.1, 0.3, 0.6, 0.2, 0.4])
     monkeypatch.setattr(module, "accuracies", lambda *_, **__: (next(values),) * 2)
@@ -88,12 +90,14 @@ def test_asha_stops_who_is_not_among_the_better_half_after_the_first_epoch(monke
     assert noted(store, cell)["best"] == trials[2]["params"]  # of those that trained to the end
 
 
+@pytest.mark.slow
 def test_only_the_result_stays(reference):
     _, store, _ = reference
     assert not list((store.folder / "work").iterdir())
     assert not list((store.folder / "claims").iterdir())
 
 
+@pytest.mark.slow
 def test_a_known_result_is_used_without_training(reference, monkeypatch):
     cell, store, config = reference
     monkeypatch.setattr(module, "train", lambda *_: pytest.fail("it trained again"))
@@ -160,6 +164,7 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(reference, monkeypatc
     assert again == config
 
 
+@pytest.mark.slow
 def test_another_process_waits_for_the_result(reference, monkeypatch, tmp_path):
     cell, known, config = reference
     store, name = Store(tmp_path, create=True), search_name(cell)
@@ -177,6 +182,7 @@ def test_another_process_waits_for_the_result(reference, monkeypatch, tmp_path):
     assert found == [config]
 
 
+@pytest.mark.slow
 def test_who_waits_heeds_ctrl_c(reference, monkeypatch, tmp_path):
     cell = reference[0]
     store = Store(tmp_path, create=True)
@@ -229,6 +235,7 @@ def test_test_data_are_never_looked_at(monkeypatch, tmp_path, reference):
     assert noted(found, cell) == noted(store, cell)
 
 
+@pytest.mark.slow
 def test_searches_start_from_different_points(tmp_path, counting, monkeypatch):
     monkeypatch.setattr(module, "accuracies", lambda *_, **__: (0.5, 0.5))
     for number, change in enumerate(({}, {"objectives": ["standard"]}, {"hyperparameters": {"trials": 1, "seed": 1}})):
@@ -267,6 +274,7 @@ def test_a_search_whose_every_trial_diverges_ends(monkeypatch, tmp_path):
     assert noted(store, cell)["value"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_is_better_than_none_but_diverged_ones(monkeypatch, tmp_path):
     """The first trial leads, and diverges at the end; the second was stopped because the first led."""
     values = iter([0.9, 0.9, 0.3])
@@ -287,6 +295,7 @@ def test_a_stopped_trial_is_better_than_none_but_diverged_ones(monkeypatch, tmp_
     assert result["value"] == 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight, value", [(0.0, 0.8), (0.25, 0.7), (1.0, 0.4)])
 def test_what_is_maximised_weighs_clean_and_robust_accuracy(monkeypatch, tmp_path, weight, value):
     monkeypatch.setattr(module, "accuracies", lambda *_, **__: (0.8, 0.4))
@@ -304,6 +313,7 @@ def test_a_linear_protocol_searches_the_head_alone(tmp_path, monkeypatch):
     assert config.optimiser.head_lr != cell.config.optimiser.head_lr
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_what_was_found(reference, tmp_path):
     cell, known, config = reference
     store = Store(tmp_path, create=True)
@@ -313,6 +323,7 @@ def test_a_run_trains_with_what_was_found(reference, tmp_path):
     assert f"head_lr: {config.optimiser.head_lr}" in path.read_text()
 
 
+@pytest.mark.slow
 def test_a_store_elsewhere_gets_every_ended_trial_and_nothing_in_the_end(tmp_path, monkeypatch):
     """An interrupted search goes on where nothing of its work folder is but what the store got."""
     (cell,) = grid(trials=2)
@@ -344,6 +355,7 @@ def test_without_optuna_it_says_what_to_install(monkeypatch, tmp_path):
         carried_out(cell, tmp_path)
 
 
+@pytest.mark.slow
 def test_it_is_quiet_but_for_a_line_per_trial(reference, tmp_path, monkeypatch, capfd, caplog, recwarn):
     monkeypatch.setattr(module, "accuracies", lambda *_, **__: (0.5, 0.5))
     (cell,) = grid(trials=2)

@@ -105,6 +105,7 @@ def test_empty_folder_corrupt_image_and_empty_class(tmp_path: Path, complaint: C
     assert "bird" in complaint("--data.train", "photos", *TINY)
 
 
+@pytest.mark.slow
 def test_existing_run_is_never_overwritten_without_force(complaint: Callable[..., str]) -> None:
     assert main(["finetune", "--out", "run", *TINY, *FAST]) == 0
     weights = Path("run/weights.safetensors").read_bytes()

@@ -229,6 +229,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", READERS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True), zeros=st.booleans())
@@ -244,6 +245,7 @@ def test_what_was_cut_or_zeroed_anywhere_is_refused(made, file, share, zeros):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["evaluation/margins.parquet", "corruptions/corruptions.parquet"])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0.01, 0.3))
@@ -259,6 +261,7 @@ def test_a_byte_that_changed_in_a_table_is_no_other_number(made, file, share):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_weights_that_changed_are_told(made):
     path = made / "run" / "weights.safetensors"
     whole = path.read_bytes()
@@ -270,6 +273,7 @@ def test_weights_that_changed_are_told(made):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_a_table_is_made_again_from_the_journal_as_it_was(place):
     before = EvidenceTable.load(Path("evaluation/margins.parquet"))
     damage("evaluation/margins.parquet", cut)
@@ -286,6 +290,7 @@ def test_nothing_is_searched_again_for_a_damaged_table(place, monkeypatch):
     assert call(MARGINS) == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_table_of_evidence_is_left_alone(place, capsys):
     pd.DataFrame({"sales": [1, 2]}).to_parquet("evaluation/margins.parquet")
     before = Path("evaluation/margins.parquet").read_bytes()
@@ -294,6 +299,7 @@ def test_a_file_that_is_no_table_of_evidence_is_left_alone(place, capsys):
     assert Path("evaluation/margins.parquet").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["margins/*-apgd*", "margins/*-margin*", "corruptions/*"])
 def test_a_run_whose_evidence_is_damaged_is_measured_again_and_not_trained(place, monkeypatch, file):
     (path,) = (place / "store").glob(file)
@@ -316,6 +322,7 @@ def test_an_emptied_configuration_is_not_all_defaults(tmp_path, monkeypatch, cap
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+@pytest.mark.slow
 def test_the_epochs_that_can_be_read_are_the_history(place, caplog):
     run = Run(place / "run")
     path, whole = place / "run" / "metrics.jsonl", run.history()
@@ -360,6 +367,7 @@ def kept(place: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "journal" not in path.parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "column"),
     [

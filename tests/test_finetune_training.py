@@ -52,6 +52,7 @@ def test_objectives_train(name: str, attack: dict[str, Any], tmp_path: Path) -> 
     assert np.isfinite([row["loss"] for row in steps(run)]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("L2", 0.5), ("L1", 3.0)])
 def test_other_norms_train_and_are_measured(norm: str, eps: float, tmp_path: Path) -> None:
     run = finetune(config(tmp_path / "run", norm=norm, eps=eps, epochs=2))
@@ -168,6 +169,7 @@ def test_a_last_update_that_spoils_the_weights_is_no_finished_run(tmp_path: Path
         finetune(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["at", "trades"])
 def test_auto_attacks_in_a_short_training(tmp_path: Path, objective: str) -> None:
     run = finetune(config(tmp_path / "run", schedule={"name": "auto"}, objective={"name": objective}))

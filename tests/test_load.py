@@ -71,6 +71,7 @@ def test_samples_are_looked_at_as_often_however_many_there_are(looked, tmp_path,
     assert many_signs <= 1.5 * few_signs
 
 
+@pytest.mark.slow
 def test_a_sample_that_others_searched_is_looked_at_alone(looked, tmp_path):
     threats, given = parse_threats("Linf:0.3"), samples(64)
     measure(Net(), given, threats, "apgd", 0, batch_size=16, journal=tmp_path)

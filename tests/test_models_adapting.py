@@ -170,6 +170,7 @@ def test_one_logit_becomes_several_where_there_are_more_classes():
         models.load("kinds:one_probability", image_size=8, num_classes=3)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_stay_aside(tmp_path):
     data = str(tmp_path / "data.npz")
     np.savez(data, **dict(zip(("images", "labels"), images(60), strict=True)))

@@ -139,6 +139,7 @@ def test_weights_that_changed_their_meaning_are_seen():
         check_restores(classifier, torch.rand(2, 3, 8, 8))
 
 
+@pytest.mark.slow
 def test_parts_of_one_image_are_refused_where_batch_norm_needs_two(data, monkeypatch):
     from torch import nn
 

@@ -87,6 +87,7 @@ def test_the_nearest_of_ten_classes_is_found_by_trying_all(attack, norm):
     assert anywhere.isfinite().all()
 
 
+@pytest.mark.slow
 @EVERY_NORM
 @BOTH
 def test_the_scale_of_the_logits_does_not_matter(attack, norm):

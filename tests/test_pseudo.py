@@ -57,6 +57,7 @@ def test_learns_what_the_logit_margin_does_not_tell(fitted):
     assert fitted.validation.tau > 0.9
 
 
+@pytest.mark.slow
 def test_is_in_the_unit_of_the_margins(fitted):
     features, logits, margins = samples(500, seed=1)
     ratio = fitted(features, logits) / margins
@@ -164,6 +165,7 @@ def test_too_few_known_margins(brief):
         PseudoMargin.fit(features, logits, torch.full((200,), 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["features", "logits", "margins"])
 def test_what_is_no_number(place, brief, fitted):
     data = dict(zip(("features", "logits", "margins"), samples(200), strict=True))
@@ -175,6 +177,7 @@ def test_what_is_no_number(place, brief, fitted):
             fitted(data["features"], data["logits"])
 
 
+@pytest.mark.slow
 def test_shapes_and_names_that_do_not_fit(brief, fitted):
     features, logits, margins = samples(200)
     with pytest.raises(ArgumentError, match="margins"):
@@ -207,6 +210,7 @@ def test_constant_features_and_ties_of_logits(brief):
     assert torch.isfinite(PseudoMargin.fit(features, logits, margins)(features, logits)).all()
 
 
+@pytest.mark.slow
 def test_an_estimate_does_not_depend_on_its_batch(fitted):
     features, logits, _ = samples(100, seed=2)
     parts = torch.cat([fitted(features[k : k + 7], logits[k : k + 7]) for k in range(0, 100, 7)])
@@ -214,6 +218,7 @@ def test_an_estimate_does_not_depend_on_its_batch(fitted):
     assert fitted(features[:0], logits[:0]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_can_be_attacked_through_its_gradient(fitted):
     features, logits, _ = samples(4, seed=2)
     features.requires_grad_()

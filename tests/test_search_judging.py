@@ -49,6 +49,7 @@ def test_logits_that_are_not_finite_are_wrong():
     assert accuracies(classifier, validation, cell.config, attacked=True) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_judged(monkeypatch, tmp_path):
     (cell,) = grid(trials=1, finetune=FINETUNE | {"optimiser": {"ema": 0.5}})
     judged, ends = [], []
@@ -68,6 +69,7 @@ def test_the_averaged_weights_are_judged(monkeypatch, tmp_path):
     assert all(torch.equal(judged[-1][name], value.cpu()) for name, value in ends[0].items())
 
 
+@pytest.mark.slow
 def test_judging_changes_nothing_in_the_training(tmp_path):
     (cell,) = grid(finetune=FINETUNE | {"optimiser": {"ema": 0.5}})
     config, splits = cell.config, load_splits(cell.config.data, 0)
