@@ -20,6 +20,7 @@ from temper.deployment.exporting import compare, export
 from temper.deployment.prediction import Deployed
 from temper.errors import ArgumentError, EvidenceError, MissingExtraError, ModelError
 from temper.models import Classifier
+from temper.models.preprocessing import Preprocessing
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +155,7 @@ class Branching(nn.Module):
 
 
 def test_a_model_that_branches_on_its_images_is_refused(tmp_path):
-    classifier = Classifier(Branching(), mean=(0.0,), std=(1.0,), image_size=4, head=(), num_classes=2)
+    classifier = Classifier(Branching(), Preprocessing((0.0,), (1.0,), 4), head=(), num_classes=2)
     deployed = Deployed(classifier, None).eval()
     with pytest.raises(ModelError, match=r"cannot be exported to torch\.export") as caught:
         exporting._to_torch(deployed, torch.rand(2, 1, 4, 4), ("logits", "margin"), {})

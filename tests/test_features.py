@@ -9,6 +9,7 @@ import tiny
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
 from temper.models.features import features_and_logits
+from temper.models.preprocessing import Preprocessing
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -36,7 +37,7 @@ class PooledAfter(nn.Module):
 
 
 def classifier(network, head):
-    return Classifier(network, mean=[0.5] * 3, std=[0.25] * 3, image_size=8, head=head, num_classes=4)
+    return Classifier(network, Preprocessing((0.5,) * 3, (0.25,) * 3, 8), head=head, num_classes=4)
 
 
 def test_logits_are_what_the_head_makes_of_the_features():

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from temper.errors import ModelError
-from temper.models import sources
+from temper.models import load
 from temper.models.hub import answers, prompt_hub
 
 URL = "https://huggingface.co"
@@ -68,9 +68,7 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, tmp_pa
     monkeypatch.setattr("time.sleep", waited)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"timm:resnet18.a1_in1k: its weights are not in the cache.*copy") as caught:
-        sources.from_timm(
-            "resnet18.a1_in1k", pretrained=True, num_classes=None, image_size=None, model_args={}
-        )  # fmt: skip
+        load("timm:resnet18.a1_in1k")
     assert "\n" not in str(caught.value)
     assert waits == []
     assert caplog.records == []

@@ -13,7 +13,7 @@ from temper.models.catalogue import CATALOGUE, backbone, tier_of
 from temper.models.heads import configured_head, is_linear
 
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-ROBUST = [known.name for known in CATALOGUE.values() if known.weights_file]
+ROBUST = [known.name for known in CATALOGUE.values() if known.weights.file]
 # Parameters without the head in millions, of the Guide's 40, as its facts sheet measured them in timm 1.0.3 and
 # transformers 4.41.2 (the same networks, other programs).
 MEASURED = {
@@ -53,7 +53,7 @@ def meta_network(known):
 
 
 def test_the_table_has_the_backbones_of_both_studies():
-    guide = [known for known in CATALOGUE.values() if known.tier_published]
+    guide = [known for known in CATALOGUE.values() if known.size.tier_published]
     assert (len(guide), len(CATALOGUE)) == (40, 44)
     assert list(CATALOGUE)[-4:] == ["RobViT", "RobSWIN", "RobCNX", "RobR50"]
 
@@ -69,9 +69,9 @@ def test_the_table_has_the_backbones_of_both_studies():
         "self-supervised (multimodal)": 3, "fusion": 2,
     }  # fmt: skip
     # The rule moves the one backbone whose size was published wrongly, and no other.
-    moved = [known.name for known in guide if known.tier != known.tier_published]
+    moved = [known.name for known in guide if known.size.tier != known.size.tier_published]
     assert moved == ["eva02_tiny_patch14_224.mim_in22k"]
-    assert all(known.tier == tier_of(known.parameters) for known in CATALOGUE.values())
+    assert all(known.size.tier == tier_of(known.size.parameters) for known in CATALOGUE.values())
     assert [tier_of(count) for count in (19_999_999, 20_000_000, 49_999_999, 50_000_000)] == [
         "small", "medium", "medium", "large",
     ]  # fmt: skip
@@ -83,15 +83,15 @@ def test_the_table_agrees_with_published_results(shared_data):
     if not table.is_file():
         pytest.skip("needs the developers' shared/papers folder beside the repository")
     published = pandas.read_csv(table).drop_duplicates("backbone").set_index("backbone")
-    guide = {name: known for name, known in CATALOGUE.items() if known.tier_published}
+    guide = {name: known for name, known in CATALOGUE.items() if known.size.tier_published}
     assert set(guide) == set(published.index)
     types = {"attention": "fully attention", "convolution": "fully convolutional", "hybrid": "hybrid"}
     for name, known in guide.items():
         row = published.loc[name]
         assert row["model_type"] == types[known.type], name
-        assert row["model_size"] == known.tier_published, name
-        assert row["pre_training_strategy"] == known.pretraining, name
-        assert row["pre_training_dataset"] == known.pretraining_data, name
+        assert row["model_size"] == known.size.tier_published, name
+        assert row["pre_training_strategy"] == known.weights.pretraining, name
+        assert row["pre_training_dataset"] == known.weights.pretraining_data, name
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -105,10 +105,10 @@ def test_every_backbone_is_timms_with_these_parameters_and_one_linear_head(name)
     assert isinstance(layer, nn.Linear)
     assert layer.out_features == 10
     total, in_head = (sum(parameter.numel() for parameter in module.parameters()) for module in (network, layer))
-    assert total - in_head == known.parameters
-    if known.tier_published:
+    assert total - in_head == known.size.parameters
+    if known.size.tier_published:
         prefix = max((prefix for prefix in MEASURED if name.startswith(prefix)), key=len)
-        assert known.parameters / 1e6 == pytest.approx(MEASURED[prefix], abs=0.1)
+        assert known.size.parameters / 1e6 == pytest.approx(MEASURED[prefix], abs=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in CATALOGUE if name not in ROBUST])
@@ -116,7 +116,7 @@ def test_what_timm_fetches_has_published_weights_and_a_licence(name):
     config = timm.get_pretrained_cfg(CATALOGUE[name].source.removeprefix("timm:"))
     assert config.has_weights
     assert config.tag
-    assert config.license == CATALOGUE[name].licence
+    assert config.license == CATALOGUE[name].weights.licence
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_a_robust_backbone_says_where_its_file_is(name):
     with pytest.raises(ModelError) as error:
         load(name)
     message = one_line(error)
-    for part in (name, CATALOGUE[name].weights_file, "github.com/", f"use {name}@{CATALOGUE[name].weights_file}"):
+    for part in (name, CATALOGUE[name].weights.file, "github.com/", f"use {name}@{CATALOGUE[name].weights.file}"):
         assert part in message
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from temper.errors import ArgumentError, ModelError
 from temper.models import Classifier, bundled, fingerprint, load
+from temper.models.preprocessing import Preprocessing
 from written import one_line, write_module
 
 
@@ -32,7 +33,7 @@ def workplace(tmp_path, monkeypatch):
 
 def test_normalisation_is_inside():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    classifier = Classifier(network, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2], image_size=2, head="1")
+    classifier = Classifier(network, Preprocessing((0.1, 0.2, 0.3), (0.5, 1, 2), 2), head="1")
     images = torch.rand(4, 3, 2, 2)
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(3, 1, 1)
     torch.testing.assert_close(classifier(images), network(normalised))

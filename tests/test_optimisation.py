@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from temper.models import Classifier
+from temper.models.preprocessing import Preprocessing
 from temper.training.config import OptimiserConfig
 from temper.training.optimisation import MovingAverage, lr_share, make_optimiser, set_lr
 
@@ -17,7 +18,7 @@ from temper.training.optimisation import MovingAverage, lr_share, make_optimiser
 @pytest.fixture
 def classifier() -> Classifier:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 5))
-    return Classifier(network, mean=[0.5] * 3, std=[0.5] * 3, image_size=4, head="4")
+    return Classifier(network, Preprocessing((0.5,) * 3, (0.5,) * 3, 4), head="4")
 
 
 CONFIG = OptimiserConfig(

@@ -27,6 +27,7 @@ from temper.deployment.prediction import Deployed, Failure, Prediction, Predicto
 from temper.errors import ArgumentError
 from temper.evaluation import measurement, samples
 from temper.models import Classifier
+from temper.models.preprocessing import Preprocessing
 from temper.threat import Threat
 
 COLUMNS = ["image", "class", "class_index", "confidence", "margin", "brittle"]
@@ -244,7 +245,7 @@ class Sum(nn.Module):
 def test_a_model_that_says_no_size_gets_images_as_they_come(place):
     white = np.full((8, 8, 3), 255, dtype=np.uint8)
     Image.fromarray(white).save("white.png")
-    classifier = Classifier(Sum(), mean=(0, 0, 0), std=(1, 1, 1), image_size=None, head=(), num_classes=2)
+    classifier = Classifier(Sum(), Preprocessing((0, 0, 0), (1, 1, 1), None), head=(), num_classes=2)
     found = list(Predictor(classifier, None)(["images/a.png", "images/b.JPG", "images/inner/d.bmp", "white.png"]))
     assert [type(each) for each in found] == [Prediction, Prediction, Failure, Failure]
     assert found[2].reason == "the model takes no image of 3x1x1 (images of at least 8 pixels)"

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -153,12 +153,11 @@ def _checked(
 
 def _backbone(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the model, and the facts on it, which the catalogue completes."""
-    from temper.models.catalogue import CATALOGUE
+    from temper.models.catalogue import named_in
 
     model = {"name": name} | {key: value for key, value in given.items() if key not in FACTS}
-    known = CATALOGUE.get(str(model["name"]).partition("@")[0])
-    facts = {key: value for key, value in asdict(known).items() if key in FACTS} if known else {}
-    return model, facts | {key: value for key, value in given.items() if key in FACTS}
+    known = named_in(str(model["name"]))
+    return model, (known.facts() if known else {}) | {key: value for key, value in given.items() if key in FACTS}
 
 
 def _exceptional(spec: Spec, applying: Sequence[tuple[int, Exceptional]], label: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from temper.benchmark.spec import Spec
 from temper.benchmark.store import DONE, NoResultsError, Store
 from temper.data import catalogue
 from temper.errors import naming
-from temper.models.catalogue import CATALOGUE
+from temper.models.model_text import parse_model
 from temper.training.config import DataConfig
 from temper.training.splits import load_splits
 
@@ -57,8 +57,9 @@ def measure_throughput(cell: Cell) -> float:
         ModelError: the backbone cannot be built.
     """
     config = cell.config.model
+    weights = "none" if parse_model(config.name).weights_are_optional else config.weights
     classifier = models.load(
-        config.name, num_classes=10, weights="none" if can_be_random(config.name) else config.weights,
+        config.name, num_classes=10, weights=weights,
         image_size=config.image_size, model_args=config.args or None,
     )  # fmt: skip
     device, size = "cuda" if torch.cuda.is_available() else "cpu", classifier.image_size or SMALL_SIZE
@@ -74,11 +75,6 @@ def measure_throughput(cell: Cell) -> float:
             count += 1
         seconds = time.monotonic() - started
     return 2 * MEASURED_BATCH * count / seconds
-
-
-def can_be_random(name: str) -> bool:
-    """Whether a backbone can be built without its weights; a user's factory decides itself."""
-    return name == "bundled" or name.startswith("timm:") or name in CATALOGUE
 
 
 def plan(cells: Sequence[Cell]) -> pd.DataFrame:

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from temper import models
 from temper.core.files import written
-from temper.deployment.prediction import Deployed, load_detector, names_of, run_folder
+from temper.deployment.prediction import Deployed, load_detector, names_of
 from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError, naming
 from temper.evaluation.samples import from_dataset
 from temper.margins.detector import BrittlenessDetector
 from temper.models import Classifier
+from temper.models.model_text import run_folder
 from temper.runs.evaluate import check_out
 from temper.runs.run import CONFIG, Run
 from temper.training.splits import splits_of

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from temper.evaluation.samples import device_of, on_device
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.models import Classifier
 from temper.models.heads import SHAPE_REFUSALS
+from temper.models.model_text import run_folder
 
 LARGEST_BATCH = 256  # more would only delay the first answer
 MIXED_BATCH = 32  # of a model that takes images of any size
@@ -93,11 +93,6 @@ Outcome = Prediction | Failure
 Loaded = tuple[str, Tensor | Failure]
 
 
-def run_folder(spec: str) -> Path | None:
-    """The folder that a MODEL names, if it names one."""
-    return Path(spec) if spec != "bundled" and Path(spec).is_dir() else None
-
-
 def load_detector(spec: str, classifier: Classifier) -> BrittlenessDetector | None:
     """The detector in the folder that a MODEL names; None where there is none.
 
@@ -123,9 +118,6 @@ def names_of(classifier: Classifier) -> list[str]:
     """A name for each class: the training data's, or its number."""
     names = classifier.info.get("class_names") or []
     return [*names, *map(str, range(len(names), classifier.num_classes))][: classifier.num_classes]
-
-
-# --- which images ---------------------------------------------------------------------------------
 
 
 # --- decisions ------------------------------------------------------------------------------------

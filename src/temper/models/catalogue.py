@@ -20,6 +20,41 @@ _SMALL, _MEDIUM = 20_000_000, 50_000_000
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large a backbone is.
+
+    Attributes:
+        parameters: number of parameters without the head.
+        tier: "small", "medium" or "large", by :func:`tier_of`.
+        tier_published: the study's own tier; empty where it gives none.
+    """
+
+    parameters: int
+    tier: str
+    tier_published: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The pretrained weights of a backbone.
+
+    Attributes:
+        pretraining: "supervised", "supervised (multistep)", "supervised (robust)", "self-supervised",
+            "self-supervised (multimodal)" or "fusion".
+        pretraining_data: such as "in22k+in1k".
+        licence: of the weights.
+        file: name of the published file that only a person can fetch; empty where timm fetches the weights.
+        published_at: where that file is.
+    """
+
+    pretraining: str
+    pretraining_data: str
+    licence: str
+    file: str
+    published_at: str
+
+
+@dataclass(frozen=True)
 class Backbone:
     """One row of the catalogue.
 
@@ -27,30 +62,27 @@ class Backbone:
         name: its name in the study.
         source: the MODEL that builds it, such as ``timm:convnext_base.fb_in22k``.
         type: "convolution", "attention" or "hybrid".
-        tier: "small", "medium" or "large", by :func:`tier_of`.
-        tier_published: the study's own tier; empty where it gives none.
-        parameters: number of parameters without the head.
-        pretraining: "supervised", "supervised (multistep)", "supervised (robust)", "self-supervised",
-            "self-supervised (multimodal)" or "fusion".
-        pretraining_data: such as "in22k+in1k".
-        licence: of the weights.
-        weights_file: name of the published file that only a person can fetch; empty where timm fetches the weights.
-        weights_from: where that file is.
+        size: how large it is.
+        weights: what it is pretrained on, and how they are had.
         note: what a user should know of it.
     """
 
     name: str
     source: str
     type: str
-    tier: str
-    tier_published: str
-    parameters: int
-    pretraining: str
-    pretraining_data: str
-    licence: str
-    weights_file: str
-    weights_from: str
+    size: Size
+    weights: Weights
     note: str
+
+    def facts(self) -> dict[str, str | int]:
+        """What results on it are grouped by."""
+        return {
+            "type": self.type,
+            "tier": self.size.tier,
+            "parameters": self.size.parameters,
+            "pretraining": self.weights.pretraining,
+            "pretraining_data": self.weights.pretraining_data,
+        }
 
 
 class _Catalogue(Mapping[str, Backbone]):
@@ -83,6 +115,11 @@ def backbone(name: str) -> Backbone:
     return CATALOGUE[name]
 
 
+def named_in(model: str) -> Backbone | None:
+    """The backbone that a MODEL names, alone or before an @weights-file; None where it names none."""
+    return CATALOGUE.get(model.partition("@")[0])
+
+
 def nearest_backbones(name: str) -> list[str]:
     """At most three names of the catalogue that are spelt much like this one, upper and lower case being the same."""
     return nearest(name, CATALOGUE, 3)
@@ -98,5 +135,15 @@ def tier_of(parameters: int) -> str:
 @functools.cache
 def _rows() -> dict[str, Backbone]:
     with Path(__file__).with_name("catalogue.csv").open(newline="", encoding="utf-8") as table:
-        rows = list(csv.DictReader(table))
-    return {row["name"]: Backbone(**row | {"parameters": int(row["parameters"])}) for row in rows}  # type: ignore[arg-type]
+        return {row["name"]: _backbone(row) for row in csv.DictReader(table)}
+
+
+def _backbone(row: Mapping[str, str]) -> Backbone:
+    return Backbone(
+        row["name"],
+        row["source"],
+        row["type"],
+        Size(int(row["parameters"]), row["tier"], row["tier_published"]),
+        Weights(row["pretraining"], row["pretraining_data"], row["licence"], row["weights_file"], row["weights_from"]),
+        row["note"],
+    )

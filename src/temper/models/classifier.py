@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from temper.errors import ModelError
 from temper.models.heads import outputs_of, set_training
 from temper.models.outputs import Form, as_logits
+from temper.models.preprocessing import Preprocessing
 
 
 class Classifier(nn.Module):
@@ -20,16 +21,14 @@ class Classifier(nn.Module):
 
     Args:
         network: module from normalised float NCHW images to logits [N, K].
-        mean: one value per channel, in [0, 1] pixel units.
-        std: one value per channel, in [0, 1] pixel units.
-        image_size: height and width in pixels that the network is made for; None: images as they come.
+        preprocessing: its normalisation, and the size of its images.
         head: dotted name, inside ``network``, of the last linear layer; several names where their outputs are
             averaged (distilled transformers); empty where the network does not end in a linear layer.
         num_classes: K; read from the head unless given.
         form: how the network's output is to be read: "logits" [N, K], or one "logit" or "probability" of class 1 per
             image, of which two logits are made.
         input_shape: channels, height and width of an image that the network is known to take, where neither it nor
-            ``image_size`` says so.
+            its preprocessing says so.
         info: JSON-able facts about where the network came from; ``save`` needs those of ``load``.
     """
 
@@ -39,10 +38,8 @@ class Classifier(nn.Module):
     def __init__(
         self,
         network: nn.Module,
+        preprocessing: Preprocessing,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int | None,
         head: str | Sequence[str],
         num_classes: int | None = None,
         form: Form = "logits",
@@ -52,13 +49,19 @@ class Classifier(nn.Module):
         super().__init__()
         self.network, self.form, self.input_shape = network, form, input_shape
         # Configuration, not weights: outside the state dict, whose names then are the network's own.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        self.channels = len(mean)
-        self.image_size = image_size
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
+        self.channels = preprocessing.channels
+        self.image_size = preprocessing.image_size
         self.head_names = (head,) if isinstance(head, str) else tuple(head)
         self.num_classes = outputs_of(self.head) if num_classes is None else num_classes
         self.info = dict(info or {})
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Its normalisation, and the size of its images."""
+        mean, std = (tuple(statistic.flatten().tolist()) for statistic in (self.mean, self.std))
+        return Preprocessing(mean, std, self.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K] of float NCHW images in [0, 1]."""

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from temper.errors import ArgumentError, ModelError
-from temper.models.building import build, is_factory, no_model, seeded
-from temper.models.catalogue import CATALOGUE, Backbone
+from temper.models.built import Built, seeded
+from temper.models.catalogue import Backbone
 from temper.models.classifier import Classifier
 from temper.models.heads import is_plain, replace_head
+from temper.models.model_text import ModelText, parse_model
+from temper.models.preprocessing import for_channels, given_or_own
 from temper.models.saving import classifier_of, restore
-from temper.models.sources import Source, find_factory, for_channels, resize, timm_config, working_directory_importable
-from temper.models.weights import load_weights
+from temper.models.sources import Request, find_source
+from temper.models.weights import Normalisation, load_weights
 
+PRETRAINED, RANDOM = "pretrained", "none"
 # The normalisation that all robust checkpoints of the catalogue were trained with, also where timm's configuration of
 # the same architecture says another.
-LEAST_STD = 1e-6
-_ROBUST_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ROBUST_NORMALISATION: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @torch.inference_mode(False)
@@ -62,33 +64,25 @@ def load(
         ArgumentError: an argument cannot work.
         ModelError: the model or its weights cannot be found, read or fitted together.
     """
-    spec, weights = _split_weights(str(spec), weights)
+    model = parse_model(str(spec))
+    weights = _weights(model, weights)
     if num_classes is not None and num_classes < 2:
         raise ArgumentError("num_classes", num_classes, "a classifier needs at least 2 classes")
     if image_size is not None and image_size < 1:
         raise ArgumentError("image_size", image_size, "must be a positive number of pixels")
     channels = next((len(given) for given in (mean, std) if isinstance(given, Sequence)), None)
+    request = Request(weights == PRETRAINED, num_classes, image_size, channels, model_args or {}, example)
     with seeded(seed):
-        if spec != "bundled" and Path(spec).is_dir():
-            if weights != "pretrained" or model_args:
-                raise ArgumentError("model", spec, "is a saved model: leave out weights and model arguments")
-            source, info = restore(Path(spec))
-        else:
-            source, info = _first_built(spec, weights, num_classes, image_size, channels, model_args or {}, example)
-        source = source.with_head_counted()
-        if num_classes not in (None, source.num_classes):
-            source = _with_fresh_head(source, info, num_classes)
+        built, info = _first_built(model, weights, request)
+        built = built.with_head_counted()
+        if num_classes not in (None, built.num_classes):
+            built = _with_fresh_head(built, info, num_classes)
         if info["head"] == "fresh" and info.get("loaded") == 1.0:
-            info["loaded"] = _share_of_backbone(source)
-        if image_size is not None and image_size != source.image_size:
-            resize(source.network, image_size, len(source.mean))
-    source = replace(
-        source,
-        mean=_statistic("mean", mean, source.mean),
-        std=_statistic("std", std, source.std),
-        image_size=image_size or source.image_size,
-    )
-    return classifier_of(source, info)
+            info["loaded"] = built.backbone_share()
+        built = built.resized(image_size)
+    own = built.preprocessing
+    preprocessing = replace(own, mean=given_or_own("mean", mean, own.mean), std=given_or_own("std", std, own.std))
+    return classifier_of(replace(built, preprocessing=preprocessing), info)
 
 
 def refresh_head(classifier: Classifier, seed: int) -> None:
@@ -97,32 +91,12 @@ def refresh_head(classifier: Classifier, seed: int) -> None:
     Raises:
         ModelError: it has no head that can be replaced, and no factory that builds another one.
     """
-    source = Source(
-        classifier.network, (), (), classifier.image_size, classifier.head_names, classifier.num_classes,
-        form=classifier.form, input_shape=classifier.input_shape,
+    built = Built(
+        classifier.network, classifier.preprocessing, classifier.head_names, classifier.num_classes,
+        classifier.form, classifier.input_shape,
     )  # fmt: skip
     with seeded(seed):
-        _with_fresh_head(source, classifier.info, classifier.num_classes)
-
-
-def _with_fresh_head(source: Source, info: dict[str, Any], num_classes: int) -> Source:
-    """The network with a new head: a plain one is replaced, any other built by the factory that built the network."""
-    network, heads = source.network, [source.network.get_submodule(name) for name in source.head]
-    if not heads or all(map(is_plain, heads)) or not is_factory(info.get("spec", "")):
-        replace_head(network, source.head, source.outputs(num_classes))
-    else:
-        shape = source.input_shape
-        size, channels = (source.image_size, None) if shape is None else (shape[1], shape[0])
-        fresh = build(info["spec"], False, num_classes, size, channels, {})
-        if fresh.head != source.head or fresh.num_classes != num_classes:
-            raise ModelError(
-                f"{info['spec']}: its head {type(heads[0]).__name__} is more than a linear layer's weight and bias, so"
-                f" only the factory can build one for {num_classes} classes; let it take num_classes"
-            )
-        for name in source.head:
-            network.set_submodule(name, fresh.network.get_submodule(name))
-    info["head"] = "fresh"
-    return source.with_head_counted()
+        _with_fresh_head(built, classifier.info, classifier.num_classes)
 
 
 def check(spec: str | Path, weights: str | Path | None = None) -> None:
@@ -131,98 +105,88 @@ def check(spec: str | Path, weights: str | Path | None = None) -> None:
     Raises:
         ArgumentError, ModelError: as :func:`load` would.
     """
-    spec, weights = _split_weights(str(spec), weights)
-    if spec == "bundled" or Path(spec).is_dir():
+    model = parse_model(str(spec))
+    weights = _weights(model, weights)
+    if isinstance(model.origin, Path):
         return
-    known = CATALOGUE.get(spec)
-    if known and known.weights_file and weights == "pretrained":
-        raise ModelError(_fetch_by_hand(known))
-    if weights not in ("pretrained", "none") and not Path(weights).is_file():
+    _check_fetched(model.known, weights)
+    if weights not in (PRETRAINED, RANDOM) and not Path(weights).is_file():
         raise ModelError(f"weights file {weights}: not found; give the path of a .safetensors file or torch checkpoint")
-    origin, _, name = (known.source if known else spec).partition(":")
-    if origin == "timm" and name:
-        timm_config(name)
-    elif origin == "onnx" and name:
-        if not Path(name).is_file():
-            raise ModelError(f"{spec}: not found; give the path of an ONNX file")
-    elif is_factory(spec if not known else known.source):
-        with working_directory_importable():
-            find_factory(spec)
+    model.origin.check()
+
+
+def _with_fresh_head(built: Built, info: dict[str, Any], num_classes: int) -> Built:
+    """The network with a new head: a plain one is replaced, any other built by the source that built the network."""
+    network, heads = built.network, [built.network.get_submodule(name) for name in built.head]
+    source = find_source(info.get("spec", ""))
+    if not heads or all(map(is_plain, heads)) or source is None or not source.builds_heads:
+        replace_head(network, built.head, built.outputs(num_classes))
     else:
-        raise no_model(spec)
+        shape = built.input_shape
+        size, channels = (built.preprocessing.image_size, None) if shape is None else (shape[1], shape[0])
+        fresh = source.build(Request(False, num_classes, size, channels))
+        if fresh.head != built.head or fresh.num_classes != num_classes:
+            raise ModelError(
+                f"{source.text}: its head {type(heads[0]).__name__} is more than a linear layer's weight and bias, so"
+                f" only the factory can build one for {num_classes} classes; let it take num_classes"
+            )
+        for name in built.head:
+            network.set_submodule(name, fresh.network.get_submodule(name))
+    info["head"] = "fresh"
+    return built.with_head_counted()
 
 
-def _first_built(
-    spec: str,
-    weights: str | Path,
-    num_classes: int | None,
-    image_size: int | None,
-    channels: int | None,
-    model_args: Mapping[str, Any],
-    example: Tensor | None,
-) -> tuple[Source, dict[str, Any]]:
-    """A network that is no saved run's, with its weights, and what says how to build it again."""
-    known = CATALOGUE.get(spec)
-    pretrained = weights == "pretrained"
-    if known and known.weights_file and pretrained:
-        raise ModelError(_fetch_by_hand(known))
-    spec = known.source if known else spec
-    source = build(spec, pretrained, num_classes, image_size, channels, model_args, example)
+def _first_built(model: ModelText, weights: str | Path, request: Request) -> tuple[Built, dict[str, Any]]:
+    """The network that a MODEL names, with its weights, and what says how to build it again."""
+    if isinstance(model.origin, Path):
+        if not request.pretrained or request.model_args:
+            raise ArgumentError("model", model.text, "is a saved model: leave out weights and model arguments")
+        return restore(model.origin)
+    source = model.origin
+    _check_fetched(model.known, weights)
+    if request.model_args and not source.takes_arguments:
+        given = dict(request.model_args)
+        raise ArgumentError("model_args", given, f"are for timm models, not for {source.text}")
+    built = source.build(request)
     info: dict[str, Any] = {
-        "spec": spec,
-        "model_args": dict(model_args),
+        "spec": source.text,
+        "model_args": dict(request.model_args),
         "weights": str(weights),
-        "head": "fresh" if source.head_is_fresh else "kept",
+        "head": "fresh" if built.head_is_fresh else "kept",
     }
-    if known:
-        info["catalogue"] = known.name
-    normalisation = _ROBUST_NORMALISATION if known and known.weights_file else None
+    if model.known:
+        info["catalogue"] = model.known.name
+    normalisation = ROBUST_NORMALISATION if model.known and model.known.weights.file else None
     if normalisation:
-        mean, std = (for_channels(values, len(source.mean)) for values in normalisation)
-        source = replace(source, mean=mean, std=std)
-    if weights not in ("pretrained", "none"):
-        outputs = None if num_classes is None else source.outputs(num_classes)
-        info |= load_weights(source.network, weights, source.head, outputs, normalisation)
-    elif spec == "bundled" or spec.startswith("timm:"):
-        info["loaded"] = 1.0 if pretrained else 0.0
-    return source, info
+        built = _normalised(built, normalisation)
+    if weights not in (PRETRAINED, RANDOM):
+        outputs = None if request.num_classes is None else built.outputs(request.num_classes)
+        info |= load_weights(built.network, weights, built.head, outputs, normalisation)
+    elif source.weights_are_optional:
+        info["loaded"] = 1.0 if request.pretrained else 0.0
+    return built, info
 
 
-def _split_weights(spec: str, weights: str | Path | None) -> tuple[str, str | Path]:
-    """The spec without its @weights-file, and what weights to use."""
-    name, _, file = spec.partition("@")
-    takes_file = (name.startswith("timm:") or name in CATALOGUE) and not Path(spec).is_dir()
-    if not file or not takes_file:
-        return spec, "pretrained" if weights is None else weights
-    spec = name
-    if weights is not None:
-        raise ArgumentError("weights", str(weights), f"the model already names its weights file, {file}")
-    return spec, file
+def _normalised(built: Built, normalisation: Normalisation) -> Built:
+    own = built.preprocessing
+    mean, std = (for_channels(values, own.channels) for values in normalisation)
+    return replace(built, preprocessing=replace(own, mean=mean, std=std))
 
 
-def _share_of_backbone(source: Source) -> float:
-    """Share of the network's parameters that are not in its head."""
-    in_head = tuple(f"{layer}." for layer in source.head)
-    sizes = {name: parameter.numel() for name, parameter in source.network.named_parameters()}
-    return 1 - sum(size for name, size in sizes.items() if name.startswith(in_head)) / sum(sizes.values())
+def _weights(model: ModelText, given: str | Path | None) -> str | Path:
+    """What weights to use: those that the text names, or that are given beside it."""
+    if model.weights_file is None:
+        return PRETRAINED if given is None else given
+    if given is not None:
+        raise ArgumentError("weights", str(given), f"the model already names its weights file, {model.weights_file}")
+    return model.weights_file
 
 
-def _fetch_by_hand(known: Backbone) -> str:
-    return (
-        f"{known.name}: its weights are not fetched for you: get {known.weights_file} from {known.weights_from} and use"
-        f" {known.name}@{known.weights_file}, or weights='none' for random ones"
-    )
-
-
-def _statistic(argument: str, given: float | Sequence[float] | None, own: tuple[float, ...]) -> tuple[float, ...]:
-    """Mean or standard deviation per channel: the given one, else the model's own."""
-    if given is None:
-        return own
-    values = tuple(given) if isinstance(given, Sequence) else (given,) * len(own)
-    if len(values) != len(own):
-        raise ArgumentError(argument, given, f"the network has {len(own)} channels: give one number or {len(own)}")
-    if not all(0 <= value <= 1 for value in values) or (argument == "std" and 0 in values):
-        raise ArgumentError(argument, given, "is in units of [0, 1] pixels; divide 0..255 values by 255")
-    if argument == "std" and min(values) < LEAST_STD:
-        raise ArgumentError(argument, given, f"pixels are divided by it; give at least {LEAST_STD:g}")
-    return values
+def _check_fetched(known: Backbone | None, weights: str | Path) -> None:
+    """Refuse a backbone's own weights where only a person can fetch them."""
+    if known and known.weights.file and weights == PRETRAINED:
+        file = known.weights.file
+        raise ModelError(
+            f"{known.name}: its weights are not fetched for you: get {file} from {known.weights.published_at} and use"
+            f" {known.name}@{file}, or weights='none' for random ones"
+        )

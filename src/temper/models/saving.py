@@ -12,10 +12,12 @@ from torch import Tensor
 from temper.core.files import read_json, write_json, written
 from temper.core.precision import full_precision
 from temper.errors import DamagedError, ModelError
-from temper.models.building import build, seeded
+from temper.models.built import Built, seeded
 from temper.models.classifier import Classifier
 from temper.models.heads import evaluating
-from temper.models.sources import Source, resize
+from temper.models.model_text import source_of
+from temper.models.preprocessing import Preprocessing
+from temper.models.sources import Request
 from temper.models.weights import fit_weights, load_tensors
 
 DESCRIPTION = "model.json"
@@ -48,7 +50,7 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
     write_json(folder / DESCRIPTION, description | {"sha256": hashlib.sha256(content).hexdigest()})
 
 
-def restore(folder: Path) -> tuple[Source, dict[str, Any]]:
+def restore(folder: Path) -> tuple[Built, dict[str, Any]]:
     """What :func:`save` wrote, and its ``info``.
 
     Raises:
@@ -112,11 +114,11 @@ def check_restores(classifier: Classifier, images: Tensor) -> None:
         )
 
 
-def classifier_of(source: Source, info: dict[str, Any]) -> Classifier:
-    """A source's network with its preprocessing, in eval mode."""
+def classifier_of(built: Built, info: dict[str, Any]) -> Classifier:
+    """A network with its preprocessing, in eval mode."""
     return Classifier(
-        source.network, mean=source.mean, std=source.std, image_size=source.image_size, head=source.head,
-        num_classes=source.num_classes, form=source.form, input_shape=source.input_shape, info=info,
+        built.network, built.preprocessing, head=built.head, num_classes=built.num_classes,
+        form=built.form, input_shape=built.input_shape, info=info,
     ).eval()  # fmt: skip
 
 
@@ -156,20 +158,21 @@ def _tensors(classifier: Classifier) -> dict[str, Tensor]:
     }
 
 
-def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor], origin: str | Path) -> Source:
+def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor], origin: str | Path) -> Built:
     """The network that a description says how to build, with these weights, strictly."""
     info, size, classes = description["info"], description["image_size"], description["num_classes"]
     mean, std, head = (tuple(description[key]) for key in ("mean", "std", "head"))
     shape = description.get("input_shape")
     blank = None if shape is None else torch.zeros(2, *shape)
-    source = build(info["spec"], False, classes, None if shape else size, len(mean), info["model_args"], blank)
-    if size is not None and size != source.image_size:
-        resize(source.network, size, len(mean))
-    form = description.get("form", "logits")
-    source = Source(source.network, mean, std, size, head, classes, form=form, input_shape=shape and tuple(shape))
-    missing = [name for name in head if name not in dict(source.network.named_modules())]
+    request = Request(False, classes, None if shape else size, len(mean), info["model_args"], blank)
+    network = source_of(info["spec"]).build(request).resized(size).network
+    built = Built(
+        network, Preprocessing(mean, std, size), head, classes,
+        form=description.get("form", "logits"), input_shape=shape and tuple(shape),
+    )  # fmt: skip
+    missing = [name for name in head if name not in dict(network.named_modules())]
     if missing:
         raise ModelError(f"{origin}: has the head {missing[0]}, which the network that is built now has not")
-    if fit_weights(source.network, tensors, origin, head, source.outputs(classes))["head"] != "kept":
+    if fit_weights(network, tensors, origin, head, built.outputs(classes))["head"] != "kept":
         raise ModelError(f"{origin}: its head {', '.join(head)} is not that of the network that is built now")
-    return source
+    return built

@@ -24,7 +24,7 @@ from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, 
 from temper.evaluation import measurement, samples
 from temper.evaluation.examples import examples
 from temper.models import Classifier
-from temper.models.building import is_factory
+from temper.models.model_text import parse_model
 from temper.runs import evaluate, views
 from temper.runs.run import CONFIG, Run, check_folder, open_run
 from temper.threat import Threat
@@ -205,7 +205,7 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
             example=samples.few_images(splits.train),
         )
     known = classifier.info.get("class_names")
-    own = known is None and is_factory(config.model.name)  # a factory builds the head for the classes, or brings it
+    own = known is None and parse_model(config.model.name).builds_heads
     if not own and known != list(splits.train.class_names):  # another task may happen to have as many classes
         models.refresh_head(classifier, config.seed)
     return classifier

@@ -1,0 +1,77 @@
+"""What a source of networks says of itself, and what it is asked for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from temper.models.built import Built
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a network is to be built; see :func:`temper.models.load` for the arguments.
+
+    Attributes:
+        pretrained: with its own weights; else with random ones.
+        num_classes, image_size, model_args, example: as given to ``load``.
+        channels: of the images, where it was given in some way.
+    """
+
+    pretrained: bool
+    num_classes: int | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    model_args: Mapping[str, object] = field(default_factory=dict)
+    example: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """One network of a source: the text that names it, and how it is built.
+
+    Attributes:
+        text: the MODEL, without a weights file.
+    """
+
+    text: str
+
+    prefix: ClassVar[str] = ""
+    """What the source's texts begin with, before a colon."""
+    takes_weights_file: ClassVar[bool] = False
+    """Whether its texts may end in @weights-file."""
+    takes_arguments: ClassVar[bool] = False
+    """Whether it takes ``model_args``."""
+    weights_are_optional: ClassVar[bool] = False
+    """Whether it builds a network with or without weights, as it is asked to; others decide themselves."""
+    builds_heads: ClassVar[bool] = False
+    """Whether it is asked to build a head for the classes, and may be the only one that can."""
+
+    @classmethod
+    def names(cls, text: str) -> bool:
+        """Whether a text is one of this source's."""
+        prefix, _, name = text.partition(":")
+        return prefix == cls.prefix and bool(name)
+
+    @property
+    def name(self) -> str:
+        """What the text says after its prefix."""
+        return self.text.partition(":")[2]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Say what cannot be found, without building anything.
+
+        Raises:
+            ModelError: as :meth:`build` would.
+        """
+
+    @abstractmethod
+    def build(self, request: Request) -> Built:
+        """The network.
+
+        Raises:
+            ArgumentError, ModelError: there is none, or it cannot be built so.
+        """
