@@ -232,7 +232,7 @@ def test_a_set_that_is_half_unpacked(tmp_path, small, name, build):
         load(f"{name}:{tmp_path}", split="train")
     message = str(error.value)
     assert "half unpacked" in message
-    assert published(name).archives in message
+    assert published(name).files.archives in message
     assert "\n" not in message
 
 
@@ -242,8 +242,8 @@ def test_a_set_that_is_not_there(tmp_path, name):
         load(f"{name}:{tmp_path}", split="train")
     message = str(error.value)
     assert message.startswith(f"{name}: not readable in {tmp_path} (")
-    assert published(name).archives in message
-    assert str(tmp_path / published(name).layout) in message
+    assert published(name).files.archives in message
+    assert str(tmp_path / published(name).files.layout) in message
     assert "\n" not in message
 
 

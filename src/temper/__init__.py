@@ -3,9 +3,9 @@
 The names below are loaded when they are first used, so that ``import temper`` is quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from temper.core.lazily import names_of
 from temper.errors import TemperError, TemperWarning
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from temper.training.schedules import EpsilonSchedule
 
 _HOMES = {
-    "BrittlenessDetector": "temper.margins",
-    "EpsilonSchedule": "temper.training.schedules",
-    "Estimate": "temper.margins",
-    "EvidenceTable": "temper.margins",
-    "FinetuneConfig": "temper.training.config",
-    "evaluate": "temper.evaluation.measurement",
-    "finetune": "temper.runs.finetune",
-    "margin_consistency": "temper.margins",
+    "BrittlenessDetector": "margins",
+    "EpsilonSchedule": "training.schedules",
+    "Estimate": "margins",
+    "EvidenceTable": "margins",
+    "FinetuneConfig": "training.config",
+    "evaluate": "evaluation.measurement",
+    "finetune": "runs.finetune",
+    "margin_consistency": "margins",
 }
 
 __all__ = [
@@ -39,11 +39,7 @@ __all__ = [
     "margin_consistency",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'temper' has no attribute {name!r}")
+__getattr__ = names_of(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -31,10 +31,9 @@ def sizes(config: DataConfig) -> Sizes:
     Raises:
         ArgumentError, DataError: the data are not there, or not whole.
     """
-    name = config.train.partition(":")[0]
-    if name in catalogue.CATALOGUE and config.classes is None:
-        counts = catalogue.sizes(name)
-        train, test = counts["train"], counts["test"]
+    known = catalogue.named_in(config.train)
+    if known and config.classes is None:
+        train, test = known.counts["train"], known.counts["test"]
     else:
         parts = load_splits(config, 0)
         train, test = len(parts.train), len(parts.test)

@@ -1,5 +1,6 @@
 """What is imported when it is first used: tables name it, so that reading them is quick."""
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -8,3 +9,19 @@ def loaded(place: str) -> Any:
     """What a ``module:name`` of Temper's own names."""
     module, name = place.split(":")
     return getattr(import_module(module), name)
+
+
+def names_of(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose names stand in other modules.
+
+    Args:
+        package: its dotted name.
+        homes: each name's module, from the package on.
+    """
+
+    def get(name: str) -> Any:
+        if name in homes:
+            return loaded(f"{package}.{homes[name]}:{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get

@@ -1,26 +1,38 @@
 """Common corruptions of images (noise, blur, weather, digital), and what they cost a model in accuracy.
 
-What corrupts images or measures a model is loaded when it is first used: its results are read without torch.
+The names below are loaded when they are first used: results are read without torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from temper.corruptions.baseline import ALEXNET, Baseline, MeanCorruptionError, mce, read_baseline
-from temper.corruptions.parameters import EXTRA, GUIDE, IMAGENET_C, SEVERITIES, STAND_INS
-from temper.corruptions.table import CorruptionTable
+from temper.core.lazily import names_of
 
 if TYPE_CHECKING:
     from temper.corruptions.apply import CorruptedImages, corrupt, corrupted, guide_preset
+    from temper.corruptions.baseline import ALEXNET, Baseline, MeanCorruptionError, mce, read_baseline
+    from temper.corruptions.catalogue import EXTRA, GUIDE, IMAGENET_C, STAND_INS
     from temper.corruptions.measure import corruption_accuracy, guide_accuracy
+    from temper.corruptions.parameters import SEVERITIES
+    from temper.corruptions.table import CorruptionTable
 
 _HOMES = {
+    "ALEXNET": "baseline",
+    "EXTRA": "catalogue",
+    "GUIDE": "catalogue",
+    "IMAGENET_C": "catalogue",
+    "SEVERITIES": "parameters",
+    "STAND_INS": "catalogue",
+    "Baseline": "baseline",
     "CorruptedImages": "apply",
+    "CorruptionTable": "table",
+    "MeanCorruptionError": "baseline",
     "corrupt": "apply",
     "corrupted": "apply",
     "corruption_accuracy": "measure",
     "guide_accuracy": "measure",
     "guide_preset": "apply",
+    "mce": "baseline",
+    "read_baseline": "baseline",
 }
 
 __all__ = [
@@ -43,8 +55,4 @@ __all__ = [
     "read_baseline",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"temper.corruptions.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'temper.corruptions' has no attribute {name!r}")
+__getattr__ = names_of(__name__, _HOMES)

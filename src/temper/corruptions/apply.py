@@ -1,41 +1,19 @@
 """One corrupted image, and data sets whose images are corrupted when they are asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from temper.core.randomness import number
-from temper.corruptions import blur, geometry, pixelwise, weather
-from temper.corruptions.parameters import EXTRA, GUIDE, GUIDE_SEVERITY, IMAGENET_C, RULES, SEVERITIES, Rule, table_for
+from temper.corruptions.catalogue import CORRUPTIONS, EXTRA, GUIDE, GUIDE_SEVERITY, IMAGENET_C
+from temper.corruptions.parameters import RULES, SEVERITIES, Rule, table_for
 from temper.data import Dataset, Images
 from temper.errors import ArgumentError, DataError
 from temper.text import did_you_mean, nearest
 
 SMALLEST = 8
-
-_FUNCTIONS: dict[str, Callable[..., NDArray[np.floating]]] = {
-    "gaussian_noise": pixelwise.gaussian_noise,
-    "shot_noise": pixelwise.shot_noise,
-    "impulse_noise": pixelwise.impulse_noise,
-    "defocus_blur": blur.defocus_blur,
-    "glass_blur": blur.glass_blur,
-    "motion_blur": blur.motion_blur,
-    "zoom_blur": blur.zoom_blur,
-    "snow": weather.snow,
-    "frost": weather.frost,
-    "fog": weather.fog,
-    "brightness": pixelwise.brightness,
-    "contrast": pixelwise.contrast,
-    "elastic_transform": geometry.elastic_transform,
-    "pixelate": geometry.pixelate,
-    "jpeg_compression": geometry.jpeg_compression,
-    "speckle_noise": pixelwise.speckle_noise,
-    "gaussian_blur": blur.gaussian_blur,
-    "spatter": weather.spatter,
-    "saturate": pixelwise.saturate,
-}
 
 
 def corrupt(
@@ -67,19 +45,20 @@ def corrupt(
         raise ArgumentError("image", f"{image.dtype} {image.shape}", fix)
     rng = np.random.default_rng(number(seed, "corruption", name, severity, sample_id))
     pixels = image.astype(np.float32) / 255
-    if name == "elastic_transform" and rule == "imagecorruptions":
-        changed = geometry.elastic_as_imagecorruptions(pixels, rng, severity)
+    corruption = CORRUPTIONS[name]
+    if rule == "imagecorruptions" and corruption.by_imagecorruptions:
+        changed = corruption.by_imagecorruptions(pixels, rng, severity)
     else:
         table, unit = table_for(image.shape[0], image.shape[1], rule)
-        changed = _FUNCTIONS[name](pixels, rng, unit, *table.rows[name][severity - 1])
+        changed = corruption.function(pixels, rng, unit, *table.rows[name][severity - 1])
     # A thousandth of a level keeps rounding errors from turning a whole level into the one below.
     return (np.clip(changed, 0, 1) * 255 + 1e-3).astype(np.uint8)
 
 
 def check_corruption(name: str, severity: int, rule: str = "sized") -> None:
     """Raise ArgumentError unless there is such a corruption."""
-    if name not in _FUNCTIONS:
-        hint = did_you_mean(nearest(name, _FUNCTIONS, cutoff=0.5))
+    if name not in CORRUPTIONS:
+        hint = did_you_mean(nearest(name, CORRUPTIONS, cutoff=0.5))
         raise ArgumentError("corruption", name, f"{hint} Choose among {', '.join(IMAGENET_C + EXTRA)}".lstrip())
     if severity not in SEVERITIES:
         raise ArgumentError("severity", severity, "give a whole number from 1 to 5")

@@ -6,12 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
-from temper.corruptions.pixelwise import Generator, Pixels
+from temper.corruptions.corruption import FINE_ZOOMS, Corruption, Generator, Pixels, each, zooms
 
 
 def gaussian_blur(image: Pixels, rng: Generator, unit: float, sigma: float) -> Pixels:
     """Convolves with a Gaussian, the border repeated."""
     return smoothed(image, sigma * unit)
+
+
+GAUSSIAN_BLUR = Corruption(
+    gaussian_blur,
+    "extra",
+    cifar=each(0.4, 0.6, 0.7, 0.8, 1),
+    tiny_imagenet=each(0.5, 0.75, 1, 1.25, 1.5),
+    imagenet=each(1, 2, 3, 4, 6),
+)
 
 
 def glass_blur(image: Pixels, rng: Generator, unit: float, sigma: float, reach: float, rounds: float) -> Pixels:
@@ -26,6 +35,15 @@ def glass_blur(image: Pixels, rng: Generator, unit: float, sigma: float, reach: 
         height, width = levels.shape[:2]
         levels = levels.reshape(height * width, -1)[_shuffled(height, width, step, rng)].reshape(levels.shape)
     return smoothed(levels / np.float32(255), sigma * unit)
+
+
+GLASS_BLUR = Corruption(
+    glass_blur,
+    "blur",
+    cifar=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+    tiny_imagenet=((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
+    imagenet=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+)
 
 
 def _shuffled(height: int, width: int, step: int, rng: Generator) -> NDArray[np.int64]:
@@ -57,6 +75,15 @@ def defocus_blur(image: Pixels, rng: Generator, unit: float, radius: float, alia
     return signal.fftconvolve(padded, kernel[:, :, np.newaxis], mode="valid", axes=(0, 1))
 
 
+DEFOCUS_BLUR = Corruption(
+    defocus_blur,
+    "blur",
+    cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    tiny_imagenet=((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
+    imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+)
+
+
 def _disk(radius: float, alias: float) -> NDArray[np.float32]:
     """A disk [K, K], K odd, of sum about 1; its rim is smoothed over 3 x 3 pixels up to radius 8, 5 x 5 above.
 
@@ -79,6 +106,15 @@ def _disk(radius: float, alias: float) -> NDArray[np.float32]:
 def motion_blur(image: Pixels, rng: Generator, unit: float, radius: float, sigma: float) -> Pixels:
     """Smears in a direction up to 45 degrees off the horizontal."""
     return smeared(image, radius * unit, sigma * unit, rng.uniform(-45, 45))
+
+
+MOTION_BLUR = Corruption(
+    motion_blur,
+    "blur",
+    cifar=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    tiny_imagenet=((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
+    imagenet=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+)
 
 
 def smeared(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixels:
@@ -106,6 +142,15 @@ def zoom_blur(image: Pixels, rng: Generator, unit: float, *factors: float) -> Pi
     for factor in factors:
         total += zoomed(image, factor)
     return total / (len(factors) + 1)
+
+
+ZOOM_BLUR = Corruption(
+    zoom_blur,
+    "blur",
+    cifar=FINE_ZOOMS,
+    tiny_imagenet=FINE_ZOOMS,
+    imagenet=zooms((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+)
 
 
 def zoomed(image: Pixels, factor: float) -> Pixels:

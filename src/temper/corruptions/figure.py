@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from temper.core.files import written
-from temper.corruptions.parameters import BLUR, DIGITAL, EXTRA, NOISE, STAND_INS, WEATHER
+from temper.corruptions.catalogue import GROUPS, STAND_INS
 from temper.corruptions.table import CLEAN, Cell, CorruptionTable
 from temper.report.figures import PALETTE, STYLE
 
-_GROUPS = {"noise": NOISE, "blur": BLUR, "weather": WEATHER, "digital": DIGITAL, "extra": EXTRA}
 _MARKERS = ("o", "s", "^", "D")
 _MUTED = "#566471"
 
@@ -30,7 +29,7 @@ def accuracy_figure(table: CorruptionTable, cells: Sequence[Cell]) -> Figure:
     """Accuracy with 95 % intervals: a panel per group of corruptions, or one of bars if there is one severity."""
     if len({severity for _, severity in cells}) == 1:
         return _bars(table, cells)
-    groups = {group: [n for n in names if any(n == cell[0] for cell in cells)] for group, names in _GROUPS.items()}
+    groups = {group: [n for n in names if any(n == cell[0] for cell in cells)] for group, names in GROUPS.items()}
     shown = {group: names for group, names in groups.items() if names}
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
@@ -52,9 +51,16 @@ def _curves(axes: Axes, table: CorruptionTable, names: Sequence[str], cells: Seq
         points = [(CLEAN, 0), *sorted(cell for cell in cells if cell[0] == name)]
         at = [severity for _, severity in points]
         estimates = [table.accuracy(*cell) for cell in points]
-        colour = PALETTE[index]
+        colour, marker = PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)]
         axes.fill_between(at, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.15, lw=0)
-        axes.plot(at, [e.value for e in estimates], marker=_MARKERS[index], ms=5, color=colour, label=_title(name))
+        axes.plot(
+            at,
+            [e.value for e in estimates],
+            marker=marker,
+            ms=5,
+            color=colour,
+            label=_title(name),
+        )
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MultipleLocator(1))
     axes.yaxis.set_major_locator(MultipleLocator(0.2))

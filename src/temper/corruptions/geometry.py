@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft, ndimage
 
-from temper.corruptions.pixelwise import Generator, Pixels
+from temper.corruptions.corruption import Corruption, Generator, Pixels, each, of_side
 
 
 def elastic_transform(image: Pixels, rng: Generator, unit: float, alpha: float, sigma: float, shift: float) -> Pixels:
@@ -25,6 +25,19 @@ def elastic_as_imagecorruptions(image: Pixels, rng: Generator, severity: int) ->
     height, width = image.shape[:2]
     alpha = (12.5, 16.25, 21.25, 25, 30)[severity - 1]
     return _displaced(image, rng, (0.01 * height, 0.01 * width), 0.005 * height * alpha)
+
+
+ELASTIC_TRANSFORM = Corruption(
+    elastic_transform,
+    "digital",
+    cifar=of_side(32, (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    tiny_imagenet=of_side(
+        64, (0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)
+    ),
+    # 244, not 224: so it is in the program that made the published set.
+    imagenet=of_side(244, (2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+    by_imagecorruptions=elastic_as_imagecorruptions,
+)
 
 
 def _sheared(image: Pixels, shift: float, rng: Generator) -> Pixels:
@@ -81,12 +94,30 @@ def pixelate(image: Pixels, rng: Generator, unit: float, share: float) -> Pixels
     return _pixels(picture)
 
 
+PIXELATE = Corruption(
+    pixelate,
+    "digital",
+    cifar=each(0.95, 0.9, 0.85, 0.75, 0.65),
+    tiny_imagenet=each(0.9, 0.8, 0.7, 0.6, 0.5),
+    imagenet=each(0.6, 0.5, 0.4, 0.3, 0.25),
+)
+
+
 def jpeg_compression(image: Pixels, rng: Generator, unit: float, quality: float) -> Pixels:
     """Saves as JPEG of this quality, and reads it back."""
     stream = io.BytesIO()
     _picture(image).save(stream, "JPEG", quality=int(quality))
     with Image.open(stream) as picture:
         return _pixels(picture)
+
+
+JPEG_COMPRESSION = Corruption(
+    jpeg_compression,
+    "digital",
+    cifar=each(80, 65, 58, 50, 40),
+    tiny_imagenet=each(65, 58, 50, 40, 25),
+    imagenet=each(25, 18, 15, 10, 7),
+)
 
 
 def _picture(image: Pixels) -> Image.Image:

@@ -20,7 +20,8 @@ from temper.core.orphans import serve_parent
 from temper.core.precision import full_precision
 from temper.core.progress import Bar, progress_bar
 from temper.corruptions.apply import CorruptedImages, check_corruption, corrupted, guide_preset
-from temper.corruptions.parameters import GUIDE, GUIDE_SEVERITY, IMAGENET_C, SEVERITIES, Rule
+from temper.corruptions.catalogue import GUIDE, GUIDE_SEVERITY, IMAGENET_C
+from temper.corruptions.parameters import SEVERITIES, Rule
 from temper.corruptions.table import CLEAN, Cell, CorruptionTable, empty_table
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, EvidenceError, ModelError

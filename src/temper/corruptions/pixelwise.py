@@ -8,8 +8,7 @@ parameters. It returns float [H, W, C], which may leave [0, 1]: whoever calls it
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.floating]
-Generator = np.random.Generator
+from temper.corruptions.corruption import Corruption, Generator, Pixels, each
 
 
 def gaussian_noise(image: Pixels, rng: Generator, unit: float, std: float) -> Pixels:
@@ -17,9 +16,27 @@ def gaussian_noise(image: Pixels, rng: Generator, unit: float, std: float) -> Pi
     return image + std * _normal(rng, image.shape)
 
 
+GAUSSIAN_NOISE = Corruption(
+    gaussian_noise,
+    "noise",
+    cifar=each(0.04, 0.06, 0.08, 0.09, 0.10),
+    tiny_imagenet=each(0.04, 0.08, 0.12, 0.15, 0.18),
+    imagenet=each(0.08, 0.12, 0.18, 0.26, 0.38),
+)
+
+
 def shot_noise(image: Pixels, rng: Generator, unit: float, photons: float) -> Pixels:
     """Poisson noise of a sensor that counts ``photons`` at full brightness."""
     return rng.poisson(image * photons) / photons
+
+
+SHOT_NOISE = Corruption(
+    shot_noise,
+    "noise",
+    cifar=each(500, 250, 100, 75, 50),
+    tiny_imagenet=each(250, 100, 50, 30, 15),
+    imagenet=each(60, 25, 12, 5, 3),
+)
 
 
 def impulse_noise(image: Pixels, rng: Generator, unit: float, share: float) -> Pixels:
@@ -28,15 +45,42 @@ def impulse_noise(image: Pixels, rng: Generator, unit: float, share: float) -> P
     return np.where(hit, rng.integers(0, 2, image.shape), image)
 
 
+IMPULSE_NOISE = Corruption(
+    impulse_noise,
+    "noise",
+    cifar=each(0.01, 0.02, 0.03, 0.05, 0.07),
+    tiny_imagenet=each(0.01, 0.02, 0.05, 0.08, 0.14),
+    imagenet=each(0.03, 0.06, 0.09, 0.17, 0.27),
+)
+
+
 def speckle_noise(image: Pixels, rng: Generator, unit: float, std: float) -> Pixels:
     """Adds normal noise in proportion to every value."""
     return image + image * std * _normal(rng, image.shape)
+
+
+SPECKLE_NOISE = Corruption(
+    speckle_noise,
+    "extra",
+    cifar=each(0.06, 0.1, 0.12, 0.16, 0.2),
+    tiny_imagenet=each(0.15, 0.2, 0.25, 0.3, 0.35),
+    imagenet=each(0.15, 0.2, 0.35, 0.45, 0.6),
+)
 
 
 def contrast(image: Pixels, rng: Generator, unit: float, factor: float) -> Pixels:
     """Shrinks the distance of every value to its channel's mean."""
     mean = image.mean(axis=(0, 1), dtype=np.float64)
     return mean + factor * (image - mean)
+
+
+CONTRAST = Corruption(
+    contrast,
+    "digital",
+    cifar=each(0.75, 0.5, 0.4, 0.3, 0.15),
+    tiny_imagenet=each(0.4, 0.3, 0.2, 0.1, 0.05),
+    imagenet=each(0.4, 0.3, 0.2, 0.1, 0.05),
+)
 
 
 def brightness(image: Pixels, rng: Generator, unit: float, shift: float) -> Pixels:
@@ -48,6 +92,15 @@ def brightness(image: Pixels, rng: Generator, unit: float, shift: float) -> Pixe
     raised = np.minimum(value + shift, 1)
     factor = np.divide(raised, value, out=np.zeros_like(value), where=value > 0)
     return np.where(value > 0, image * factor, raised)
+
+
+BRIGHTNESS = Corruption(
+    brightness,
+    "weather",
+    cifar=each(0.05, 0.1, 0.15, 0.2, 0.3),
+    tiny_imagenet=each(0.1, 0.2, 0.3, 0.4, 0.5),
+    imagenet=each(0.1, 0.2, 0.3, 0.4, 0.5),
+)
 
 
 def saturate(image: Pixels, rng: Generator, unit: float, factor: float, shift: float) -> Pixels:
@@ -67,6 +120,15 @@ def saturate(image: Pixels, rng: Generator, unit: float, factor: float, shift: f
     growth = np.divide(changed, saturation, out=np.zeros_like(value), where=coloured)
     red = value * changed * np.array([0, 1, 1], dtype=image.dtype)
     return value - np.where(coloured, below * growth, red)
+
+
+SATURATE = Corruption(
+    saturate,
+    "extra",
+    cifar=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+    tiny_imagenet=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
+    imagenet=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+)
 
 
 def luma(image: Pixels) -> Pixels:

@@ -8,7 +8,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from temper.corruptions.blur import smeared, smoothed, zoomed
-from temper.corruptions.pixelwise import Generator, Pixels, in_channels_of, luma
+from temper.corruptions.corruption import Corruption, Generator, Pixels
+from temper.corruptions.pixelwise import in_channels_of, luma
 
 PALE_TURQUOISE, MUD = (175, 238, 238), (63, 42, 20)
 #: Ice for images above this side is drawn at it and enlarged: finer needles would cost seconds and show nothing.
@@ -35,6 +36,33 @@ def snow(
     return kept * image + (1 - kept) * bleached + layer + layer[::-1, ::-1]
 
 
+SNOW = Corruption(
+    snow,
+    "weather",
+    cifar=(
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ),
+    tiny_imagenet=(
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+    ),
+    imagenet=(
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ),
+)
+
+
 def frost(image: Pixels, rng: Generator, unit: float, kept: float, added: float) -> Pixels:
     """Adds a pane of ice crystals to a dimmed image.
 
@@ -52,6 +80,16 @@ def frost(image: Pixels, rng: Generator, unit: float, kept: float, added: float)
     ice = mean + (0.22 - 0.19 * mean) * (ice - ice.mean()) / max(float(ice.std()), 1e-6)
     tint = np.array([0.88, 1.02, 1.10] if image.shape[2] == 3 else [1], dtype=np.float32)
     return kept * image + added * np.clip(ice[:, :, np.newaxis] * tint, 0, 1)
+
+
+FROST = Corruption(
+    frost,
+    "weather",
+    cifar=((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+    tiny_imagenet=((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
+    imagenet=((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+    is_stand_in=True,
+)
 
 
 def _ice(shape: tuple[int, int], rng: Generator) -> Pixels:
@@ -89,6 +127,15 @@ def fog(image: Pixels, rng: Generator, unit: float, amount: float, decay: float)
     height, width = image.shape[:2]
     mist = plasma(max(height, width), decay, rng)[:height, :width, np.newaxis]
     return (image + amount * mist) * (brightest / (brightest + amount))
+
+
+FOG = Corruption(
+    fog,
+    "weather",
+    cifar=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+    tiny_imagenet=((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
+    imagenet=((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+)
 
 
 def plasma(side: int, decay: float, rng: Generator) -> NDArray[np.float32]:
@@ -140,6 +187,33 @@ def spatter(
     film = drops * _relief(np.floor(drops * 255), unit)
     film = strength * film / max(float(film.max()), 1e-6)
     return image + film[:, :, np.newaxis] * in_channels_of(image, PALE_TURQUOISE)
+
+
+SPATTER = Corruption(
+    spatter,
+    "extra",
+    cifar=(
+        (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+        (0.65, 0.1, 0.8, 0.7, 0.5, 0),
+        (0.65, 0.3, 1, 0.69, 0.5, 0),
+        (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+        (0.65, 0.1, 0.5, 0.68, 0.6, 1),
+    ),
+    tiny_imagenet=(
+        (0.62, 0.1, 0.7, 0.7, 0.6, 0),
+        (0.65, 0.1, 0.8, 0.7, 0.6, 0),
+        (0.65, 0.3, 1, 0.69, 0.6, 0),
+        (0.65, 0.1, 0.7, 0.68, 0.6, 1),
+        (0.65, 0.1, 0.5, 0.67, 0.6, 1),
+    ),
+    imagenet=(
+        (0.65, 0.3, 4, 0.69, 0.6, 0),
+        (0.65, 0.3, 3, 0.68, 0.6, 0),
+        (0.65, 0.3, 2, 0.68, 0.5, 0),
+        (0.65, 0.3, 1, 0.65, 1.5, 1),
+        (0.67, 0.4, 1, 0.65, 1.5, 1),
+    ),
+)
 
 
 def _relief(drops: Pixels, unit: float) -> Pixels:

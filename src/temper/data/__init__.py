@@ -3,9 +3,9 @@
 What needs torch is loaded when it is first used: a benchmark's results are read without it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from temper.core.lazily import names_of
 from temper.data.dataset import ArrayImages, Dataset, Images
 from temper.data.files import FileImages
 from temper.data.parts import SplitName
@@ -29,8 +29,4 @@ __all__ = [
     "split",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in ("AUGMENTATIONS", "Augmentation", "Pixels"):
-        return getattr(import_module("temper.data.pixels"), name)
-    raise AttributeError(f"module 'temper.data' has no attribute {name!r}")
+__getattr__ = names_of(__name__, {"AUGMENTATIONS": "pixels", "Augmentation": "pixels", "Pixels": "pixels"})

@@ -20,7 +20,7 @@ from temper.data.dataset import Dataset
 from temper.data.files import FileImages, FolderFiles
 from temper.data.parts import SplitName, check_split
 from temper.data.published import cub, dogs, uc_merced, with_files
-from temper.data.root import default_root
+from temper.data.root import NotThereError, default_root
 from temper.errors import ArgumentError, DataError
 from temper.text import nearest
 
@@ -51,6 +51,21 @@ class PublishedPart:
 
 
 @dataclass(frozen=True)
+class PublishedFiles:
+    """How a set was published.
+
+    Attributes:
+        archives: its files, and where they are.
+        layout: what must be in the folder that the archives are unpacked into.
+        read: from that folder and a published part to all of its images.
+    """
+
+    archives: str
+    layout: str
+    read: Callable[[Path, SplitName | None], Dataset]
+
+
+@dataclass(frozen=True)
 class PublishedSet:
     """One data set of the catalogue.
 
@@ -61,9 +76,7 @@ class PublishedSet:
         rule: the division in words.
         studies: where it is used.
         published: the parts that it was published in.
-        archives: its files, and where they are.
-        layout: what must be in the folder that the archives are unpacked into.
-        read: from that folder and a published part to all of its images.
+        files: what it is read from.
     """
 
     name: str
@@ -72,9 +85,7 @@ class PublishedSet:
     rule: str
     studies: tuple[Study, ...]
     published: tuple[PublishedPart, ...]
-    archives: str
-    layout: str
-    read: Callable[[Path, SplitName | None], Dataset]
+    files: PublishedFiles
 
 
 def published(name: str) -> PublishedSet:
@@ -88,6 +99,11 @@ def published(name: str) -> PublishedSet:
         known = nearest_sets(name) or CATALOGUE
         raise ArgumentError("data", name, f"no such name in the catalogue, choose among {', '.join(known)}")
     return CATALOGUE[name]
+
+
+def named_in(data: str) -> PublishedSet | None:
+    """The set that a DATA names, alone or before a :ROOT; None where it names none."""
+    return CATALOGUE.get(data.partition(":")[0])
 
 
 def nearest_sets(name: str) -> list[str]:
@@ -110,9 +126,14 @@ def describe() -> list[dict[str, Any]]:
     return [
         {"name": known.name, "classes": known.classes}
         | dict(known.counts)
-        | {"rule": known.rule, "studies": ", ".join(known.studies), "archives": known.archives}
+        | {"rule": known.rule, "studies": ", ".join(known.studies), "archives": known.files.archives}
         for known in CATALOGUE.values()
     ]
+
+
+def published_parts(spec: str) -> tuple[SplitName, ...]:
+    """The parts that every set of the catalogue is divided into."""
+    return SPLITS
 
 
 def load_published(spec: str, split: SplitName | None) -> Dataset:
@@ -133,11 +154,12 @@ def load_published(spec: str, split: SplitName | None) -> Dataset:
     # A part comes from the published part of its name; what was not published by itself, from the other one.
     source = next((part for part in known.published if part.part == split), known.published[0])
     try:
-        whole = known.read(root, source.part)
+        whole = known.files.read(root, source.part)
     except (DataError, OSError, KeyError, IndexError, ValueError) as error:
-        reason = " ".join(str(error).split()).partition(": put its files")[0]
+        reason = " ".join(str(error.problem if isinstance(error, NotThereError) else error).split())
         raise DataError(
-            f"{name}: not readable in {root} ({reason}): unpack {known.archives} so that there is {root / known.layout}"
+            f"{name}: not readable in {root} ({reason}): unpack {known.files.archives} so that there is"
+            f" {root / known.files.layout}"
         ) from error
     _check(known, source, whole, root)
     chosen = np.sort(source.divide(whole.labels)[split])
@@ -147,7 +169,7 @@ def load_published(spec: str, split: SplitName | None) -> Dataset:
 def _check(known: PublishedSet, source: PublishedPart, whole: Dataset, root: Path) -> None:
     """Raise DataError unless the images of the published part are all there, and no others."""
     part = f"published {source.part} part" if source.part else "undivided images"
-    again = f"the set may be half unpacked, or another version; unpack {known.archives} into {root} again"
+    again = f"the set may be half unpacked, or another version; unpack {known.files.archives} into {root} again"
     missing = _missing(whole)
     found = len(whole) - len(missing)
     if found != source.images:
@@ -251,9 +273,11 @@ _SETS = (
         rule=f"{_UNDIVIDED}; {_TEST_CUT}; without the background class",
         studies=("guide",),
         published=(PublishedPart(None, 8677, _guide_undivided),),
-        archives="caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02 (and 101_ObjectCategories.tar.gz in it)",
-        layout="caltech101/101_ObjectCategories",
-        read=partial(_torchvision, "Caltech101"),
+        files=PublishedFiles(
+            archives="caltech-101.zip of data.caltech.edu/records/mzrjq-6wc02 (and 101_ObjectCategories.tar.gz in it)",
+            layout="caltech101/101_ObjectCategories",
+            read=partial(_torchvision, "Caltech101"),
+        ),
     ),
     PublishedSet(
         name="fgvc-aircraft-2013b",
@@ -266,9 +290,11 @@ _SETS = (
             PublishedPart("validation", 3333, partial(_whole, "validation")),
             PublishedPart("test", 3333, _guide_test),
         ),
-        archives="fgvc-aircraft-2013b.tar.gz of www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
-        layout="fgvc-aircraft-2013b/data/images",
-        read=partial(_torchvision, "FGVCAircraft"),
+        files=PublishedFiles(
+            archives="fgvc-aircraft-2013b.tar.gz of www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+            layout="fgvc-aircraft-2013b/data/images",
+            read=partial(_torchvision, "FGVCAircraft"),
+        ),
     ),
     PublishedSet(
         name="flowers-102",
@@ -281,9 +307,11 @@ _SETS = (
             PublishedPart("validation", 1020, partial(_whole, "validation")),
             PublishedPart("test", 6149, _guide_test),
         ),
-        archives="102flowers.tgz, imagelabels.mat and setid.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102",
-        layout="flowers-102/jpg",
-        read=partial(_torchvision, "Flowers102"),
+        files=PublishedFiles(
+            archives="102flowers.tgz, imagelabels.mat and setid.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102",
+            layout="flowers-102/jpg",
+            read=partial(_torchvision, "Flowers102"),
+        ),
     ),
     PublishedSet(
         name="oxford-iiit-pet",
@@ -292,9 +320,11 @@ _SETS = (
         rule=f"{_SHARE}; {_TEST_CUT}",
         studies=("guide",),
         published=(PublishedPart("train", 3680, _guide_validation), PublishedPart("test", 3669, _guide_test)),
-        archives="images.tar.gz and annotations.tar.gz of www.robots.ox.ac.uk/~vgg/data/pets",
-        layout="oxford-iiit-pet/images",
-        read=partial(_torchvision, "OxfordIIITPet"),
+        files=PublishedFiles(
+            archives="images.tar.gz and annotations.tar.gz of www.robots.ox.ac.uk/~vgg/data/pets",
+            layout="oxford-iiit-pet/images",
+            read=partial(_torchvision, "OxfordIIITPet"),
+        ),
     ),
     PublishedSet(
         name="stanford_cars",
@@ -303,12 +333,14 @@ _SETS = (
         rule=f"{_SHARE}; {_TEST_CUT}",
         studies=("guide", "epsilon-scheduling"),
         published=(PublishedPart("train", 8144, _guide_validation), PublishedPart("test", 8041, _guide_test)),
-        archives=(
-            "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat (their page at Stanford"
-            " is gone; a copy is rickyyyyyyy/torchvision-stanford-cars on Kaggle)"
+        files=PublishedFiles(
+            archives=(
+                "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat (their page at"
+                " Stanford is gone; a copy is rickyyyyyyy/torchvision-stanford-cars on Kaggle)"
+            ),
+            layout="stanford_cars/{cars_train,cars_test,devkit,cars_test_annos_withlabels.mat}",
+            read=partial(_torchvision, "StanfordCars"),
         ),
-        layout="stanford_cars/{cars_train,cars_test,devkit,cars_test_annos_withlabels.mat}",
-        read=partial(_torchvision, "StanfordCars"),
     ),
     PublishedSet(
         name="uc-merced-land-use-dataset",
@@ -317,12 +349,14 @@ _SETS = (
         rule=_UNDIVIDED,
         studies=("guide",),
         published=(PublishedPart(None, 2100, _guide_undivided),),
-        archives=(
-            "UCMerced_LandUse.zip (md5 5b7ec56793786b6dc8a908e8854ac0e4) of weegee.vision.ucmerced.edu/datasets or"
-            " torchgeo/ucmerced on the Hugging Face hub"
+        files=PublishedFiles(
+            archives=(
+                "UCMerced_LandUse.zip (md5 5b7ec56793786b6dc8a908e8854ac0e4) of weegee.vision.ucmerced.edu/datasets or"
+                " torchgeo/ucmerced on the Hugging Face hub"
+            ),
+            layout="UCMerced_LandUse/Images",
+            read=uc_merced,
         ),
-        layout="UCMerced_LandUse/Images",
-        read=uc_merced,
     ),
     PublishedSet(
         name="cub-200-2011",
@@ -334,9 +368,11 @@ _SETS = (
             PublishedPart("train", 5994, partial(_per_class, validation=3)),
             PublishedPart("test", 5794, partial(_whole, "test")),
         ),
-        archives="CUB_200_2011.tgz (md5 97eceeb196236b17998738112f37df78) of data.caltech.edu/records/65de6-vp158",
-        layout="CUB_200_2011/images",
-        read=cub,
+        files=PublishedFiles(
+            archives="CUB_200_2011.tgz (md5 97eceeb196236b17998738112f37df78) of data.caltech.edu/records/65de6-vp158",
+            layout="CUB_200_2011/images",
+            read=cub,
+        ),
     ),
     PublishedSet(
         name="stanford-dogs",
@@ -348,9 +384,11 @@ _SETS = (
             PublishedPart("train", 12000, partial(_per_class, validation=10)),
             PublishedPart("test", 8580, partial(_whole, "test")),
         ),
-        archives="images.tar and lists.tar of vision.stanford.edu/aditya86/ImageNetDogs",
-        layout="stanford-dogs/{Images,train_list.mat,test_list.mat}",
-        read=dogs,
+        files=PublishedFiles(
+            archives="images.tar and lists.tar of vision.stanford.edu/aditya86/ImageNetDogs",
+            layout="stanford-dogs/{Images,train_list.mat,test_list.mat}",
+            read=dogs,
+        ),
     ),
     PublishedSet(
         name="caltech256",
@@ -359,9 +397,11 @@ _SETS = (
         rule=f"57 images of each class to train on, 3 for validation, the rest for the test; {_OWN}",
         studies=("epsilon-scheduling",),
         published=(PublishedPart(None, 30607, partial(_per_class, validation=3, train=57)),),
-        archives="256_ObjectCategories.tar of data.caltech.edu/records/nyy15-4j048",
-        layout="caltech256/256_ObjectCategories",
-        read=partial(_torchvision, "Caltech256"),
+        files=PublishedFiles(
+            archives="256_ObjectCategories.tar of data.caltech.edu/records/nyy15-4j048",
+            layout="caltech256/256_ObjectCategories",
+            read=partial(_torchvision, "Caltech256"),
+        ),
     ),
 )
 

@@ -4,19 +4,16 @@ scikit-learn, torchvision and pyarrow are imported by the sources that need them
 which every command and every spawned worker process would pay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from temper.core.files import near
+from temper.core.lazily import loaded
 from temper.data import catalogue
-from temper.data.arrays import load_npz
-from temper.data.dataset import ArrayImages, Dataset
+from temper.data.dataset import Dataset
 from temper.data.files import FileImages
 from temper.data.parts import SplitName, check_split
-from temper.data.tree import load_tree, part_folders, read_tree
 from temper.errors import ArgumentError
 from temper.text import did_you_mean, nearest
 
@@ -66,79 +63,92 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
     return dataset
 
 
-def _whole(spec: str, split: SplitName | None) -> Dataset:
-    """The data set with all its classes."""
-    kind, rest = _parse(spec)
-    if kind == "torchvision":
-        from temper.data.torchvision_sets import load_torchvision
-
-        return load_torchvision(rest, split)
-    if kind == "published":
-        return catalogue.load_published(rest, split)
-    path = Path(rest).expanduser()
-    if kind == "parquet":
-        from temper.data.tables import load_table
-
-        return load_table(path, split)
-    if kind == "tree":
-        return load_tree(path, split)
-    check_split(split, (), spec)
-    return _digits() if kind == "digits" else load_npz(path)
-
-
 def available_splits(spec: str) -> tuple[SplitName, ...]:
     """The values of ``split`` that :func:`load` takes for ``spec``; empty if the source is not divided."""
-    kind, rest = _parse(spec)
-    if kind == "torchvision":
-        from temper.data.torchvision_sets import torchvision_parts
-
-        return torchvision_parts(rest)
-    if kind == "published":
-        return catalogue.SPLITS
-    path = Path(rest).expanduser()
-    if kind == "parquet":
-        from temper.data.tables import table_parts
-
-        return tuple(part for part in table_parts(path) if part)
-    return tuple(part_folders(read_tree(path))) if kind == "tree" else ()
+    source, name = _source_of(spec)
+    return tuple(loaded(source.parts)(name)) if source.parts else ()
 
 
-def _parse(spec: str) -> tuple[Literal["digits", "torchvision", "parquet", "published", "npz", "tree"], str]:
+def _whole(spec: str, split: SplitName | None) -> Dataset:
+    """The data set with all its classes."""
+    source, name = _source_of(spec)
+    if source.parts is None:
+        check_split(split, (), spec)
+    dataset: Dataset = loaded(source.load)(name, split) if source.parts else loaded(source.load)(name)
+    return dataset
+
+
+# --- the sources ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of data set.
+
+    Attributes:
+        reads: from a DATA to what the two functions take of it; None where it is not this source's.
+        load: ``module:name`` of the function that loads it, given a part if there are parts.
+        parts: ``module:name`` of the function that says which parts it has; None where it never has any.
+    """
+
+    reads: Callable[[str], str | Path | None]
+    load: str
+    parts: str | None = None
+
+
+def _after(prefix: str) -> Callable[[str], str | None]:
+    """What follows ``prefix:``."""
+    return lambda spec: spec.removeprefix(f"{prefix}:") if spec.startswith(f"{prefix}:") else None
+
+
+def _table(spec: str) -> Path | None:
+    folder = _after("parquet")(spec)
+    return None if folder is None else Path(folder).expanduser()
+
+
+def _tree(spec: str) -> Path | None:
+    path = Path(spec).expanduser()
+    return path if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip") else None
+
+
+def _npz(spec: str) -> Path | None:
+    path = Path(spec).expanduser()
+    return path if path.is_file() and path.suffix.lower() == ".npz" else None
+
+
+SOURCES = (
+    Source(lambda spec: spec if spec == "digits" else None, "temper.data.digits:load_digits"),
+    Source(
+        _after("torchvision"),
+        "temper.data.torchvision_sets:load_torchvision",
+        "temper.data.torchvision_sets:torchvision_parts",
+    ),
+    Source(_table, "temper.data.tables:load_table", "temper.data.tables:table_parts"),
+    Source(
+        lambda spec: spec if catalogue.named_in(spec) else None,
+        "temper.data.catalogue:load_published",
+        "temper.data.catalogue:published_parts",
+    ),
+    Source(_tree, "temper.data.tree:load_tree", "temper.data.tree:tree_parts"),
+    Source(_npz, "temper.data.arrays:load_npz"),
+)
+"""The kinds of data sets; the first that a DATA is of is taken."""
+
+
+def _source_of(spec: str) -> tuple[Source, str | Path]:
     """The kind of source and what of ``spec`` says which one.
 
     Raises:
         ArgumentError: no such file, or of no kind that is read.
 
     """
-    if spec == "digits":
-        return "digits", ""
-    for prefix in ("torchvision", "parquet"):
-        if spec.startswith(f"{prefix}:"):
-            return prefix, spec.removeprefix(f"{prefix}:")
-    name = spec.partition(":")[0]
-    if name in catalogue.CATALOGUE:
-        return "published", spec
+    for source in SOURCES:
+        name = source.reads(spec)
+        if name is not None:
+            return source, name
     path = Path(spec).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
-        return "tree", spec
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return "npz", spec
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
-    similar = [*map(str, near(path)), *nearest(spec, ["digits"]), *catalogue.nearest_sets(name)]
+    similar = [*map(str, near(path)), *nearest(spec, ["digits"]), *catalogue.nearest_sets(spec.partition(":")[0])]
     hint = did_you_mean(similar)
     raise ArgumentError("data", spec, f"no such file or folder{hint and f', {hint}'}: give {_FORMS}")
-
-
-def _digits() -> Dataset:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    return Dataset(
-        images=ArrayImages(images),
-        labels=bunch.target.astype(np.int64),
-        class_names=tuple(str(name) for name in bunch.target_names),
-        ids=np.arange(len(images), dtype=np.int64),
-        name="digits",
-    )

@@ -58,7 +58,7 @@ def load_table(path: Path, split: SplitName | None) -> Dataset:
     Parquet is held in memory (encoded), Arrow files are mapped. Labels are class numbers or strings; class
     names come from the file's Hugging Face metadata, or from the labels of the training part.
     """
-    parts = table_parts(path)
+    parts = _part_files(path)
     check_split(split, tuple(part for part in parts if part), str(path))
     name = "/".join(filter(None, (path.resolve().name, split)))
     schema = _schema(parts[split][0])
@@ -81,7 +81,12 @@ def load_table(path: Path, split: SplitName | None) -> Dataset:
     )
 
 
-def table_parts(path: Path) -> dict[SplitName | None, tuple[Path, ...]]:
+def table_parts(path: Path) -> tuple[SplitName, ...]:
+    """The parts that the source is divided into."""
+    return tuple(part for part in _part_files(path) if part)
+
+
+def _part_files(path: Path) -> dict[SplitName | None, tuple[Path, ...]]:
     """The files of each part; of the one part None if the source is not divided.
 
     Raises:

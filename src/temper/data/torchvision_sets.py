@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from temper.data.dataset import Dataset, numbered_classes
 from temper.data.decode import UNREADABLE, to_pixels
 from temper.data.parts import PART_NAMES, SplitName, check_split
-from temper.data.root import default_root
+from temper.data.root import NotThereError, default_root
 from temper.errors import ArgumentError, DataError
 from temper.text import nearest
 
@@ -147,16 +147,17 @@ def _open(name: str, root: Path, part: dict[str, Any]) -> Any:
         return constructor(str(root), **part)
     except (RuntimeError, OSError, ValueError) as error:
         if "download" not in inspect.signature(constructor).parameters:
-            raise DataError(f"torchvision:{name}: not in {root} ({_reason(error)}): put its files there") from error
+            problem = f"torchvision:{name}: not in {root} ({_reason(error)})"
+            raise NotThereError(problem, "put its files there") from error
     _LOG.info("torchvision:%s is not in %s: downloading it", name, root)
     try:
         # torchvision reports downloads on stdout, which belongs to the caller's own output.
         with contextlib.redirect_stdout(sys.stderr):
             return constructor(str(root), download=True, **part)
     except (RuntimeError, OSError, ImportError, ValueError) as error:
-        raise DataError(
-            f"torchvision:{name}: not in {root} and not downloaded ({_reason(error)}): "
-            f"put its files there or give their folder, torchvision:{name}:ROOT"
+        raise NotThereError(
+            f"torchvision:{name}: not in {root} and not downloaded ({_reason(error)})",
+            f"put its files there or give their folder, torchvision:{name}:ROOT",
         ) from error
 
 

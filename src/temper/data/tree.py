@@ -76,6 +76,11 @@ def load_tree(path: Path, split: SplitName | None) -> Dataset:
     )
 
 
+def tree_parts(path: Path) -> tuple[SplitName, ...]:
+    """The parts that a folder or zip archive is divided into; see :func:`part_folders`."""
+    return tuple(part_folders(read_tree(path)))
+
+
 def _files(path: Path, members: tuple[str, ...]) -> Files:
     return FolderFiles(path, members) if path.is_dir() else ZipFiles(path, members)
 

@@ -3,8 +3,9 @@
 The names below are loaded when they are first used: who only looks into the catalogue needs no model library.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from temper.core.lazily import names_of
 
 if TYPE_CHECKING:
     from temper.models.adapting import adapted
@@ -44,8 +45,4 @@ __all__ = [
     "weights_fingerprint",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"temper.models.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'temper.models' has no attribute {name!r}")
+__getattr__ = names_of(__name__, _HOMES)

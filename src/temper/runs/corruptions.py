@@ -7,9 +7,10 @@ from typing import Literal, get_args
 from temper.core.claims import alone
 from temper.core.files import unless_damaged, write_json
 from temper.corruptions.baseline import ALEXNET, TABLE, Baseline, mce, read_baseline
+from temper.corruptions.catalogue import IMAGENET_C, STAND_INS
 from temper.corruptions.figure import write_figure
 from temper.corruptions.measure import Measurement, Plan, each_corruption, guide, measure
-from temper.corruptions.parameters import IMAGENET_C, SEVERITIES, STAND_INS
+from temper.corruptions.parameters import SEVERITIES
 from temper.corruptions.table import CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
 from temper.runs.evaluate import check_out, load, measured_on
