@@ -57,14 +57,13 @@ def test_the_table_has_the_backbones_of_both_studies():
     assert (len(guide), len(CATALOGUE)) == (40, 44)
     assert list(CATALOGUE)[-4:] == ["RobViT", "RobSWIN", "RobCNX", "RobR50"]
 
-    def counts(column):
-        values = [getattr(known, column) for known in guide]
+    def counts(values):
         return {value: values.count(value) for value in values}
 
     # Section 2 of the Guide's facts sheet, counted from its published results.
-    assert counts("type") == {"attention": 18, "convolution": 16, "hybrid": 6}
-    assert counts("tier_published") == {"large": 18, "medium": 15, "small": 7}
-    assert counts("pretraining") == {
+    assert counts([known.type for known in guide]) == {"attention": 18, "convolution": 16, "hybrid": 6}
+    assert counts([known.size.tier_published for known in guide]) == {"large": 18, "medium": 15, "small": 7}
+    assert counts([known.weights.pretraining for known in guide]) == {
         "supervised": 20, "supervised (multistep)": 6, "supervised (robust)": 5, "self-supervised": 4,
         "self-supervised (multimodal)": 3, "fusion": 2,
     }  # fmt: skip

@@ -15,6 +15,7 @@ from torch import nn
 
 from temper.errors import ArgumentError, ModelError
 from temper.models import Classifier, fingerprint, load, load_tensors, save
+from temper.models.preprocessing import Preprocessing
 from written import one_line, write_module
 
 TINY = {"depth": 1, "embed_dim": 12, "num_heads": 2}  # of a timm vision transformer
@@ -285,6 +286,6 @@ def test_folders_that_hold_no_model(tmp_path):
 
 
 def test_a_network_built_by_hand_cannot_be_saved(tmp_path):
-    classifier = Classifier(nn.Linear(2, 2), mean=[0.0], std=[1.0], image_size=None, head="")
+    classifier = Classifier(nn.Linear(2, 2), Preprocessing((0.0,), (1.0,), None), head="")
     with pytest.raises(ModelError, match="nothing says how to build this network again"):
         save(classifier, tmp_path)
