@@ -40,7 +40,7 @@ class Option:
     """An option of a command: its name without dashes, its type, and whether it is given by place alone."""
 
     name: str
-    kind: Any
+    kind: object
     positional: bool = False
 
     @property
@@ -49,7 +49,7 @@ class Option:
         return self.kind is not bool
 
 
-def options(command: Callable[..., Any]) -> Iterator[Option]:
+def options(command: Callable[..., object]) -> Iterator[Option]:
     """Every option of a command; those of a section of the configuration as SECTION.NAME, those of a group as their
     own."""
     for field, kind in typing.get_type_hints(command, include_extras=True).items():
@@ -86,7 +86,7 @@ def parse(command: Callable[..., T], words: Sequence[str], program: str) -> T:
         raise _of_option(refusal(error)) from None
 
 
-def _unfold(command: Callable[..., Any]) -> None:
+def _unfold(command: Callable[..., object]) -> None:
     """Make each description one line, which the help wraps; tyro would keep the line breaks of the source."""
     import docstring_parser  # tyro's own reader, which only help takes
 
@@ -179,11 +179,14 @@ def _given(words: Sequence[str], name: str) -> str:
     return " ".join(words)
 
 
-def wanted(kind: Any) -> str:
+_WORDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}
+
+
+def wanted(kind: object) -> str:
     """What an option takes, in words: ``a whole number of at least 1``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        bounds = [_bound(each) for mark in kind.__metadata__ for each in getattr(mark, "metadata", ())]
+        bounds = [_bound(each) for mark in getattr(kind, "__metadata__", ()) for each in getattr(mark, "metadata", ())]
         return " ".join([wanted(parts[0]), " and ".join(filter(None, bounds))]).rstrip()
     if origin is Literal:
         return " or ".join(map(str, parts))
@@ -194,7 +197,7 @@ def wanted(kind: Any) -> str:
         return several + wanted(parts[0])
     if origin is dict:
         return "KEY VALUE pairs"
-    return {int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}.get(kind, "a text")
+    return _WORDS.get(kind, "a text")
 
 
 def _bound(mark: object) -> str:

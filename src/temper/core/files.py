@@ -15,6 +15,8 @@ from temper.text import did_you_mean, masked, nearest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+JsonObject = dict[str, Any]
+"""What is kept as a JSON object; whoever reads one knows what is in it."""
 
 # What the system says of a path that cannot be used as the call asks; anything else is a failure on the way.
 WRONG_PLACE = {
@@ -122,13 +124,13 @@ def not_there(path: Path) -> str:
     return f"{path}: is not there{hint and f'; {hint}'}"
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write ``content`` as readable JSON, without credentials of addresses."""
     with written(path) as unfinished:
         unfinished.write_text(masked(json.dumps(content, indent=1)) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """The object that :func:`write_json` wrote.
 
     Raises:

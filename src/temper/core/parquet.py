@@ -13,7 +13,7 @@ from temper.errors import DamagedError, EvidenceError
 
 
 def write_table(
-    path: Path, frame: pd.DataFrame, key: bytes, notes: Any, compression: Literal["snappy", "zstd"] = "snappy"
+    path: Path, frame: pd.DataFrame, key: bytes, notes: object, compression: Literal["snappy", "zstd"] = "snappy"
 ) -> None:
     """Write a frame's columns, and under ``key`` the JSON-able notes."""
     content = pa.Table.from_pandas(frame, preserve_index=False)

@@ -4,9 +4,9 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import fsspec
 
@@ -132,14 +132,15 @@ class Place:
         else:
             self.write(name, content)
 
-    def open(self, name: str) -> Any:
+    def open(self, name: str) -> IO[bytes]:
         """A file to read pieces of.
 
         Raises:
             FileNotFoundError: it is not there.
         """
         with self.reached():
-            return self.fs.open(self.path(name), "rb")
+            file: IO[bytes] = self.fs.open(self.path(name), "rb")
+            return file
 
     def stamps(self, folder: str) -> dict[str, str]:
         """The files in a folder, each with what tells one content of it from another; none where it is not there."""
@@ -183,7 +184,7 @@ class Place:
             raise UnreachableError(f"{self.location}: cannot be used ({reason}); {fix}") from None
 
 
-def _stamp(listed: dict[str, Any]) -> str:
+def _stamp(listed: Mapping[str, object]) -> str:
     said = (listed.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
     return f"{listed['size']}-{next((each for each in said if each is not None), '')}"
 
@@ -221,11 +222,11 @@ def _refuse_secrets(location: str) -> None:
         raise ArgumentError("store", shown, fix)
 
 
-def _options(location: str) -> dict[str, Any]:
+def _options(location: str) -> dict[str, bool]:
     # Other workers write too: what a listing said a moment ago is not to be trusted.
     return {"use_listings_cache": False} if "://" in location and not location.startswith("file:") else {}
 
 
-def _protocols(filesystem: Any) -> tuple[str, ...]:
+def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     protocol: str | tuple[str, ...] = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)

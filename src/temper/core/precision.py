@@ -1,8 +1,7 @@
 """Low precision where the hardware computes it, true float32 where a number is claimed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +59,9 @@ class _Results(TorchDispatchMode):
         self.types: set[torch.dtype] = set()
 
     def __torch_dispatch__(
-        self, operation: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self, operation: Callable[..., object], types: object, args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:  # fmt: skip
         given = operation(*args, **(kwargs or {}))
         self.types.update(t.dtype for t in tree_leaves(given) if isinstance(t, Tensor) and t.dtype.is_floating_point)
         return given

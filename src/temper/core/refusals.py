@@ -54,7 +54,7 @@ class StrictNumbers(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
         annotation = cls.model_fields[info.field_name or ""].annotation
         if _holds_truth(value) and not _admits_truth(annotation):
             raise ValueError("yes or no (true or false) is no value of it; write what it is, numbers in digits")
@@ -65,15 +65,15 @@ def _holds_truth(value: object) -> bool:
     return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
 
 
-def _admits_truth(annotation: Any) -> bool:
+def _admits_truth(annotation: object) -> bool:
     return annotation in (bool, Any) or any(map(_admits_truth, get_args(annotation)))
 
 
-def _joined(*parts: Any) -> str:
+def _joined(*parts: object) -> str:
     return ".".join(str(part) for part in parts if part != "")
 
 
-def _nearest_key(place: list[Any], schema: type[BaseModel]) -> str:
+def _nearest_key(place: list[int | str], schema: type[BaseModel]) -> str:
     *parents, unknown = place
     for key in parents:
         schema = next(_models(schema.model_fields[key].annotation)) if key in schema.model_fields else schema
@@ -82,7 +82,7 @@ def _nearest_key(place: list[Any], schema: type[BaseModel]) -> str:
     return did_you_mean(near, f"known: {', '.join(known)}")
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from temper.core.files import JsonObject
 from temper.corruptions.table import Cell, CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
@@ -28,7 +28,7 @@ class Baseline:
 
     name: str
     errors: dict[str, dict[int, float]]
-    measured: dict[str, Any] | None = None
+    measured: JsonObject | None = None
 
 
 @dataclass(frozen=True)

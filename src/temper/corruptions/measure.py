@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 from temper import models
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import predicted
+from temper.core.files import JsonObject
 from temper.core.interrupt import Stop
 from temper.core.orphans import serve_parent
 from temper.core.precision import full_precision
@@ -195,7 +195,7 @@ def measure(
     return Measurement(table, complete, time.monotonic() - started)
 
 
-def _identity(model: nn.Module, dataset: Dataset, plan: Plan) -> dict[str, Any]:
+def _identity(model: nn.Module, dataset: Dataset, plan: Plan) -> JsonObject:
     if isinstance(model, Classifier):
         own = models.fingerprint(model)
     else:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
 
+from temper.core.files import JsonObject
 from temper.core.parquet import read_table, write_table
 from temper.errors import EvidenceError
 from temper.margins import intervals
@@ -35,7 +36,7 @@ class CorruptionTable:
     """
 
     frame: pd.DataFrame
-    identity: dict[str, Any]
+    identity: JsonObject
 
     def __post_init__(self) -> None:
         lacking = [column for column in COLUMNS if column not in self.frame]
@@ -125,6 +126,6 @@ class CorruptionTable:
             raise EvidenceError(f"{path}: {error}") from None
 
 
-def empty_table(identity: dict[str, Any]) -> CorruptionTable:
+def empty_table(identity: JsonObject) -> CorruptionTable:
     """A table without rows."""
     return CorruptionTable(pd.DataFrame({c: pd.Series(dtype=kind) for c, kind in COLUMNS.items()}), identity)

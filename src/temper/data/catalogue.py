@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,7 @@ def sizes(name: str) -> dict[SplitName, int]:
     return dict(published(name).counts)
 
 
-def describe() -> list[dict[str, Any]]:
+def describe() -> list[dict[str, object]]:
     """One row per set, ready for a table: name, classes, images per part, rule, studies and archives."""
     return [
         {"name": known.name, "classes": known.classes}

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -230,7 +230,7 @@ class Dataset:
         digest.update(self.ids.astype("<i8").tobytes())
         return digest.hexdigest(), np.frombuffer(b"".join(each), dtype="<u8").astype(np.uint64)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What a run's record says of it, ready for JSON."""
         return {
             "name": self.name,
@@ -240,7 +240,7 @@ class Dataset:
         }
 
 
-def numbered_classes(labels: NDArray[np.integer[Any]], where: str) -> tuple[str, ...]:
+def numbered_classes(labels: NDArray[np.integer], where: str) -> tuple[str, ...]:
     """Class names "0", "1", ... up to the largest of ``labels`` [N], for a source that names none.
 
     Raises:

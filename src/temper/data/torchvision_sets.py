@@ -6,11 +6,11 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torchvision.datasets
 from numpy.typing import NDArray
+from torchvision.datasets import VisionDataset
 
 from temper.data.dataset import Dataset, numbered_classes
 from temper.data.decode import UNREADABLE, to_pixels
@@ -22,7 +22,7 @@ from temper.text import nearest
 _LOG = logging.getLogger(__name__)
 
 #: The arguments that choose a part of a set.
-Parts = dict[SplitName, dict[str, Any]]
+Parts = dict[SplitName, dict[str, str | bool]]
 
 _BY_FLAG: Parts = {"train": {"train": True}, "test": {"train": False}}
 _UNDIVIDED: Parts = {}
@@ -75,7 +75,7 @@ _PAIR_ATTRIBUTES = ("samples", "_samples")
 class TorchvisionImages:
     """Images of a torchvision set, read when asked for."""
 
-    source: Any
+    source: VisionDataset
     positions: NDArray[np.int64]
     name: str
 
@@ -140,7 +140,7 @@ def torchvision_parts(spec: str) -> tuple[SplitName, ...]:
     return tuple(SETS[name])
 
 
-def _open(name: str, root: Path, part: dict[str, Any]) -> Any:
+def _open(name: str, root: Path, part: dict[str, str | bool]) -> VisionDataset:
     """The set, downloaded if it is not in ``root`` and torchvision can."""
     constructor = getattr(torchvision.datasets, name)
     try:
@@ -186,7 +186,7 @@ def image_paths(whole: Dataset) -> list[Path]:
     raise DataError(f"{whole.name}: this torchvision does not say where its images are")
 
 
-def _labels(source: Any, name: str) -> NDArray[np.int64]:
+def _labels(source: VisionDataset, name: str) -> NDArray[np.int64]:
     """Class number of every image, without reading the images."""
     found = [np.asarray(getattr(source, key)) for key in _LABEL_ATTRIBUTES if hasattr(source, key)]
     found += [

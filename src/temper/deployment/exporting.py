@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from temper.models.model_text import run_folder
 from temper.runs.evaluate import check_out
 from temper.runs.run import CONFIG, Run
 from temper.training.splits import splits_of
+
+if TYPE_CHECKING:
+    from onnx import FunctionProto, GraphProto
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -184,10 +187,11 @@ def _to_onnx(deployed: Deployed, example: Tensor, outputs: tuple[str, ...], fact
 
     try:
         with _unheard():
-            program: Any = torch.onnx.export(
+            program = torch.onnx.export(
                 deployed, (example,), None, dynamo=True, verbose=False, external_data=False,
                 input_names=["images"], output_names=outputs, dynamic_shapes=_any_batch(), opset_version=OPSET,
             )  # fmt: skip
+        assert program is not None
         model = program.model_proto
         _forget_sources(model.graph)
         for function in model.functions:
@@ -214,7 +218,7 @@ def _unheard() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _forget_sources(graph: Any) -> None:
+def _forget_sources(graph: "GraphProto | FunctionProto") -> None:
     """Drop where each node comes from: paths and lines of the code on this machine."""
     for node in graph.node:
         node.ClearField("metadata_props")
@@ -249,7 +253,7 @@ def _from_torch(content: bytes) -> Runner:
     return lambda images: list(program(images))
 
 
-def _any_batch() -> tuple[dict[int, Any]]:
+def _any_batch() -> tuple[dict[int, object]]:
     return ({0: torch.export.Dim("batch", min=1)},)
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +165,7 @@ class Predictor:
             raise ArgumentError("batch-size", batch_size, "must be at least 1")
         return self._outcomes(paths, batch_size or self._fitting_batch(), interrupted)
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> dict[str, object] | None:
         """The detector in ``temper predict --json``."""
         if self.detector is None:
             return None

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +28,11 @@ class Adapted(nn.Module):
         super().__init__()
         self.network, self.form, self.copies = network, form, copies
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K]."""
         output = self.network(images.clone() if self.copies else images)
-        return as_logits(output, self.form, training=self.training)
+        logits: Tensor = as_logits(output, self.form, training=self.training)
+        return logits
 
 
 def adapted(model: nn.Module, images: Tensor) -> nn.Module:
@@ -70,7 +70,7 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
     return Adapted(model, form or "logits", copies=writes)
 
 
-def _try(model: nn.Module, images: Tensor) -> tuple[Any, bool]:
+def _try(model: nn.Module, images: Tensor) -> tuple[object, bool]:
     """What a model gives for images, and whether it writes into them."""
     x = images.clone().requires_grad_() * 1
     version = x._version

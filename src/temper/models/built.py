@@ -1,9 +1,8 @@
 """A network as it was built, before it is a classifier: what it takes, how its output is to be read, and its head."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +73,8 @@ def resize(network: nn.Module, image_size: int, channels: int) -> None:
     Raises:
         ModelError: the size does not fit, for instance is no multiple of the patch size.
     """
-    set_input_size: Any = getattr(network, "set_input_size", None)  # timm's, where size is built in
+    # timm's, where size is built in
+    set_input_size: Callable[..., object] | None = getattr(network, "set_input_size", None)
     try:
         if set_input_size is not None:
             set_input_size(img_size=image_size)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from temper.core.files import JsonObject
 from temper.errors import ModelError
 from temper.models.heads import outputs_of, set_training
 from temper.models.outputs import Form, as_logits
@@ -44,7 +45,7 @@ class Classifier(nn.Module):
         num_classes: int | None = None,
         form: Form = "logits",
         input_shape: tuple[int, int, int] | None = None,
-        info: dict[str, Any] | None = None,
+        info: JsonObject | None = None,
     ) -> None:
         super().__init__()
         self.network, self.form, self.input_shape = network, form, input_shape
@@ -65,12 +66,12 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K] of float NCHW images in [0, 1]."""
-        logits: Tensor = self.logits_from(self.network((images - self.mean) / self.std))
-        return logits
+        return self.logits_from(self.network((images - self.mean) / self.std))
 
-    def logits_from(self, output: Any) -> Any:
+    def logits_from(self, output: object) -> Tensor:
         """Logits [N, K] of what the network, or the head that ends it, gave."""
-        return as_logits(output, self.form, training=self.training)
+        logits: Tensor = as_logits(output, self.form, training=self.training)
+        return logits
 
     def train(self, mode: bool = True) -> Self:
         """See :class:`torch.nn.Module`; the network may be an exported graph, which has one mode."""
@@ -114,7 +115,7 @@ def weights_fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _digest(digest: Any, name: str, value: Any) -> None:
+def _digest(digest: "hashlib._Hash", name: str, value: object) -> None:
     """Take in one entry of a state dict; those of quantised layers hold tuples and names beside tensors."""
     if isinstance(value, tuple):
         for place, each in enumerate(value):

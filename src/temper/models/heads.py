@@ -1,8 +1,7 @@
 """The head: the last linear layer of a network, found and replaced."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +65,11 @@ def _last_linear_run(network: nn.Module, example: Tensor) -> tuple[str, ...]:
     return tuple(wide_enough[-1:])
 
 
-def output_of(network: nn.Module, example: Tensor) -> Any:
+def output_of(network: nn.Module, example: Tensor) -> Tensor:
     """Main output of the network in eval mode, without gradients; its mode is left as it was."""
     with evaluating(network), torch.no_grad():
-        return main_output(network(example), training=False)
+        output: Tensor = main_output(network(example), training=False)
+    return output
 
 
 def takes(network: nn.Module, images: Tensor) -> bool:
@@ -173,7 +173,7 @@ def computes_linear(layer: nn.Module) -> bool:
     assert isinstance(weight, Tensor)
     inputs = torch.linspace(-1, 1, 2 * weight.shape[1], dtype=weight.dtype, device=weight.device).sin()
     x = inputs.reshape(2, weight.shape[1], *weight.shape[2:])
-    compute: Any = nn.functional.conv2d if isinstance(layer, nn.Conv2d) else nn.functional.linear
+    compute: Callable[..., Tensor] = nn.functional.conv2d if isinstance(layer, nn.Conv2d) else nn.functional.linear
     with evaluating(layer):
         return torch.allclose(layer(x), compute(x, weight, bias), rtol=1e-3, atol=1e-5, equal_nan=True)
 

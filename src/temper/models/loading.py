@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from temper.core.files import JsonObject
 from temper.errors import ArgumentError, ModelError
 from temper.models.built import Built, seeded
 from temper.models.catalogue import Backbone
@@ -34,7 +34,7 @@ def load(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     image_size: int | None = None,
-    model_args: Mapping[str, Any] | None = None,
+    model_args: Mapping[str, object] | None = None,
     seed: int = 0,
     example: Tensor | None = None,
 ) -> Classifier:
@@ -115,7 +115,7 @@ def check(spec: str | Path, weights: str | Path | None = None) -> None:
     model.origin.check()
 
 
-def _with_fresh_head(built: Built, info: dict[str, Any], num_classes: int) -> Built:
+def _with_fresh_head(built: Built, info: JsonObject, num_classes: int) -> Built:
     """The network with a new head: a plain one is replaced, any other built by the source that built the network."""
     network, heads = built.network, [built.network.get_submodule(name) for name in built.head]
     source = find_source(info.get("spec", ""))
@@ -136,7 +136,7 @@ def _with_fresh_head(built: Built, info: dict[str, Any], num_classes: int) -> Bu
     return built.with_head_counted()
 
 
-def _first_built(model: ModelText, weights: str | Path, request: Request) -> tuple[Built, dict[str, Any]]:
+def _first_built(model: ModelText, weights: str | Path, request: Request) -> tuple[Built, JsonObject]:
     """The network that a MODEL names, with its weights, and what says how to build it again."""
     if isinstance(model.origin, Path):
         if not request.pretrained or request.model_args:
@@ -148,7 +148,7 @@ def _first_built(model: ModelText, weights: str | Path, request: Request) -> tup
         given = dict(request.model_args)
         raise ArgumentError("model_args", given, f"are for timm models, not for {source.text}")
     built = source.build(request)
-    info: dict[str, Any] = {
+    info: JsonObject = {
         "spec": source.text,
         "model_args": dict(request.model_args),
         "weights": str(weights),

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt, prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from temper.errors import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     return network, size
 
 
-def _converted(content: Any, convert: Callable[[Any], nn.Module]) -> nn.Module:
+def _converted(content: "ModelProto", convert: Callable[["ModelProto"], nn.Module]) -> nn.Module:
     """A graph in torch; what the converter does not know in its newest form is put into an older one."""
     try:
         return convert(content)
@@ -115,7 +118,7 @@ def _converted(content: Any, convert: Callable[[Any], nn.Module]) -> nn.Module:
             raise unknown from error
 
 
-def _older(content: Any) -> Any:
+def _older(content: "ModelProto") -> "ModelProto":
     """A graph whose operators are those of an older version of ONNX."""
     from onnx import version_converter
 
@@ -129,7 +132,7 @@ def _older(content: Any) -> Any:
     return older
 
 
-def _layout(content: Any, path: Path) -> Layout:
+def _layout(content: "ModelProto", path: Path) -> Layout:
     weights = {tensor.name for tensor in content.graph.initializer}
     inputs = [each for each in content.graph.input if each.name not in weights]
     if len(inputs) != 1:
@@ -172,7 +175,7 @@ def layout_of(shape: tuple[int, ...], name: str) -> Layout:
     raise ModelError(f"{name}: takes inputs of shape {shape}, which are no images of 1 or 3 channels")
 
 
-def _logits_output(content: Any, path: Path) -> int | None:
+def _logits_output(content: "ModelProto", path: Path) -> int | None:
     """Which output holds the logits; None where there is one output."""
     outputs = list(content.graph.output)
     floats = [place for place, each in enumerate(outputs) if each.type.tensor_type.elem_type == 1]

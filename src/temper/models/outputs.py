@@ -16,7 +16,7 @@ _SQUASHING = ("Sigmoid", "Hardsigmoid")
 _SMALLEST, _LARGEST = 1e-30, 1 - 2**-24
 
 
-def main_output(output: Any, *, training: bool) -> Any:
+def main_output(output: object, *, training: bool) -> Any:
     """The logits among several outputs: those so named, or, in train mode, the first: auxiliary heads come after it.
 
     What is one output already, or cannot be told, is returned as it is.
@@ -28,7 +28,7 @@ def main_output(output: Any, *, training: bool) -> Any:
     return output[0] if training and isinstance(output, tuple | list) and output else output
 
 
-def as_logits(output: Any, form: Form, *, training: bool = False) -> Any:
+def as_logits(output: object, form: Form, *, training: bool = False) -> Any:
     """Logits [N, K] of what a network returned; one output z per image becomes the logits [0, z] of two classes.
 
     The softmax over [0, z] is the sigmoid of z: class 1 is as likely as the network says. Anything that is no tensor

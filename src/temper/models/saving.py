@@ -3,13 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from temper.core.files import read_json, write_json, written
+from temper.core.files import JsonObject, read_json, write_json, written
 from temper.core.precision import full_precision
 from temper.errors import DamagedError, ModelError
 from temper.models.built import Built, seeded
@@ -27,7 +26,7 @@ TOLERANCE = 1e-3  # of the largest logit; the same weights in another memory lay
 _OTHER_SEED = 1_234_567  # whatever a network draws when it is built and does not save shows by another seed
 
 
-def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> None:
+def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, object] | None = None) -> None:
     """Write ``model.json`` and ``weights.safetensors``; ``load(folder)`` restores the classifier bit-exactly.
 
     The weights are the network's own state dict, so other programs can read them too. Each file appears whole
@@ -50,7 +49,7 @@ def save(classifier: Classifier, folder: str | Path, *, extra: Mapping[str, Any]
     write_json(folder / DESCRIPTION, description | {"sha256": hashlib.sha256(content).hexdigest()})
 
 
-def restore(folder: Path) -> tuple[Built, dict[str, Any]]:
+def restore(folder: Path) -> tuple[Built, JsonObject]:
     """What :func:`save` wrote, and its ``info``.
 
     Raises:
@@ -114,7 +113,7 @@ def check_restores(classifier: Classifier, images: Tensor) -> None:
         )
 
 
-def classifier_of(built: Built, info: dict[str, Any]) -> Classifier:
+def classifier_of(built: Built, info: JsonObject) -> Classifier:
     """A network with its preprocessing, in eval mode."""
     return Classifier(
         built.network, built.preprocessing, head=built.head, num_classes=built.num_classes,
@@ -130,7 +129,7 @@ def _logits(classifier: Classifier, images: Tensor) -> Tensor:
     return logits
 
 
-def _description(classifier: Classifier, extra: Mapping[str, Any]) -> dict[str, Any]:
+def _description(classifier: Classifier, extra: Mapping[str, object]) -> JsonObject:
     """What says how to build the classifier again."""
     if "spec" not in classifier.info:
         raise ModelError(
@@ -158,7 +157,7 @@ def _tensors(classifier: Classifier) -> dict[str, Tensor]:
     }
 
 
-def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor], origin: str | Path) -> Built:
+def _rebuilt(description: JsonObject, tensors: dict[str, Tensor], origin: str | Path) -> Built:
     """The network that a description says how to build, with these weights, strictly."""
     info, size, classes = description["info"], description["image_size"], description["num_classes"]
     mean, std, head = (tuple(description[key]) for key in ("mean", "std", "head"))

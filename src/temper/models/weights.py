@@ -4,7 +4,6 @@ import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -63,7 +62,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     return _state_dict(content, path)
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     for container in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             return _state_dict(content[container], path)

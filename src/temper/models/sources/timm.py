@@ -1,5 +1,6 @@
 """Networks of timm: ``timm:NAME[@weights-file]``."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ class TimmSource(Source):
         head = configured_head(network)
         if not head:
             raise ModelError(f"{self.text}: gives no logits (it is an encoder); choose a classifier")
-        channels: Any = request.model_args.get("in_chans", config.input_size[0])
+        channels = request.model_args.get("in_chans", config.input_size[0])
+        assert isinstance(channels, int)
         if request.model_args:  # which may add outputs, such as those of an auxiliary head
             text = f"{self.text} with {dict(request.model_args)}"
             classifier_form(text, network, torch.zeros(2, channels, height, width))
@@ -125,8 +127,8 @@ class TimmSource(Source):
             reason = " ".join(str(error).split())
             raise ModelError(f"{self.text}: its weights do not fit with {arguments}: {reason[:300]}") from error
         if _is_headless(config) and request.pretrained:
-            reset_classifier: Any = network.reset_classifier
-            reset_classifier(request.num_classes)
+            reset: Callable[[int | None], object] = network.reset_classifier  # type: ignore[assignment]
+            reset(request.num_classes)
         return network
 
     def _fetch_by_hand(self, config: "PretrainedCfg") -> str:
