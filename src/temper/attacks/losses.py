@@ -66,6 +66,10 @@ def dlr_targeted(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
     return difference / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
 
 
+RATIOS: frozenset[Loss] = frozenset({dlr, dlr_targeted})
+"""Losses that want the third and the fourth largest logit, and so four classes."""
+
+
 def kl_divergence(clean_logits: Tensor) -> Loss:
     """KL(clean || moved) per sample, the inner loss of TRADES (Zhang et al. 2019, arXiv:1901.08573, eq. 3).
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.attack import gradient_of, input_gradient
-from temper.attacks.losses import cross_entropy
+from temper.attacks.losses import RATIOS, cross_entropy
 from temper.attacks.suites import Suite
 from temper.errors import ArgumentError, ModelError, TemperWarning
 from temper.evaluation.masking import SIGNS
@@ -146,7 +146,7 @@ def reaches_pixels(model: nn.Module, x: Tensor) -> bool:
 
 def note_few_classes(suite: Suite, classes: int) -> None:
     """Log what a suite does where a model has fewer classes than its attacks want."""
-    ratios = [stage.name for stage in suite.stages if "dlr" in str(stage.describe().get("climbs"))]
+    ratios = [stage.name for stage in suite.stages if getattr(stage.attack, "climbs", None) in RATIOS]
     if ratios and classes < 4:
         instead = "the logit difference alone" if classes == 2 else "the third logit in place of third and fourth"
         log.info(
