@@ -3,10 +3,12 @@
     python benchmarks/unchanged/fixed_runs.py BEFORE AFTER --out FOLDER
 
 runs the same commands with either checkout (about 3 minutes each on a free core; what is finished is kept) and compares
-every file that they leave: byte for byte, or, where a file tells times, without those.
+every file that they leave: byte for byte, or, where a file tells times, without those; a page as a browser shows it,
+which is the same however its source is broken into lines.
 """
 
 import argparse
+import html
 import json
 import os
 import re
@@ -51,10 +53,17 @@ def untimed(content: Any) -> Any:
     return [untimed(each) for each in content] if isinstance(content, list) else content
 
 
+def shown(page: str) -> str:
+    """A page without what no browser shows: breaks of lines, spaces beside tags, and how a character is written."""
+    return re.sub(r" ?(<[^>]*>) ?", r"\1", re.sub(r"\s+", " ", html.unescape(page)))
+
+
 def same(one: Path, other: Path) -> bool:
     """Whether two files say the same."""
     if one.read_bytes() == other.read_bytes():
         return True
+    if one.suffix == ".html":
+        return shown(one.read_text()) == shown(other.read_text())
     if one.suffix == ".parquet":
         return bool(pyarrow.parquet.read_table(one).equals(pyarrow.parquet.read_table(other)))
     if one.suffix in (".json", ".jsonl"):
@@ -76,13 +85,13 @@ def main() -> None:
     for checkout, folder in zip((options.before, options.after), folders, strict=True):
         carried_out(checkout.resolve(), folder)
     # Journals are named after processes, and logs and markers are this script's.
-    found = [
+    files = [
         {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "journal" not in path.parts}
         for folder in folders
     ]
-    names = sorted(path for path in found[0] | found[1] if path.suffix not in (".log", ".done"))
+    names = sorted(path for path in files[0] | files[1] if path.suffix not in (".log", ".done"))
     differing = [
-        path for path in names if not all(path in each for each in found) or not same(*(f / path for f in folders))
+        path for path in names if not all(path in each for each in files) or not same(*(f / path for f in folders))
     ]
     print(f"{len(names)} files, {len(differing)} differ", *differing, sep="\n")
     sys.exit(bool(differing))
