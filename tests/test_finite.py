@@ -11,7 +11,7 @@ from measured import Net, pictures, predictions
 from temper import evaluate
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import perturb
-from temper.attacks.fab import FAB
+from temper.attacks.fab import FABTargeted
 from temper.attacks.fmn import FMN
 from temper.attacks.losses import flipped, predicted
 from temper.attacks.pgd import PGD
@@ -175,7 +175,9 @@ def test_some_pixels_without_a_number_leave_the_others_to_lead():
                     assert flipped(Patchy(spoil)(moved), y).all(), (spoil, attack, norm)
 
 
-@pytest.mark.parametrize("attack", [PGD(8), APGD(8), APGD(12, wide=True), FMN(8), Tangent(8), FAB(8), Square(20)])
+@pytest.mark.parametrize(
+    "attack", [PGD(8), APGD(8), APGD(12, wide=True), FMN(8), Tangent(8), FABTargeted(8), Square(20)]
+)
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_logits_that_are_no_numbers_stop_no_attack(attack, norm, value):

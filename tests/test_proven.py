@@ -6,7 +6,7 @@ import pytest
 import torch
 from proven import INSTANCES, attacked, instances_of, network
 
-from temper.attacks.fab import FAB, FABTargeted
+from temper.attacks.fab import FABTargeted
 from temper.attacks.fmn import FMN
 from temper.attacks.suites import SUITES, Stage, Suite
 
@@ -33,7 +33,6 @@ def test_no_attack_breaks_what_is_proven(shared_data, instances, suite, half):
 def test_no_search_for_the_nearest_flip_reports_less_than_the_proven_radius(shared_data, instances):
     stages = (
         Stage("fab-t", FABTargeted(15, runs=3), random_start=False),
-        Stage("fab", FAB(5), random_start=False),
         Stage("fmn", FMN(30), random_start=False),
     )
     x, y, eps = instances_of(shared_data, instances, "robust")

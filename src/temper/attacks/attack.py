@@ -54,8 +54,8 @@ class Answer:
 
     Attributes:
         logits: [N, K].
-        losses: [N], what the attack climbs; None where it asked for logits or a Jacobian.
-        gradient: of the losses [N, ...], of every logit [N, K, ...] where the attack asks for the Jacobian, or None.
+        losses: [N], what the attack climbs; None where it asked for logits.
+        gradient: of the losses [N, ...], or None.
     """
 
     logits: Tensor
@@ -76,7 +76,7 @@ class Attack(ABC):
         runs: how often a sample is attacked, from other starts or towards other classes.
     """
 
-    asks: ClassVar[Literal["logits", "gradient", "jacobian"]] = "gradient"
+    asks: ClassVar[Literal["logits", "gradient"]] = "gradient"
     nearest: ClassVar[bool] = False  # whether it looks for the nearest flip rather than for any in the ball
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")  # whose geometry it knows; in others it does not run
 
@@ -94,10 +94,9 @@ class Attack(ABC):
         loss: Loss | None = getattr(self, "climbs", None)
         return loss is not None and is_targeted(loss)
 
-    def passes(self, classes: int) -> tuple[int, int]:
-        """Forward and backward passes of a whole run at a model with so many classes."""
-        per_step = {"logits": 0, "gradient": 1, "jacobian": classes}[self.asks]
-        return self.queries, self.steps * per_step
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes of a whole run."""
+        return self.queries, self.steps if self.asks == "gradient" else 0
 
     @abstractmethod
     def begin(self, problem: Problem) -> State:
@@ -127,15 +126,12 @@ class Attack(ABC):
 
 def ask(attack: Attack, model: Model, state: State, *, gradient: bool = True) -> Answer:
     """Show the model ``state["query"]`` and take what the attack asks for; one forward pass, and one backward pass
-    for a gradient or one per class for a Jacobian."""
+    for a gradient."""
     query = state["query"]
     if attack.asks == "logits" or not gradient:
         with torch.no_grad():
             logits = model(query)
             return Answer(logits, attack.loss(logits, state) if attack.asks == "gradient" else None)
-    if attack.asks == "jacobian":
-        logits, jacobian = input_jacobian(model, query)
-        return Answer(logits, None, jacobian)
     logits, losses, slope = input_gradient(model, query, lambda logits: attack.loss(logits, state))
     return Answer(logits, losses, slope)
 
@@ -208,16 +204,6 @@ def gradient_of(output: Tensor, x: Tensor, weights: Tensor | None = None, *, kee
     if not output.requires_grad:
         return None
     return torch.autograd.grad(output, x, weights, retain_graph=keep, allow_unused=True)[0]
-
-
-def input_jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One forward and K backward passes: (logits [N, K], their gradients [N, K, ...])."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        logits = model(x)
-        sums = logits.float().sum(0)
-        slopes = [gradient_of(each, x, keep=True) for each in sums]
-    return logits.detach(), torch.stack([torch.zeros_like(x) if slope is None else slope for slope in slopes], 1)
 
 
 def perturb(

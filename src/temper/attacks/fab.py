@@ -1,7 +1,6 @@
 """FAB, fast adaptive boundary: walks along the decision boundary to the nearest flip (Croce and Hein 2020,
 arXiv:1907.02044, algorithm 1)."""
 
-from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +11,15 @@ from temper.attacks.ball import distance, random_point, rows
 from temper.attacks.hyperplane import step_to_plane
 from temper.attacks.losses import logit_difference_targeted
 from temper.attacks.nearest import begin, keep_nearer
-from temper.threat import NORMS, Norm
+from temper.threat import Norm
 
 
 @dataclass(frozen=True)
-class _Walk(Attack):
-    """Takes the boundary to a class for a plane, steps onto it with a bias towards ``x``, and from a flip goes back
-    some way to ``x``. In every step one forward pass asks and another judges the new point.
+class FABTargeted(Attack):
+    """FAB towards one class, ``Problem.target``.
+
+    Takes the boundary to it for a plane, steps onto it with a bias towards ``x``, and from a flip goes back some way to
+    ``x``. In every step one forward pass asks and another judges the new point; one backward pass, however many classes.
 
     Attributes:
         alpha_max: largest weight of the point near ``x`` against the point near the present one.
@@ -32,9 +33,14 @@ class _Walk(Attack):
     eta: float = 1.05
     beta: float = 0.9
 
-    def passes(self, classes: int) -> tuple[int, int]:
+    @property
+    def targeted(self) -> bool:
         """See :class:`Attack`."""
-        forward, backward = super().passes(classes)
+        return True
+
+    def passes(self) -> tuple[int, int]:
+        """See :class:`Attack`."""
+        forward, backward = super().passes()
         return forward + self.steps, backward
 
     def begin(self, problem: Problem) -> State:
@@ -51,15 +57,13 @@ class _Walk(Attack):
         """See :class:`Attack`."""
         x, query = state["x"], state["query"]
         keep_nearer(state, query, answer.logits, norm)  # going back, or a random start, may have ended in a flip
-        new = self._towards_boundary(state, *self._plane(state, answer, norm), norm)
+        assert answer.gradient is not None
+        assert answer.losses is not None
+        value = answer.losses.to(answer.gradient.dtype)  # of the boundary at the query: below 0 on the label's side
+        new = self._towards_boundary(state, answer.gradient, value, norm)
         back = rows(keep_nearer(state, new, judge(new), norm), x)
         state["query"] = torch.where(back, x + self.beta * (new - x), new)
         state["step"] = state["step"] + 1
-
-    @abstractmethod
-    def _plane(self, state: State, answer: Answer, norm: Norm) -> tuple[Tensor, Tensor]:
-        """The linearised boundary to step onto: its normal [N, ...] and its value [N] at the query, below 0 on the
-        label's side."""
 
     def _towards_boundary(self, state: State, normal: Tensor, value: Tensor, norm: Norm) -> Tensor:
         """The next point: between the query and ``x``, both projected on the plane and a little beyond."""
@@ -70,42 +74,6 @@ class _Walk(Attack):
         alpha = (length / (length + length_from_x).clamp_min(1e-12)).clamp_max(self.alpha_max)
         return torch.lerp(query + self.eta * step, x + self.eta * step_from_x, rows(alpha, x)).clamp(0, 1)
 
-
-@dataclass(frozen=True)
-class FAB(_Walk):
-    """FAB towards whichever class seems nearest. It needs the gradients of all logits: a backward pass per class in
-    every step."""
-
-    asks = "jacobian"
-
-    def _plane(self, state: State, answer: Answer, norm: Norm) -> tuple[Tensor, Tensor]:
-        """The boundary to the class that is nearest where the box is far."""
-        assert answer.gradient is not None
-        y, row = state["y"], torch.arange(len(state["y"]), device=state["y"].device)
-        logits = answer.logits.to(answer.gradient.dtype)
-        values = logits - logits[row, y][:, None]
-        normals = answer.gradient - answer.gradient[row, y][:, None]
-        lengths = torch.linalg.vector_norm(normals.flatten(2), NORMS[NORMS[norm].dual].order, 2)
-        nearness = lengths / values.abs().clamp_min(1e-30)
-        nearness[row, y] = -1
-        rival = nearness.argmax(1)
-        return normals[row, rival], values[row, rival]
-
-
-@dataclass(frozen=True)
-class FABTargeted(_Walk):
-    """FAB towards one class, ``Problem.target``: one backward pass in every step, however many classes."""
-
-    @property
-    def targeted(self) -> bool:
-        """See :class:`Attack`."""
-        return True
-
     def loss(self, logits: Tensor, state: State) -> Tensor:
         """See :class:`Attack`."""
         return climb(logit_difference_targeted, logits, state)
-
-    def _plane(self, state: State, answer: Answer, norm: Norm) -> tuple[Tensor, Tensor]:
-        assert answer.gradient is not None
-        assert answer.losses is not None
-        return answer.gradient, answer.losses.to(answer.gradient.dtype)

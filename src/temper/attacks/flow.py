@@ -91,9 +91,8 @@ class Flow:
                 learn(self.attack, self.state, answer, self.norm, judge)
                 if hit is None:
                     hit, images = self._near_suspects(), self.state["best"]
-                per_question = {"logits": 0, "gradient": 1, "jacobian": answer.logits.shape[1]}[self.attack.asks]
                 self.forward[rows_] += 1 + judged
-                self.backward[rows_] += per_question
+                self.backward[rows_] += self.attack.asks == "gradient"
                 self.asked[live] += 1
                 suspects = live & hit.cpu().numpy()
                 over = live & (self.asked >= self.attack.queries)

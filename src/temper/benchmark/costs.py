@@ -48,7 +48,7 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
     config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
     attacked = _attacked_epochs(cell) if objective.attacked else 0
     attack = inner_attacks.make(config.attack.name, config.attack.steps, config.attack.step_size, cross_entropy)
-    crafting = attack.passes(1)
+    crafting = attack.passes()
     updates = config.epochs + attacked * (objective.images - 1)
     measured = min(cell.measure.limit or sizes.test, sizes.test)
     searched = search_passes(get_suite(cell.measure.suite), Counter(t.norm for t in cell.measure.searched))
@@ -93,7 +93,7 @@ def _stage_passes(stage: Stage, *, limited: bool) -> tuple[int, int]:
     """The most that all runs of a stage take of one sample; ``limited`` where it searches a ball."""
     attack = stage.attack
     backward = attack.runs * (0 if attack.asks == "logits" else attack.queries)
-    forward = attack.runs * attack.passes(1)[0]
+    forward = attack.runs * attack.passes()[0]
     if limited:  # any question, and the run's end, may lead to an image that is checked in its batch and then alone
         forward += attack.runs * 2 * (attack.queries + 1)
     if attack.nearest:  # a flip is brought closer, and what that tried is asked about alone, the nearest first
