@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from temper.benchmark.engines import Execute
+from temper.benchmark.engines.base import Execute
 from temper.benchmark.grid import Cell
-from temper.benchmark.store import Outcome, Store
+from temper.benchmark.store import Ending, Store
 from temper.errors import ArgumentError
 
 
@@ -21,7 +21,7 @@ class Noted:
     notes: Path
     owner: str = "test"
 
-    def __call__(self, cell: Cell) -> Outcome:
+    def __call__(self, cell: Cell) -> Ending:
         """Carry it out."""
         import ray
 
@@ -48,7 +48,7 @@ class Misbehave:
 
     place: Path
 
-    def __call__(self, cell: Cell) -> Outcome:
+    def __call__(self, cell: Cell) -> Ending:
         """Count the attempts of seed 0, which dies each time, and of 1, which dies the first time."""
         seed = cell.factors["seed"]
         (self.place / f"{seed}-{uuid.uuid4().hex}").touch()
@@ -69,7 +69,7 @@ class Count:
 
     place: Path
 
-    def __call__(self, cell: Cell) -> Outcome:
+    def __call__(self, cell: Cell) -> Ending:
         """One line per call."""
         with (self.place / f"{os.getpid()}.txt").open("a") as file:
             file.write(f"{cell.run}\n")

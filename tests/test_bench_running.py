@@ -17,7 +17,8 @@ from bench_grid import tiny
 from temper.benchmark import driving, running
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.driving import run_grid
-from temper.benchmark.engines import Died, LocalEngine
+from temper.benchmark.engines.base import Died
+from temper.benchmark.engines.local import LocalEngine
 from temper.benchmark.grid import cells
 from temper.benchmark.outcomes import margins_of
 from temper.benchmark.progress import state
@@ -157,7 +158,7 @@ def test_many_workers_share_the_grid_and_each_run_is_done_once():
 def test_a_worker_ends_soon_after_its_driver_is_killed(tmp_path):
     (tmp_path / "drive.py").write_text(
         "import os, sys, time\nfrom types import SimpleNamespace\n"
-        "from temper.benchmark.engines import LocalEngine\n"
+        "from temper.benchmark.engines.local import LocalEngine\n"
         "def work(cell):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
         "if __name__ == '__main__':\n    list(LocalEngine(1).run([SimpleNamespace(run='a', label='a')], work))\n"
     )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from bench_grid import tiny
 from temper import models
-from temper.benchmark import engines
+from temper.benchmark.engines import local
 from temper.cli import main as cli
 from temper.core import files
 from temper.core.files import read_json, write_json
@@ -161,7 +161,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(engines, "LocalEngine", Here)
+        patch.setattr(local, "LocalEngine", Here)
         measure = tiny()["measure"] | {"tau": 8, "corruptions": True}
         Path("spec.yaml").write_text(yaml.safe_dump(tiny(schedules=["fixed"], measure=measure)))
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("image.png")
@@ -183,7 +183,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr(engines, "LocalEngine", Here)
+    monkeypatch.setattr(local, "LocalEngine", Here)
     monkeypatch.setattr(folder, "attack_detectors", attacked)
     return tmp_path / "place"
 

@@ -18,9 +18,10 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from ray_tasks import Count, Misbehave, Noted  # noqa: E402
 from temper.benchmark.driving import run_grid  # noqa: E402
-from temper.benchmark.engines import DEATHS, Execute, LocalEngine  # noqa: E402
+from temper.benchmark.engines.base import DEATHS, Execute  # noqa: E402
+from temper.benchmark.engines.local import LocalEngine  # noqa: E402
+from temper.benchmark.engines.ray import RayEngine, _check_room, _Flight  # noqa: E402
 from temper.benchmark.grid import Cell  # noqa: E402
-from temper.benchmark.ray_engine import RayEngine, _check_room, _Flight  # noqa: E402
 from temper.benchmark.spec import Measure  # noqa: E402
 from temper.benchmark.store import FAILED, Store  # noqa: E402
 from temper.core.interrupt import Stopped  # noqa: E402

@@ -19,13 +19,13 @@ from pathlib import Path
 from unittest import mock
 
 from temper.benchmark import running
-from temper.benchmark.driving import Engine, run_grid
-from temper.benchmark.engines import LocalEngine
+from temper.benchmark.driving import run_grid
+from temper.benchmark.engines.base import Engine
+from temper.benchmark.engines.local import LocalEngine
+from temper.benchmark.engines.ray import RayEngine
 from temper.benchmark.grid import Cell
-from temper.benchmark.ray_engine import RayEngine
-from temper.benchmark.running import Outcome
 from temper.benchmark.spec import Measure
-from temper.benchmark.store import Store
+from temper.benchmark.store import Ending, Store
 from temper.training.config import FinetuneConfig
 
 
@@ -35,7 +35,7 @@ class Simulate:
 
     store: Store
 
-    def __call__(self, cell: Cell) -> Outcome:
+    def __call__(self, cell: Cell) -> Ending:
         """Carry it out."""
         with mock.patch.object(running, "_carry_out", lambda cell, store: {"clean": 0.5}):
             return running.execute(cell, self.store, "overhead")

@@ -2,12 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-from temper.benchmark.engines import Died, Ended, Execute, Task
+from temper.benchmark.engines.base import CellTask, Died, Engine, Execute
 from temper.benchmark.grid import Cell
-from temper.benchmark.progress import COUNTED, State, state
+from temper.benchmark.progress import COUNTED, GridState, state
 from temper.benchmark.running import record_failure
 from temper.benchmark.store import FAILED, Store
 from temper.core.progress import progress_bar
@@ -17,21 +16,14 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 5.0
 
 
-class Engine(Protocol):
-    """Carries cells out somewhere; yields each as it ends."""
-
-    def run(self, cells: Sequence[Cell], task: Task) -> Iterator[Ended]:
-        """Carry them out."""
-
-
 def run_grid(
     cells: Sequence[Cell],
     store: Store,
     engine: Engine,
     *,
     retry_failed: bool = False,
-    task: Callable[[Store], Task] = Execute,
-) -> State:
+    task: Callable[[Store], CellTask] = Execute,
+) -> GridState:
     """Carry out every cell that the store has no row of.
 
     Args:
@@ -56,15 +48,15 @@ def run_grid(
     with progress_bar("benchmark", len(cells), len(cells) - len(waiting)) as bar:
         while waiting:
             elsewhere = []
-            for cell, outcome in engine.run(waiting, work):
-                if isinstance(outcome, Died):
-                    record_failure(cell, store, RunError(outcome.reason))
-                    outcome = "failed"
-                if outcome == "elsewhere":
+            for cell, ending in engine.run(waiting, work):
+                if isinstance(ending, Died):
+                    record_failure(cell, store, RunError(ending.reason))
+                    ending = "failed"
+                if ending == "elsewhere":
                     elsewhere.append(cell)
                     continue
                 bar.advance(cell.label)
-                log.info(f"{outcome}: {cell.label}")
+                log.info(f"{ending}: {cell.label}")
             waiting = elsewhere
             if waiting:
                 time.sleep(WAIT_SECONDS)  # another process is at them; it ends, or its claims grow stale

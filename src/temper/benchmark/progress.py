@@ -12,7 +12,7 @@ COUNTED = ("run", "status", "error")  # columns that say how far a grid is
 
 
 @dataclass(frozen=True)
-class State:
+class GridState:
     """The runs of a grid by what became of them.
 
     Attributes:
@@ -49,7 +49,7 @@ def damaged(cells: Sequence[Cell], store: Store) -> set[str]:
     return found | {margins[name] for name in store.parts["margins"].damaged(margins)}
 
 
-def state(cells: Sequence[Cell], store: Store, columns: Sequence[str] | None = None) -> State:
+def state(cells: Sequence[Cell], store: Store, columns: Sequence[str] | None = None) -> GridState:
     """What a store holds of a grid; of the rows these columns, by default all. A run whose evidence is damaged is
     missing."""
     rows = store.rows(columns)
@@ -57,7 +57,7 @@ def state(cells: Sequence[Cell], store: Store, columns: Sequence[str] | None = N
     lost = damaged([cell for cell in cells if cell.run in done], store)
     rows = rows[rows["run"].isin({cell.run for cell in cells} - lost)].reset_index(drop=True)
     of_run = dict(zip(rows["run"], rows["status"], strict=True))
-    return State(
+    return GridState(
         [cell for cell in cells if of_run.get(cell.run) == DONE],
         [cell for cell in cells if of_run.get(cell.run) == FAILED],
         [cell for cell in cells if cell.run not in of_run],

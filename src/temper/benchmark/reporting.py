@@ -22,7 +22,7 @@ from temper.benchmark.leaderboard import (
     write_leaderboard,
 )
 from temper.benchmark.outcomes import margins_of, outcomes
-from temper.benchmark.progress import State, state
+from temper.benchmark.progress import GridState, state
 from temper.benchmark.spec import Measure, Spec
 from temper.benchmark.store import DONE, Store, require
 from temper.errors import EvidenceError
@@ -62,7 +62,7 @@ def _check_rows(rows: pd.DataFrame, measure: Measure, place: str) -> None:
             require(rows[rows[name].notna()], parts, place)
 
 
-def _refusal(found: State, total: int, store: Store) -> str:
+def _refusal(found: GridState, total: int, store: Store) -> str:
     labels = [f"{cell.label} (failed)" for cell in found.failed] + [cell.label for cell in found.missing]
     more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
     return (
@@ -71,7 +71,7 @@ def _refusal(found: State, total: int, store: Store) -> str:
     )
 
 
-def _board(spec: Spec, found: State, store: Store) -> Leaderboard:
+def _board(spec: Spec, found: GridState, store: Store) -> Leaderboard:
     measure = spec.measure
     columns = _columns(measure)
     scoring = [column.key for column in columns if column.key in (*PERTURBATIONS, *measure.parsed)]
@@ -91,13 +91,13 @@ def _board(spec: Spec, found: State, store: Store) -> Leaderboard:
     )
 
 
-def _whole(found: State) -> list[Cell]:
+def _whole(found: GridState) -> list[Cell]:
     """Runs of the configurations that have every data set and seed of their protocol."""
     done, planned = (pd.DataFrame([cell.factors for cell in cells]) for cells in (found.done, found.all))
     return [found.done[place] for place in whole(done, planned).index]
 
 
-def _left_out(found: State, ranked: Sequence[Cell]) -> Iterator[Finding]:
+def _left_out(found: GridState, ranked: Sequence[Cell]) -> Iterator[Finding]:
     """Which configurations are not compared, and why."""
     kept = {_configuration(cell) for cell in ranked}
     names = dict.fromkeys(name for cell in found.all if (name := _configuration(cell)) not in kept)

@@ -18,7 +18,7 @@ from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.grid import Cell
 from temper.benchmark.progress import damaged
 from temper.benchmark.spec import NEAREST
-from temper.benchmark.store import DONE, FAILED, Outcome, Store
+from temper.benchmark.store import DONE, FAILED, Ending, Store
 from temper.core.claims import repeated
 from temper.core.files import unless_damaged
 from temper.core.interrupt import Stopped
@@ -43,7 +43,7 @@ PUSH_SECONDS = 10.0
 MAX_ERROR = 500  # characters of an error that are kept
 
 
-def execute(cell: Cell, store: Store, owner: str) -> Outcome:
+def execute(cell: Cell, store: Store, owner: str) -> Ending:
     """Carry a run out, unless it is done or someone else is at it.
 
     A run that cannot be carried out is recorded with its error. What is the machine's fault is not: a full disk, a

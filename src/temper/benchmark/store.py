@@ -31,7 +31,7 @@ FORMAT = 1
 HEADER = "store.json"
 KINDS = ("runs", "margins", "corruptions")
 DONE, FAILED = "done", "failed"
-Outcome = Literal["done", "failed", "elsewhere"]  # elsewhere: another process is at the run
+Ending = Literal["done", "failed", "elsewhere"]  # elsewhere: another process is at the run
 
 
 class NoResultsError(RunError):

@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from temper.benchmark.driving import Engine
-
+from temper.benchmark import engines
+from temper.benchmark.engines import ENGINES, Placement
 from temper.cli import DONE, FAILED, WRONG_CALL
-from temper.core.calls import Count, Processes, parse
+from temper.core.calls import Count, parse
 from temper.errors import ArgumentError, naming
+
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[tuple(ENGINES)]
+
+
+def _engines_in_words() -> str:
+    return "; ".join(f"{name}: {each.words}" for name, each in ENGINES.items()) + "."
+
 
 USAGE = """usage: temper bench COMMAND [OPTIONS]      (temper bench COMMAND --help tells a command's options)
 
@@ -35,7 +43,7 @@ Spec = Annotated[Path, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanGrid:
     """Say how many runs a grid has, how many passes they take, and how long that is on this machine.
 
     Hours come from measured throughput: that of finished runs in the store, or with --measure a second of passes with
@@ -69,7 +77,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunGrid:
     """Carry out every run of a grid that the store does not hold yet. Stop it any time; the same command continues,
     and several at once share the work. A run that fails is recorded with its error, and the others go on.
 
@@ -80,18 +88,8 @@ class Run:
     """YAML file."""
     store: str | None = None
     """Folder of the results, or s3://bucket/prefix; by default runs/ and the name of SPEC's file."""
-    engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine; ray: a Ray cluster (extra ray)."""
-    workers: Processes | None = None
-    """Runs at once; by default as many as the cores, or the Ray cluster, hold, and one where there is a GPU. It does
-    not change the results."""
-    threads: Processes | None = None
-    """CPU threads of each run, in place of the SPEC's (finetune: threads; 1). Rounding depends on them: a run that was
-    begun keeps its number, and its row tells it."""
-    gpus_per_run: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """ray: share of a GPU that a run gets, as 0.5."""
-    address: str | None = None
-    """ray: address of the cluster; by default the one that RAY_ADDRESS names, or a new one on this machine."""
+    engine: Annotated[EngineName, tyro.conf.arg(help=_engines_in_words())] = "local"
+    placement: Annotated[Placement, tyro.conf.arg(name="")] = Placement()
     retry_failed: bool = False
     """Begin runs that failed again."""
 
@@ -105,25 +103,15 @@ class Run:
         from temper.cli.console import show_state
 
         grid = cells(read_spec(self.spec))
-        if self.threads:
-            grid = [cell.with_threads(self.threads) for cell in grid]
+        if self.placement.threads:
+            grid = [cell.with_threads(self.placement.threads) for cell in grid]
         check(grid)
-        engine = self._engine(max(cell.config.threads or 1 for cell in grid))
+        threads = max(cell.config.threads or 1 for cell in grid)
+        engine = engines.make(self.engine, self.placement.model_copy(update={"threads": threads}))
         store = Store(_place(self.store, self.spec), create=True)
-        found = run_grid(grid, store, engine, retry_failed=self.retry_failed)
-        show_state(found, store.place)
-        return DONE if found.complete else FAILED
-
-    def _engine(self, threads: int) -> "Engine":
-        if self.engine == "ray":
-            from temper.benchmark.ray_engine import RayEngine
-
-            return RayEngine(self.address, threads, self.gpus_per_run, self.workers)
-        if self.gpus_per_run or self.address:
-            raise ArgumentError("engine", "local", "gpus-per-run and address are for --engine ray")
-        from temper.benchmark.engines import LocalEngine, room
-
-        return LocalEngine(self.workers or room(threads))
+        reached = run_grid(grid, store, engine, retry_failed=self.retry_failed)
+        show_state(reached, store.place)
+        return DONE if reached.complete else FAILED
 
 
 @dataclass(frozen=True)
@@ -145,9 +133,9 @@ class Status:
 
         grid = cells(read_spec(self.spec))
         store = Store(_place(self.store, self.spec))
-        found = state(grid, store, COUNTED)
-        show_state(found, store.place)
-        return DONE if found.complete else FAILED
+        reached = state(grid, store, COUNTED)
+        show_state(reached, store.place)
+        return DONE if reached.complete else FAILED
 
 
 @dataclass(frozen=True)
@@ -208,14 +196,14 @@ class Query:
         from temper.benchmark.store import Store
         from temper.cli.console import show_frame, write_csv
 
-        found = query(Store(self.store), self.sql, limit=self.limit)
+        answer = query(Store(self.store), self.sql, limit=self.limit)
         if self.json:
-            rows = json.loads(found.to_json(orient="records"))
-            sys.stdout.write(json.dumps({"columns": [*found.columns], "rows": rows}) + "\n")
+            rows = json.loads(answer.to_json(orient="records"))
+            sys.stdout.write(json.dumps({"columns": [*answer.columns], "rows": rows}) + "\n")
         elif self.csv:
-            write_csv(found, sys.stdout)
+            write_csv(answer, sys.stdout)
         else:
-            show_frame(found)
+            show_frame(answer)
         return DONE
 
 
@@ -243,15 +231,15 @@ class Advise:
         from temper.benchmark.advice import advise
         from temper.cli.console import show_advice
 
-        found = advise(self.results, size=self.size, budget=self.budget, data_spec=self.data)
+        advice = advise(self.results, size=self.size, budget=self.budget, data_spec=self.data)
         if self.json:
-            sys.stdout.write(json.dumps(found.to_json()) + "\n")
+            sys.stdout.write(json.dumps(advice.to_json()) + "\n")
         else:
-            show_advice(found)
+            show_advice(advice)
         return DONE
 
 
-COMMANDS = {"plan": Plan, "run": Run, "status": Status, "report": Report, "query": Query, "advise": Advise}
+COMMANDS = {"plan": PlanGrid, "run": RunGrid, "status": Status, "report": Report, "query": Query, "advise": Advise}
 
 
 def bench(words: list[str]) -> int:

@@ -22,7 +22,7 @@ from temper.text import cell, masked, one_line, path_cell, printable
 # What reads or measures a model takes seconds to import; a query or the state of a benchmark needs none of it.
 if TYPE_CHECKING:
     from temper.benchmark.advice import Advice
-    from temper.benchmark.progress import State
+    from temper.benchmark.progress import GridState
     from temper.deployment.exporting import Exported
     from temper.deployment.prediction import Failure, Outcome, Prediction
     from temper.margins.intervals import Estimate
@@ -281,7 +281,7 @@ def show_plan(summary: Mapping[str, Any]) -> None:
         say(f"{summary['hours']:.2f} hours of one {summary['device']}, at most; divide by the workers")
 
 
-def show_state(found: State, place: str) -> None:
+def show_state(found: GridState, place: str) -> None:
     """Print how far a grid is, with the error of every failed run and the first missing ones."""
     total = len(found.done) + len(found.failed) + len(found.missing)
     say(

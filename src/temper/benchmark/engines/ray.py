@@ -12,15 +12,16 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType, TracebackType
+from typing import Self, TypedDict
 
-from temper.benchmark.engines import DEATHS, POLL_SECONDS, Died, Ended, Task, attempt
+from temper.benchmark.engines import Placement
+from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, Answer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
-from temper.core.interrupt import Stop, Stopped
+from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError, MissingExtraError, RunError
 
 NODE_LOSSES = 50  # of a run's nodes, until the run itself is to blame: a spot node goes for reasons of its own
@@ -55,7 +56,7 @@ class RayEngine:
         self.gpus_per_run = gpus_per_run
         self.window = workers or WINDOW
 
-    def run(self, cells: Sequence[Cell], task: Task) -> Iterator[Ended]:
+    def run(self, cells: Sequence[Cell], task: CellTask) -> Iterator[Ended]:
         """Carry cells out; yields each as it ends. What a lost worker or node was at is begun again, elsewhere.
 
         Nodes may come and go meanwhile; while none has room, it waits for one.
@@ -71,94 +72,81 @@ class RayEngine:
             import ray
         except ImportError:
             raise MissingExtraError("engine ray", "ray") from None
-        with _cluster(ray, self.address), Stop() as stop:
-            _check_room(ray.nodes(), self.threads, self.gpus_per_run)
-            with _Flight(ray, task, self.threads, self.gpus_per_run) as flight:
-                yield from self._drive(flight, deque(cells), stop)
-            if stop.requested:
-                raise Stopped("stopped; finished runs are kept, and the same command continues the others")
-
-    def _drive(self, flight: "_Flight", waiting: deque[Cell], stop: Stop) -> Iterator[Ended]:
-        deaths: Counter[str] = Counter()
-        losses: Counter[str] = Counter()
-        told = False
-        while waiting or flight.cells:
-            if stop.requested:
-                waiting.clear()
-                if not told:
-                    flight.cancel()
-                    told = True
-            while waiting and len(flight.cells) < self.window:
-                flight.launch(waiting.popleft())
-            lost = False
-            for cell, answer in flight.landed():
-                if isinstance(answer, _NodeLost):
-                    losses[cell.run] += 1
-                    lost = True
-                    if losses[cell.run] < NODE_LOSSES:
-                        waiting.appendleft(cell)
-                        continue
-                    answer = Died(f"its node was lost {NODE_LOSSES} times; does it bring nodes down?")
-                elif isinstance(answer, Died):
-                    deaths[cell.run] += 1
-                    if deaths[cell.run] < DEATHS:
-                        waiting.appendleft(cell)
-                        continue
-                if isinstance(answer, Stopped) or (stop.requested and isinstance(answer, Died)):
-                    continue
-                if isinstance(answer, Exception):
-                    raise answer
-                yield cell, answer
-            if lost and not stop.requested:
-                time.sleep(ORPHAN_SECONDS)
+        with _cluster(ray, self.address):
+            yield from drive(_Flight(ray, task, self), cells)
 
 
-class _NodeLost:
+def make(placement: Placement) -> RayEngine:
+    """The engine of a placement."""
+    return RayEngine(placement.address, placement.threads or 1, placement.gpus_per_run, placement.workers)
+
+
+@dataclass(frozen=True)
+class _NodeLost(Died):
     """The node that a run was on is gone."""
+
+    most = NODE_LOSSES
+    pause = ORPHAN_SECONDS
+    reason: str = f"its node was lost {NODE_LOSSES} times; does it bring nodes down?"
 
 
 class _Flight:
     """The runs that Ray has at the moment."""
 
-    def __init__(self, ray: Any, task: Task, threads: int, gpus: float) -> None:
-        self._ray = ray
+    def __init__(self, ray: ModuleType, task: CellTask, engine: RayEngine) -> None:
+        self._ray, self._task, self._engine = ray, task, engine
+        self.cells: dict[object, Cell] = {}
+
+    def __enter__(self) -> Self:
+        ray, threads, gpus = self._ray, self._engine.threads, self._engine.gpus_per_run
+        _check_room(ray.nodes(), threads, gpus)
         # Whether a run is begun again is the engine's to say: of Ray's own retries, those after a lost node count as
         # much as those after a crash, and those for want of memory never end.
         placed = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
         self._function = placed(_attempt)
         # As bytes, for a worker knows only afterwards where to look for the task's modules.
-        self._shared = (ray.put(ray.cloudpickle.dumps(task)), str(Path.cwd()), list(sys.path))
-        self.cells: dict[Any, Cell] = {}
-
-    def __enter__(self) -> "_Flight":
+        self._shared = (ray.put(ray.cloudpickle.dumps(self._task)), str(Path.cwd()), list(sys.path))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Where an error ends the benchmark, the other runs are told to stop, and get the time to save."""
         if self.cells and isinstance(error, Exception | GeneratorExit):
             self.cancel()
             self._ray.wait(list(self.cells), num_returns=len(self.cells), timeout=SAVE_SECONDS)
 
+    @property
+    def busy(self) -> bool:
+        return bool(self.cells)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.cells) < self._engine.window
+
     def launch(self, cell: Cell) -> None:
         self.cells[self._function.remote(cell, *self._shared)] = cell
+
+    def forward(self, number: int) -> None:
+        pass  # a handler of signals is no place to talk to a cluster; cancel does, soon after
 
     def cancel(self) -> None:
         """Take back what waits for a place; running ones hear it as Ctrl-C, and end when they have saved."""
         for ref in self.cells:
             self._ray.cancel(ref, force=False)
 
-    def landed(self) -> Iterator[tuple[Cell, Any]]:
-        """Runs that ended, and what became of them; waits for one, but not for ever."""
+    def landed(self) -> Iterator[tuple[Cell, Answer]]:
         first, others = self._ray.wait(list(self.cells), timeout=POLL_SECONDS) if self.cells else ([], [])
         if first and others:
             first += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
         for ref in first:
             yield self.cells.pop(ref), self._answer(ref)
 
-    def _answer(self, ref: Any) -> Any:
+    def _answer(self, ref: object) -> Answer:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(ref)
+            answer: Answer = self._ray.get(ref)
+            return answer
         except errors.TaskCancelledError:
             return Stopped("taken back before it began")
         except errors.NodeDiedError:
@@ -172,7 +160,7 @@ class _Flight:
             return RunError(f"the Ray cluster failed: {type(error).__name__}: {_line(error)}")
 
 
-def _attempt(cell: Cell, pickled: bytes, folder: str, path: Sequence[str]) -> Any:
+def _attempt(cell: Cell, pickled: bytes, folder: str, path: Sequence[str]) -> Answer:
     """A cell, in a worker of Ray."""
     import ray.cloudpickle
 
@@ -192,7 +180,7 @@ def _unready(error: object) -> RunError:
 
 
 @contextlib.contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+def _cluster(ray: ModuleType, address: str | None) -> Iterator[None]:
     """A connection to Ray, and to nobody else; what was not there before is gone afterwards."""
     if ray.is_initialized():
         yield
@@ -213,7 +201,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _connect(ray: Any, argument: str, address: str) -> None:
+def _connect(ray: ModuleType, argument: str, address: str) -> None:
     fix = "start a cluster with ray start --head and give its address, or leave it out for one on this machine"
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
@@ -224,7 +212,14 @@ def _connect(ray: Any, argument: str, address: str) -> None:
         raise ArgumentError(argument, address, f"no Ray cluster can be used there ({_line(error)}); {fix}") from None
 
 
-def _check_room(nodes: Sequence[dict[str, Any]], threads: int, gpus: float) -> None:
+class _Node(TypedDict):
+    """What Ray says of a node, as far as it is asked for."""
+
+    Alive: bool
+    Resources: dict[str, float]
+
+
+def _check_room(nodes: Sequence[_Node], threads: int, gpus: float) -> None:
     """Some node could hold a run if it had nothing else to do.
 
     Raises:
