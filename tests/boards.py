@@ -2,13 +2,13 @@
 
 import csv
 import io
+import math
 from html.parser import HTMLParser
+from math import nan
 
-from temper.benchmark.leaderboard import (
-    LeaderboardRun,
-    Metric,
-    Value,
-)
+from temper.benchmark.configuration import BackboneFacts, Factors
+from temper.benchmark.leaderboard import LeaderboardRun, Measured, Metric
+from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
 
 EVIL = "</script><img src=x onerror=alert(1)>\u2028'\"&<!--"
@@ -31,21 +31,21 @@ def run(place, cell, **parts):
     tier, kind = BACKBONES[cell[0]]
     clean = 0.2 + (place * 37 % 61) / 100  # distinct and out of order
     linf = clean * (0.2 + (place * 17 % 40) / 100)
+    metrics = {
+        "clean": Estimate(clean, clean - 0.05, clean + 0.05, 400),
+        "linf": Estimate(linf, linf - 0.03, linf + 0.04, 400, 0.0125),
+    }
+    if place % 5:  # some runs were not measured
+        metrics["tau"] = Estimate(0.5 + (place * 13 % 29) / 100, nan, nan, 0)
     full = {
-        "tier": tier,
-        "type": kind,
-        "pretraining": "supervised" if cell[0] == "vit" else "fusion",
-        "metrics": {
-            "clean": Value(clean, clean - 0.05, clean + 0.05, 400),
-            "linf": Value(linf, linf - 0.03, linf + 0.04, 400, 0.0125),
-        },
-        "curve": {"Linf": [(i / 255, clean - i * (clean - linf) / 4, 0.0, 1.0) for i in range(5)]},
+        "about": BackboneFacts(tier, kind, "supervised" if cell[0] == "vit" else "fusion"),
+        "measured": Measured(
+            metrics, {"Linf": [(i / 255, clean - i * (clean - linf) / 4, 0.0, 1.0) for i in range(5)]}
+        ),
         "facts": {"configuration": f"lr 0.1 of {cell[0]}"},
         "history": [EpochRow(e, e / 255, 2.0 / e, 0.3, None, 1e-3) for e in (1, 2, 3)],
     }
-    if place % 5:  # some runs were not measured
-        full["metrics"]["tau"] = Value(0.5 + (place * 13 % 29) / 100)
-    return LeaderboardRun(f"run{place}", *cell, **{**full, **parts})
+    return LeaderboardRun(f"run{place}", Factors(*cell), **{**full, **parts})
 
 
 class Page(HTMLParser):
@@ -81,12 +81,16 @@ def rows_of(text):
 
 def as_row(run):
     """A run as the CSV ought to have it."""
-    row = {name: getattr(run, name) for name in IDENTITY}
+    identity = run.identity()
+    row = {name: identity[name] for name in IDENTITY}
     for metric in METRICS:
-        value = run.metrics.get(metric.key)
-        row[metric.key] = value and value.value
+        numbers = run.measured.metrics[metric.key].to_json() if metric.key in run.measured.metrics else {}
+        row[metric.key] = numbers.get("value")
+        known = {part: number for part, number in numbers.items() if not math.isnan(number)}
+        if not known.get("n"):  # which says that it is not known
+            known["n"] = None
         for part in ("low", "high", "n", "unknown"):
-            row[f"{metric.key}_{part}"] = value and getattr(value, part)
+            row[f"{metric.key}_{part}"] = known.get(part)
     return row
 
 

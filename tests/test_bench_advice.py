@@ -43,10 +43,11 @@ def results(tmp_path_factory):
 def test_the_best_is_advised_with_its_width(results):
     found = advise(results.place)
     best = found.choices[0]
-    assert (best.backbone, best.schedule, best.protocol, best.epochs) == ("huge", "hinge", "full-50", 50)
-    assert best.score == pytest.approx(5 * 0.8, abs=0.03)
-    assert best.low <= best.score <= best.high
-    assert best.rank_low <= best.rank <= best.rank_high <= 2  # the two losses cannot be told apart
+    assert (best.configuration.backbone, best.configuration.schedule) == ("huge", "hinge")
+    assert (best.protocol, best.epochs) == ("full-50", 50)
+    assert best.score.value == pytest.approx(5 * 0.8, abs=0.03)
+    assert best.score.low <= best.score.value <= best.score.high
+    assert best.rank.low <= best.rank.value <= best.rank.high <= 2  # the two losses cannot be told apart
     assert [each.protocol for each in found.choices] == ["full-50", "linear-5"]
     assert any("hinge against fixed" in heading and "+10.0 points" in text for heading, text in found.evidence)
 
@@ -65,9 +66,9 @@ def store_of_equals(place, seeds: int, count: int = 40):
 def test_the_best_of_many_equals_is_not_said_to_be_better(tmp_path):
     found = advise(store_of_equals(tmp_path, seeds=5))
     assert found.among == 40
-    assert found.choices[0].score > 2.57  # the luck of the best of forty
+    assert found.choices[0].score.value > 2.57  # the luck of the best of forty
     assert found.expected == pytest.approx(2.5, abs=0.1)
-    assert found.expected < found.choices[0].score
+    assert found.expected < found.choices[0].score.value
     assert any("best of 40 configurations" in line and f"scores {found.expected:.2f}" in line for line in found.basis)
     assert found.to_json()["expected"] == found.expected
 
@@ -80,7 +81,7 @@ def test_one_seed_cannot_say_how_flattered_the_best_is(tmp_path):
 
 
 def test_size_budget_and_data_narrow_the_choice(results):
-    assert advise(results.place, size="small").choices[0].backbone == "tiny"
+    assert advise(results.place, size="small").choices[0].configuration.backbone == "tiny"
     assert [each.protocol for each in advise(results.place, budget=10).choices] == ["linear-5"]
     assert "12 runs on few" in advise(results.place, size="small", budget=5, data_spec="few").basis[0]
     near = advise(results.place, data_spec="digits").basis  # 180 images per class
@@ -110,7 +111,11 @@ def test_a_constant_predictor_is_not_advised(tmp_path):
         row |= {"schedule": "fixed", "protocol": "linear-50", "seed": 0, "config": json.dumps({"epochs": 50})}
         store.write_run(row | dict(zip(METRICS, numbers, strict=True)))
     found = advise(str(tmp_path))
-    assert [each.backbone for each in (found.choices[0], *found.rivals)] == ["useful", "worse", "constant"]
+    assert [each.configuration.backbone for each in (found.choices[0], *found.rivals)] == [
+        "useful",
+        "worse",
+        "constant",
+    ]
 
 
 def test_the_command_prints_json(results, capsys):
@@ -125,7 +130,8 @@ def test_the_command_prints_json(results, capsys):
 def test_the_published_rows_advise_as_their_authors_do():
     if not RESULTS.exists():
         pytest.skip("the published rows are not in ../shared/papers")
-    assert advise(str(RESULTS)).choices[0].backbone == "convnext_base.fb_in22k"
+    assert advise(str(RESULTS)).choices[0].configuration.backbone == "convnext_base.fb_in22k"
     small = advise(str(RESULTS), size="small").choices[0]
-    assert (small.backbone, small.objective, small.protocol) == ("coat_tiny.in1k", "trades-guide", "full-50")
-    assert advise(str(RESULTS), budget=5).choices[0].backbone.startswith("robust_")
+    assert (small.configuration.backbone, small.configuration.objective) == ("coat_tiny.in1k", "trades-guide")
+    assert small.protocol == "full-50"
+    assert advise(str(RESULTS), budget=5).choices[0].configuration.backbone.startswith("robust_")

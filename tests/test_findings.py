@@ -24,7 +24,8 @@ def rows_without_effects(seed: int, backbones: int = 4, seeds: int = 5) -> pd.Da
     return pd.DataFrame(
         {
             "backbone": f"b{place}", "dataset": dataset, "schedule": schedule, "objective": objective,
-            "seed": repeat, "protocol": protocol, "type": "attention" if place % 2 else "convolution",
+            "seed": repeat, "protocol": protocol, "method": protocol.partition("-")[0],
+            "type": "attention" if place % 2 else "convolution",
             **dict(zip(METRICS, effect + rng.normal(0, 0.01, len(METRICS)), strict=True)),
         }
         for (place, dataset, schedule), effect in cells.items()

@@ -6,19 +6,22 @@ import json
 import re
 import stat
 import time
+from math import nan
 
 import pytest
 
 from boards import BACKBONES, EVIL, FAILED, GAP, METRICS, MISSING, Page, assert_same_rows, rows_of, run
+from temper.benchmark.configuration import Configuration
 from temper.benchmark.leaderboard import (
     Leaderboard,
+    Measured,
     Metric,
     Ranking,
     RankingRow,
-    Value,
     write_leaderboard,
 )
 from temper.errors import ArgumentError
+from temper.margins.intervals import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +32,13 @@ def board():
     runs = []
     for place, cell in enumerate(grid):
         if cell == FAILED:
-            runs.append(
-                run(place, cell, status="failed", error=f"ValueError: {EVIL}", metrics={}, curve={}, history=())
-            )
+            runs.append(run(place, cell, failure=f"ValueError: {EVIL}", measured=Measured(), history=()))
         elif cell != GAP:
             runs.append(run(place, cell))
     rows = [
-        RankingRow("convnext", "at", "hinge", 31, 1, 1, 2, 0.8),
-        RankingRow("vit", "at", "fixed", 27, 2, 1, 3, 0.2),
-        RankingRow(EVIL, "at", "fixed", 12, 3, 2, 3, 0.001),
+        RankingRow(Configuration("convnext", "at", "hinge"), 31, 1, 1, 2, 0.8),
+        RankingRow(Configuration("vit", "at", "fixed"), 27, 2, 1, 3, 0.2),
+        RankingRow(Configuration(EVIL, "at", "fixed"), 12, 3, 2, 3, 0.001),
     ]
     return Leaderboard(
         f"Board of {EVIL}",
@@ -94,7 +95,7 @@ def test_missing_cells_are_all_listed_and_failures_have_their_error(board, site)
 
 
 def test_a_complete_board_has_no_warning(board, tmp_path):
-    done = [run for run in board.runs if run.status == "done"]
+    done = [run for run in board.runs if not run.failed]
     text = Page(write_leaderboard(dataclasses.replace(board, runs=done, missing=()), tmp_path)).text
     assert "no result" not in text
     assert "failed" not in text.lower()
@@ -103,11 +104,11 @@ def test_a_complete_board_has_no_warning(board, tmp_path):
 def test_page_of_a_run_has_its_metrics_curve_and_facts(board, site):
     shown = next(run for run in board.runs if run.run == "run1")
     text = Page(site.parent / "runs" / "run1.html").text
-    clean, linf = shown.metrics["clean"], shown.metrics["linf"]
+    clean, linf = shown.measured.metrics["clean"], shown.measured.metrics["linf"]
     assert f"{100 * clean.value:.1f} % {100 * clean.low:.1f} to {100 * clean.high:.1f} % 400 –" in text
     assert f"{100 * linf.value:.1f} %" in text
     assert "400 1.2 %" in text
-    assert f"τ Margin consistency. {shown.metrics['tau'].value:.3f} – – –" in text
+    assert f"τ Margin consistency. {shown.measured.metrics['tau'].value:.3f} – – –" in text
     assert f"4/255 {100 * linf.value:.1f}" in text
     assert "lr 0.1 of convnext" in text
 
@@ -127,7 +128,12 @@ def test_run_without_a_name_has_no_page(board, tmp_path):
 
 @pytest.mark.slow
 def test_a_thousand_runs_are_written_in_seconds(board, tmp_path):
-    runs = [dataclasses.replace(board.runs[1], run=f"r{i}", seed=i, history=()) for i in range(1000)]
+    runs = [
+        dataclasses.replace(
+            board.runs[1], run=f"r{i}", factors=dataclasses.replace(board.runs[1].factors, seed=i), history=()
+        )
+        for i in range(1000)
+    ]
     started = time.process_time()
     site = write_leaderboard(dataclasses.replace(board, runs=runs), tmp_path)
     assert time.process_time() - started < 5
@@ -146,14 +152,13 @@ def test_a_thousand_runs_are_written_in_seconds(board, tmp_path):
         (lambda b: dataclasses.replace(b, rankings=b.rankings * 2), "'Borda'"),
         (lambda b: dataclasses.replace(b.runs[0], run="../evil"), "names a file"),
         (lambda b: dataclasses.replace(b.runs[0], run=".."), "names a file"),
-        (lambda b: dataclasses.replace(b.runs[0], status="lost"), "'done' or 'failed'"),
-        (lambda b: dataclasses.replace(b.runs[0], curve={"L2": [(1, 0.1, 0, 1), (1, 0.1, 0, 1)]}), "must rise"),
-        (lambda b: dataclasses.replace(b.runs[0], curve={"L2": [(1, float("nan"), 0, 1)]}), "not finite"),
-        (lambda b: Value(float("nan")), "value = nan"),
-        (lambda b: Value(0.5, 0.6, 0.7), "must hold the value 0.5"),
-        (lambda b: Value(0.5, 0.4), "two ends"),
-        (lambda b: RankingRow("a", "b", "c", 1.0, 5, 1, 4), "must hold the value 5"),
-        (lambda b: RankingRow("a", "b", "c", float("inf"), 1), "score = inf"),
+        (lambda b: Measured(curve={"L2": [(1, 0.1, 0, 1), (1, 0.1, 0, 1)]}), "must rise"),
+        (lambda b: Measured(curve={"L2": [(1, float("nan"), 0, 1)]}), "not finite"),
+        (lambda b: Measured({"clean": Estimate(nan, nan, nan, 0)}), "value = nan"),
+        (lambda b: Measured({"clean": Estimate(0.5, 0.6, 0.7, 9)}), "must hold the value 0.5"),
+        (lambda b: Measured({"clean": Estimate(0.5, 0.4, nan, 9)}), "two ends"),
+        (lambda b: RankingRow(Configuration("a", "b", "c"), 1.0, 5, 1, 4), "must hold the value 5"),
+        (lambda b: RankingRow(Configuration("a", "b", "c"), float("inf"), 1), "score = inf"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_by_name(board, wrong, words):

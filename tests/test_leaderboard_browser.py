@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from boards import BACKBONES, EVIL, FAILED, GAP, METRICS, MISSING, assert_same_rows, rows_of, run
+from temper.benchmark.configuration import Configuration
 from temper.benchmark.leaderboard import (
     Leaderboard,
+    Measured,
     Ranking,
     RankingRow,
     write_leaderboard,
@@ -26,15 +28,13 @@ def board():
     runs = []
     for place, cell in enumerate(grid):
         if cell == FAILED:
-            runs.append(
-                run(place, cell, status="failed", error=f"ValueError: {EVIL}", metrics={}, curve={}, history=())
-            )
+            runs.append(run(place, cell, failure=f"ValueError: {EVIL}", measured=Measured(), history=()))
         elif cell != GAP:
             runs.append(run(place, cell))
     rows = [
-        RankingRow("convnext", "at", "hinge", 31, 1, 1, 2, 0.8),
-        RankingRow("vit", "at", "fixed", 27, 2, 1, 3, 0.2),
-        RankingRow(EVIL, "at", "fixed", 12, 3, 2, 3, 0.001),
+        RankingRow(Configuration("convnext", "at", "hinge"), 31, 1, 1, 2, 0.8),
+        RankingRow(Configuration("vit", "at", "fixed"), 27, 2, 1, 3, 0.2),
+        RankingRow(Configuration(EVIL, "at", "fixed"), 12, 3, 2, 3, 0.001),
     ]
     return Leaderboard(
         f"Board of {EVIL}",
@@ -102,8 +102,12 @@ def table(page):
     )
 
 
+def clean(run):
+    return run.measured.metrics["clean"].value
+
+
 def done(board, protocol="full-50"):
-    return [run for run in board.runs if run.status == "done" and run.protocol == protocol]
+    return [run for run in board.runs if not run.failed and run.factors.protocol == protocol]
 
 
 def test_sorting_by_a_metric_is_pythons_order_and_what_is_not_measured_comes_last(board, visit):
@@ -113,13 +117,13 @@ def test_sorting_by_a_metric_is_pythons_order_and_what_is_not_measured_comes_las
         header.locator("button").press("Enter")
         assert header.get_attribute("aria-sort") == direction
         told = [row["tau"] for row in table(page)]
-        measured = [run.metrics["tau"].value for run in done(board) if "tau" in run.metrics]
+        measured = [run.measured.metrics["tau"].value for run in done(board) if "tau" in run.measured.metrics]
         values = sorted(measured, reverse=reverse)
-        blanks = sum("tau" not in run.metrics for run in done(board))
+        blanks = sum("tau" not in run.measured.metrics for run in done(board))
         assert blanks
         assert told == [f"{value:.3f}" for value in values] + ["–"] * blanks
     page.locator('#table th[data-key="backbone"] button').click()
-    assert [row["backbone"] for row in table(page)] == sorted(run.backbone for run in done(board))
+    assert [row["backbone"] for row in table(page)] == sorted(run.factors.backbone for run in done(board))
     assert page.locator("#table th[aria-sort=ascending]").count() == 1
 
 
@@ -128,12 +132,12 @@ def test_seeds_are_averaged_and_a_lost_one_is_struck_through(board, visit):
     told = {(row["backbone"], row["dataset"], row["schedule"]): row for row in table(page)}
     cells = {}
     for each in done(board):
-        cells.setdefault((each.backbone, each.dataset, each.schedule), []).append(each)
+        cells.setdefault((each.factors.backbone, each.factors.dataset, each.factors.schedule), []).append(each)
     assert told.keys() == cells.keys()
     for cell, members in cells.items():
-        assert told[cell]["clean"] == f"{100 * sum(m.metrics['clean'].value for m in members) / len(members):.1f}"
+        assert told[cell]["clean"] == f"{100 * sum(map(clean, members)) / len(members):.1f}"
         assert told[cell]["linf"].endswith("?")  # some samples are unknown
-        measured = sum("tau" in m.metrics for m in members)
+        measured = sum("tau" in m.measured.metrics for m in members)
         # A mean over some of the seeds would pass for one over all.
         if 0 < measured < len(members):
             assert told[cell]["tau"] == f"{measured} of {len(members)}"
@@ -149,7 +153,9 @@ def test_filters_protocol_and_search_choose_rows_and_the_address_keeps_them(boar
     page.fill("[name=q]", "SUPERvised vit")
     page.check("#each")
     expected = [
-        (r.schedule, str(r.seed)) for r in done(board, "linear-50") if (r.backbone, r.dataset) == ("vit", "pets")
+        (r.factors.schedule, str(r.factors.seed))
+        for r in done(board, "linear-50")
+        if (r.factors.backbone, r.factors.dataset) == ("vit", "pets")
     ]
     assert len(expected) == 4
     assert sorted((row["schedule"], row["seed"]) for row in table(page)) == sorted(expected)
@@ -178,9 +184,8 @@ def test_ranks_of_a_ranking_and_of_a_metric(board, visit):
     page.select_option("#by", "clean")
     cells = {}
     for each in done(board):
-        cells.setdefault((each.backbone, each.schedule), {}).setdefault(each.dataset, []).append(
-            each.metrics["clean"].value
-        )
+        by_dataset = cells.setdefault((each.factors.backbone, each.factors.schedule), {})
+        by_dataset.setdefault(each.factors.dataset, []).append(clean(each))
     scores = sorted(
         (sum(sum(v) / len(v) for v in by.values()) / len(by) for by in cells.values() if len(by) == 2), reverse=True
     )
@@ -197,7 +202,11 @@ def test_ranks_of_a_ranking_and_of_a_metric(board, visit):
 
 
 def test_a_configuration_that_lacks_a_data_set_is_not_ranked(board, browser, tmp_path):
-    runs = [each for each in done(board) if (each.backbone, each.schedule, each.dataset) != ("vit", "hinge", "pets")]
+    runs = [
+        each
+        for each in done(board)
+        if (each.factors.backbone, each.factors.schedule, each.factors.dataset) != ("vit", "hinge", "pets")
+    ]
     page = browser.new_page()
     page.goto(write_leaderboard(dataclasses.replace(board, runs=runs, rankings=()), tmp_path).as_uri())
     assert page.locator("#ranks tbody tr").count() == 5
@@ -243,7 +252,7 @@ def test_downloads_are_the_data(board, visit):
     page = visit("#dataset=pets")
     with page.expect_download() as shown:
         page.click("#download")
-    runs = [each for each in done(board) if each.dataset == "pets"]
+    runs = [each for each in done(board) if each.factors.dataset == "pets"]
     assert_same_rows(rows_of(shown.value.path().read_text(encoding="utf-8")), runs)
     with page.expect_download() as everything:
         page.click("a[href='results.csv']")
@@ -263,7 +272,10 @@ def test_no_page_is_wider_than_the_screen(visit, width, scheme):
 
 
 def test_long_tables_show_a_hundred_rows_and_more_on_demand(board, browser, tmp_path):
-    runs = [dataclasses.replace(board.runs[1], run="", seed=i) for i in range(250)]
+    runs = [
+        dataclasses.replace(board.runs[1], run="", factors=dataclasses.replace(board.runs[1].factors, seed=i))
+        for i in range(250)
+    ]
     page = browser.new_page()
     page.goto(write_leaderboard(dataclasses.replace(board, runs=runs), tmp_path).as_uri() + "#each=1")
     seen = []

@@ -1,20 +1,19 @@
 """Which backbone, loss, protocol and schedule to take, from results, with what the advice rests on."""
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from temper import data
 from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals, whole
-from temper.benchmark.analysis.scores import CONFIGURATION
-from temper.benchmark.findings import Finding, findings
-from temper.benchmark.grid import FACTORS
+from temper.benchmark.configuration import CONFIGURATION, FACTORS, Configuration, with_protocol
+from temper.benchmark.findings import Finding, comparisons
+from temper.benchmark.presets import GUIDE_PROTOCOLS
 from temper.benchmark.published import read_published
 from temper.benchmark.store import DONE, Store, require
 from temper.data import catalogue
@@ -26,29 +25,47 @@ SHOWN = 5  # configurations per protocol
 
 
 @dataclass(frozen=True)
+class Ranged:
+    """A number, and the interval that it lies in."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Choice:
     """One configuration under one protocol.
 
     Attributes:
-        backbone, objective, schedule, protocol: what to take.
+        configuration, protocol: what to take.
         epochs: of training.
-        score: mean over data sets of the sum of the perturbations' accuracies, from 0 to their number.
-        low, high: its 95 % interval, where seeds or samples could be drawn; NaN otherwise.
-        rank: by that score among its protocol's.
-        rank_low, rank_high: 95 % interval of the rank; without draws, its best and worst rank on a single data set.
+        score: mean over data sets of the sum of the perturbations' accuracies, from 0 to their number, with its 95 %
+            interval where seeds or samples could be drawn; NaN otherwise.
+        rank: by that score among its protocol's, with its 95 % interval; without draws, with its best and worst rank on
+            a single data set.
     """
 
-    backbone: str
-    objective: str
-    schedule: str
+    configuration: Configuration
     protocol: str
     epochs: int
-    score: float
-    low: float
-    high: float
-    rank: int
-    rank_low: int
-    rank_high: int
+    score: Ranged
+    rank: Ranged
+
+    def to_json(self) -> dict[str, object]:
+        """Everything as plain data; NaN becomes null."""
+        plain = {
+            **vars(self.configuration),
+            "protocol": self.protocol,
+            "epochs": self.epochs,
+            "score": self.score.value,
+            "low": self.score.low,
+            "high": self.score.high,
+            "rank": self.rank.value,
+            "rank_low": self.rank.low,
+            "rank_high": self.rank.high,
+        }
+        return {key: None if value != value else value for key, value in plain.items()}
 
 
 @dataclass(frozen=True)
@@ -73,15 +90,11 @@ class Advice:
     among: int
     expected: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Everything as plain data; NaN becomes null."""
-
-        def plain(choice: Choice) -> dict[str, Any]:
-            return {key: None if value != value else value for key, value in asdict(choice).items()}
-
         return {
-            "choices": [plain(each) for each in self.choices],
-            "rivals": [plain(each) for each in self.rivals],
+            "choices": [each.to_json() for each in self.choices],
+            "rivals": [each.to_json() for each in self.rivals],
             "among": self.among,
             "expected": None if np.isnan(self.expected) else self.expected,
             "basis": list(self.basis),
@@ -112,11 +125,11 @@ def advise(results: str, *, size: Size = "any", budget: int | None = None, data_
     by_protocol = {str(name): _choices(own, metrics) for name, own in rows.groupby("protocol", sort=False)}
     if rows["seed"].nunique() < 2:
         basis.append("one seed: no interval over seeds; ranks are given from the best to the worst on single data sets")
-    best = sorted((own[0] for own in by_protocol.values()), key=lambda choice: -choice.score)
+    best = sorted((own[0] for own in by_protocol.values()), key=lambda choice: -choice.score.value)
     among, expected = sum(map(len, by_protocol.values())), _expected(rows, metrics)
-    basis.append(_flattery(best[0].score, among, expected))
-    said = [each for each in findings(rows, None, metrics) if not each[0].startswith("The best")]
-    return Advice(best, by_protocol[best[0].protocol][1:SHOWN], basis, said, among, expected)
+    basis.append(_flattery(best[0].score.value, among, expected))
+    evidence = comparisons(rows, None, metrics)
+    return Advice(best, by_protocol[best[0].protocol][1:SHOWN], basis, evidence, among, expected)
 
 
 def _expected(rows: pd.DataFrame, metrics: Sequence[str]) -> float:
@@ -148,13 +161,13 @@ def _flattery(score: float, among: int, expected: float) -> str:
 def _rows(results: str) -> pd.DataFrame:
     if Path(results).is_file():
         rows = read_published(results)
-        return rows.assign(epochs=[int(re.findall(r"\d+$", name)[0]) for name in rows["protocol"]])
+        return with_protocol(rows.assign(config=rows["protocol"].map(lambda name: json.dumps(GUIDE_PROTOCOLS[name]))))
     rows = Store(results).rows()
     rows = rows[rows["status"] == DONE].reset_index(drop=True) if len(rows) else rows
     if rows.empty:
         raise EvidenceError(f"{results}: holds no finished run; temper bench run makes some")
     require(rows, [*FACTORS, "config"], results)
-    return rows.assign(epochs=[json.loads(config)["epochs"] for config in rows["config"]])
+    return with_protocol(rows)
 
 
 def _affordable(rows: pd.DataFrame, size: Size, budget: int | None) -> pd.DataFrame:
@@ -204,10 +217,10 @@ def _per_class(rows: pd.DataFrame, name: str) -> float | None:
 
 def _whole(rows: pd.DataFrame) -> pd.DataFrame:
     """Configurations that have every data set and seed of their protocol; others are not compared."""
-    found = whole(rows, rows).reset_index(drop=True)
-    if found.empty:
+    compared = whole(rows, rows).reset_index(drop=True)
+    if compared.empty:
         raise EvidenceError("no configuration has all data sets and seeds of its protocol; finish the benchmark first")
-    return found
+    return compared
 
 
 def _choices(rows: pd.DataFrame, metrics: Sequence[str]) -> list[Choice]:
@@ -226,14 +239,10 @@ def _choices(rows: pd.DataFrame, metrics: Sequence[str]) -> list[Choice]:
         drawn = rank_intervals(rows, metrics=metrics, score="sum").set_index([*CONFIGURATION])
         ranks = drawn.loc[table.index, ["rank", "low", "high"]]
         score = drawn.loc[table.index, ["score_low", "score_high"]].set_axis(["low", "high"], axis=1) / table.shape[1]
-    found = []
+    choices = []
     for key in means.sort_values(ascending=False, kind="stable").index:
-        backbone, objective, schedule = map(str, key)
-        rank, rank_low, rank_high = (int(value) for value in ranks.loc[key, ["rank", "low", "high"]])
+        rank = Ranged(*(int(value) for value in ranks.loc[key, ["rank", "low", "high"]]))
         low, high = (float(value) for value in score.loc[key, ["low", "high"]])
-        found.append(
-            Choice(
-                backbone, objective, schedule, protocol, epochs, float(means[key]), low, high, rank, rank_low, rank_high
-            )
-        )
-    return found
+        configuration = Configuration(**dict(zip(CONFIGURATION, map(str, key), strict=True)))
+        choices.append(Choice(configuration, protocol, epochs, Ranged(float(means[key]), low, high), rank))
+    return choices

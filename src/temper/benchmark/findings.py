@@ -17,11 +17,13 @@ from temper.benchmark.analysis import (
     rank_intervals,
     win_odds,
 )
-from temper.benchmark.analysis.scores import CONFIGURATION
+from temper.benchmark.columns import BESIDE, in_percent
+from temper.benchmark.configuration import CONFIGURATION
 
 Finding = tuple[str, str]
 FACTS = ("type", "pretraining", "tier")
 BASELINE = "fixed"
+CHEAP, WHOLE = "linear", "full"  # protocols of which one may foretell the other
 FEWEST = 4  # pairs of a test, backbones of a correlation's interval
 
 
@@ -29,14 +31,19 @@ def findings(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequenc
     """Heading and text of everything that the rows can answer.
 
     Args:
-        rows: one row per run; every configuration of a protocol with the same data sets and seeds. Not every backbone
-            need have every loss, schedule and protocol: what is compared is what has both.
+        rows: one row per run, with ``method`` (:func:`temper.benchmark.configuration.with_protocol`); every
+            configuration of a protocol with the same data sets and seeds. Not every backbone need have every loss,
+            schedule and protocol: what is compared is what has both.
         outcomes: per sample, see :func:`temper.benchmark.outcomes.outcomes`.
         metrics: columns that configurations are scored by.
     """
+    return [*_best(rows, outcomes, metrics), *comparisons(rows, outcomes, metrics)]
+
+
+def comparisons(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[str]) -> list[Finding]:
+    """:func:`findings` but for which configuration is the best."""
     return [
-        *_best(rows, outcomes, metrics),
-        *_schedules(rows, [*metrics, *(name for name in ("expected", "tau") if name in rows)]),
+        *_schedules(rows, [*metrics, *(name for name in BESIDE if name in rows)]),
         *_rankings_by_schedule(rows, outcomes, metrics),
         *_objectives(rows, metrics),
         *_facts(rows, metrics),
@@ -203,10 +210,10 @@ def _facts(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
 
 
 def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
-    protocols = list(rows["protocol"].unique())
-    cheap = [name for name in protocols if str(name).startswith("linear")]
-    full = [name for name in protocols if str(name).startswith("full")]
-    for one, other in itertools.product(cheap, full):
+    if "method" not in rows:
+        return
+    methods = rows.drop_duplicates("protocol").set_index("protocol")["method"]
+    for one, other in itertools.product(methods.index[methods == CHEAP], methods.index[methods == WHOLE]):
         both = rows[rows["protocol"].isin([one, other])]
         both = both[both.groupby([*CONFIGURATION])["protocol"].transform("nunique") == 2]
         if both["backbone"].nunique() < FEWEST:
@@ -232,7 +239,7 @@ def _made(count: int, what: str) -> str:
 
 
 def _difference(name: str, value: float) -> str:
-    return f"{value:+.3f}" if name == "tau" else f"{value * 100:+.1f} points"  # all others are accuracies
+    return f"{value * 100:+.1f} points" if in_percent(name) else f"{value:+.3f}"
 
 
 def _configuration(row: "pd.Series[Any]") -> str:

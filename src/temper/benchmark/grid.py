@@ -12,12 +12,11 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from temper.benchmark.configuration import FACTORS
 from temper.benchmark.presets import PRESETS
 from temper.benchmark.spec import Exceptional, Measure, Search, Spec, merge
 from temper.errors import ArgumentError
 from temper.training.config import FinetuneConfig, completed, config_error
-
-FACTORS = ("backbone", "dataset", "objective", "schedule", "protocol", "seed")
 
 FACTS = ("type", "tier", "pretraining", "pretraining_data", "parameters")
 

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from temper.benchmark.grid import FACTORS, Cell
+from temper.benchmark.columns import RunEvidence, columns
+from temper.benchmark.configuration import FACTORS
+from temper.benchmark.grid import Cell
 from temper.benchmark.store import Store
 from temper.corruptions.table import CorruptionTable
 from temper.errors import EvidenceError, RunError
 from temper.margins import EvidenceTable
-from temper.margins.metrics import evidence
 
 
 def outcomes(cells: Sequence[Cell], store: Store) -> pd.DataFrame:
-    """A row per run and test sample: the factors, ``sample``, and 1 or 0 (float) by metric: classified correctly
-    (clean), robust at the threat's eps (what was not searched counts as not robust, as in the run's own row), correct
-    under its corruption (common).
+    """A row per run and test sample: the factors, ``sample``, and 1 or 0 (float) in each column that configurations
+    are scored by.
 
     Args:
         cells: runs that are done.
@@ -31,16 +31,16 @@ def outcomes(cells: Sequence[Cell], store: Store) -> pd.DataFrame:
 def _of_run(cell: Cell, store: Store) -> pd.DataFrame:
     measure = cell.measure
     table = margins_of(store, cell.run, measure.suite)
-    clean = table.frame.drop_duplicates("sample").set_index("sample").sort_index()
-    columns = {"clean": (clean["label"] == clean["prediction"]).to_numpy(np.float64)}
-    for name, threat in measure.parsed.items():
-        columns[name] = evidence(table, threat.norm).robust(threat.eps).astype(np.float64)
-    if measure.corruptions:
-        with store.evidence("corruptions", cell.run) as path:
-            frame = CorruptionTable.load(path).to_pandas()
-        corrupted = frame[frame["severity"] > 0].set_index("sample").sort_index()
-        columns["common"] = (corrupted["label"] == corrupted["prediction"]).to_numpy(np.float64)
-    return pd.DataFrame({name: cell.factors[name] for name in FACTORS} | {"sample": clean.index} | columns)
+    corrupted = _corruptions_of(store, cell.run) if measure.corruptions else None
+    left = RunEvidence(measure, {measure.suite: table}, corrupted)
+    by_sample = {column.key: column.by_sample(left) for column in columns(measure) if column.by_sample}
+    samples = {"sample": np.sort(table.frame["sample"].unique())}
+    return pd.DataFrame({name: cell.factors[name] for name in FACTORS} | samples | by_sample)
+
+
+def _corruptions_of(store: Store, run: str) -> CorruptionTable:
+    with store.evidence("corruptions", run) as path:
+        return CorruptionTable.load(path)
 
 
 def margins_of(store: Store, run: str, suite: str) -> EvidenceTable:

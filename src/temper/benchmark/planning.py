@@ -10,8 +10,9 @@ import torch
 
 from temper import models
 from temper.attacks.crafting import crafting, foldable
+from temper.benchmark.configuration import FACTORS
 from temper.benchmark.costs import Cost, Sizes, cost
-from temper.benchmark.grid import FACTORS, Cell
+from temper.benchmark.grid import Cell
 from temper.benchmark.search import search_name
 from temper.benchmark.spec import Spec
 from temper.benchmark.store import DONE, NoResultsError, Store

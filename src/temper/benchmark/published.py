@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from temper.benchmark.analysis.cells import PERTURBATIONS
 from temper.benchmark.analysis.scores import perturbation_product, perturbation_sum
+from temper.benchmark.columns import PERTURBATIONS
 from temper.errors import DataError
 from temper.text import nearest
 

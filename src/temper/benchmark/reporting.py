@@ -1,7 +1,9 @@
 """The leaderboard of a grid: complete, or with what is missing in plain sight."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,18 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from temper.benchmark.analysis import PERTURBATIONS, perturbation_sum, rank_intervals, whole
+from temper.benchmark.analysis import perturbation_sum, rank_intervals, whole
+from temper.benchmark.columns import Column, columns, from_columns, names
+from temper.benchmark.configuration import CONFIGURATION, FACTORS, BackboneFacts, Configuration, Factors, with_protocol
 from temper.benchmark.findings import Finding, findings
-from temper.benchmark.grid import FACTORS, Cell
+from temper.benchmark.grid import Cell
 from temper.benchmark.leaderboard import (
     Leaderboard,
     LeaderboardRun,
+    Measured,
     Metric,
     Ranking,
     RankingRow,
-    Value,
     write_leaderboard,
 )
 from temper.benchmark.outcomes import margins_of, outcomes
@@ -26,9 +30,11 @@ from temper.benchmark.progress import GridState, state
 from temper.benchmark.spec import Measure, Spec
 from temper.benchmark.store import DONE, Store, require
 from temper.errors import EvidenceError
+from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
 
 TOLD = ("config", "seconds", "train_n", "classes", "passes", "weights", "data", "versions", "history", "warnings")
+TOTAL = Metric("sum", "sum", "Sum of the accuracies to the left.", percent=False)
 LISTED = 10  # missing runs that a refusal names
 
 
@@ -43,27 +49,26 @@ def write_site(spec: Spec, cells: Sequence[Cell], store: Store, out: Path, *, pa
             done.
         RunError: the store is damaged.
     """
-    found = state(cells, store)
-    if not found.complete and not partial:
-        raise EvidenceError(_refusal(found, len(cells), store))
-    if not found.done:
+    reached = state(cells, store)
+    if not reached.complete and not partial:
+        raise EvidenceError(_refusal(reached, len(cells), store))
+    if not reached.done:
         raise EvidenceError(f"{store.place}: no run of this grid is done; temper bench run carries it out")
-    _check_rows(found.rows[found.rows["status"] == DONE], spec.measure, store.place)
-    return write_leaderboard(_board(spec, found, store), out)
+    _check_rows(reached.rows[reached.rows["status"] == DONE], spec.measure, store.place)
+    return write_leaderboard(_board(spec, reached, store), out)
 
 
 def _check_rows(rows: pd.DataFrame, measure: Measure, place: str) -> None:
-    """Refuse rows without something that the site shows; a constant predictor has no tau."""
-    metrics = [column.key for column in _columns(measure) if column.key != "sum"]
-    require(rows, [*FACTORS, *TOLD, *(name for name in metrics if name != "tau")], place)
-    for name in metrics:
-        if name in rows:
-            parts = [f"{name}_{part}" for part in ("low", "high", "n", "unknown")]
-            require(rows[rows[name].notna()], parts, place)
+    """Refuse rows without something that the site shows."""
+    shown = columns(measure)
+    require(rows, [*FACTORS, *TOLD, *(column.key for column in shown if column.always)], place)
+    for column in shown:
+        if column.key in rows:
+            require(rows[rows[column.key].notna()], names(column.key), place)
 
 
-def _refusal(found: GridState, total: int, store: Store) -> str:
-    labels = [f"{cell.label} (failed)" for cell in found.failed] + [cell.label for cell in found.missing]
+def _refusal(reached: GridState, total: int, store: Store) -> str:
+    labels = [f"{cell.label} (failed)" for cell in reached.failed] + [cell.label for cell in reached.missing]
     more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
     return (
         f"{store.place}: {len(labels)} of {total} runs are not there: {'; '.join(labels[:LISTED])}{more}; "
@@ -71,36 +76,34 @@ def _refusal(found: GridState, total: int, store: Store) -> str:
     )
 
 
-def _board(spec: Spec, found: GridState, store: Store) -> Leaderboard:
-    measure = spec.measure
-    columns = _columns(measure)
-    scoring = [column.key for column in columns if column.key in (*PERTURBATIONS, *measure.parsed)]
-    ranked = _whole(found)
-    rows = found.rows[found.rows["run"].isin([cell.run for cell in ranked])].reset_index(drop=True)
+def _board(spec: Spec, reached: GridState, store: Store) -> Leaderboard:
+    scoring = [column.key for column in columns(spec.measure) if column.scores]
+    ranked = _whole(reached)
+    rows = with_protocol(reached.rows[reached.rows["run"].isin([cell.run for cell in ranked])].reset_index(drop=True))
     by_sample = outcomes(ranked, store) if ranked else None
-    by_run = {row["run"]: row for _, row in found.rows.iterrows()}
-    missing = [f"{cell.label}: failed" for cell in found.failed] + [cell.label for cell in found.missing]
+    by_run = {row["run"]: row for _, row in reached.rows.iterrows()}
+    missing = [f"{cell.label}: failed" for cell in reached.failed] + [cell.label for cell in reached.missing]
     return Leaderboard(
         title=spec.name,
-        runs=[_run(cell, by_run[cell.run], columns, store) for cell in [*found.done, *found.failed]],
-        metrics=columns,
+        runs=[_run(cell, by_run[cell.run], store) for cell in [*reached.done, *reached.failed]],
+        metrics=_metrics(spec.measure),
         rankings=_rankings(rows, by_sample, scoring) if ranked else (),
         missing=missing,
-        findings=[*_left_out(found, ranked), *(findings(rows, by_sample, scoring) if ranked else ())],
+        findings=[*_left_out(reached, ranked), *(findings(rows, by_sample, scoring) if ranked else ())],
         version=metadata.version("temper"),
     )
 
 
-def _whole(found: GridState) -> list[Cell]:
+def _whole(reached: GridState) -> list[Cell]:
     """Runs of the configurations that have every data set and seed of their protocol."""
-    done, planned = (pd.DataFrame([cell.factors for cell in cells]) for cells in (found.done, found.all))
-    return [found.done[place] for place in whole(done, planned).index]
+    done, planned = (pd.DataFrame([cell.factors for cell in cells]) for cells in (reached.done, reached.all))
+    return [reached.done[place] for place in whole(done, planned).index]
 
 
-def _left_out(found: GridState, ranked: Sequence[Cell]) -> Iterator[Finding]:
+def _left_out(reached: GridState, ranked: Sequence[Cell]) -> Iterator[Finding]:
     """Which configurations are not compared, and why."""
     kept = {_configuration(cell) for cell in ranked}
-    names = dict.fromkeys(name for cell in found.all if (name := _configuration(cell)) not in kept)
+    names = dict.fromkeys(name for cell in reached.all if (name := _configuration(cell)) not in kept)
     if names:
         listed = "; ".join(list(names)[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
         yield (
@@ -113,50 +116,43 @@ def _configuration(cell: Cell) -> str:
     return ", ".join(str(cell.factors[name]) for name in ("backbone", "objective", "schedule", "protocol"))
 
 
-def _columns(measure: Measure) -> list[Metric]:
-    threats = [
-        Metric(name, str(threat), f"Accuracy under attacks within {threat}, suite {measure.suite}.")
-        for name, threat in measure.parsed.items()
-    ]
-    columns = [Metric("clean", "clean", "Accuracy on unchanged images."), *threats]
-    if measure.corruptions:
-        columns.append(
-            Metric("common", "common", "Accuracy under common corruptions, one of 11 per image, severity 3.")
-        )
-    columns.append(Metric("sum", "sum", "Sum of the accuracies to the left.", percent=False))
-    if measure.curve:
-        text = f"Robust accuracy averaged over all radii up to {measure.curve}."
-        columns.append(Metric("expected", "expected robustness", text))
-    if measure.tau:
-        text = (
-            "Margin consistency: Kendall's tau between logit margin and input margin (1: the logit margin tells all)."
-        )
-        columns.append(Metric("tau", "τ", text, percent=False))
-    return columns
+def _metrics(measure: Measure) -> list[Metric]:
+    """What the leaderboard shows: what configurations are scored by, its sum, and the rest."""
+    shown = columns(measure)
+    scoring, others = ([c for c in shown if c.scores], [c for c in shown if not c.scores])
+    return [*map(_metric, scoring), TOTAL, *map(_metric, others)]
 
 
-def _run(cell: Cell, row: "pd.Series[Any]", columns: Sequence[Metric], store: Store) -> LeaderboardRun:
-    factors = {name: cell.factors[name] for name in FACTORS}
-    facts = {name: str(cell.facts.get(name, "")) for name in ("tier", "type", "pretraining")}
-    shared = factors | facts | {"run": cell.run, "facts": _facts(cell, row)}
-    if row["status"] != "done":
-        return LeaderboardRun(**shared, status="failed", error=str(row["error"]))
-    metrics = {column.key: _value(row, column.key) for column in columns if pd.notna(row.get(column.key))}
-    added = [column.key for column in columns[: [each.key for each in columns].index("sum")]]
-    if all(name in metrics for name in added):
+def _metric(column: Column) -> Metric:
+    return Metric(column.key, column.label, column.help, column.percent)
+
+
+def _run(cell: Cell, row: "pd.Series[Any]", store: Store) -> LeaderboardRun:
+    shared = LeaderboardRun(
+        run=cell.run,
+        factors=Factors(**{name: cell.factors[name] for name in FACTORS}),
+        about=BackboneFacts(**{each.name: str(cell.facts.get(each.name, "")) for each in fields(BackboneFacts)}),
+        facts=_facts(cell, row),
+    )
+    if row["status"] != DONE:
+        return replace(shared, failure=str(row["error"]))
+    return replace(shared, measured=Measured(_estimates(cell.measure, row), _curve(cell, store)), history=_history(row))
+
+
+def _estimates(measure: Measure, row: "pd.Series[Any]") -> dict[str, Estimate]:
+    """The metrics of a row, and their sum where all are there that it is of."""
+    shown = columns(measure)
+    estimates = {each.key: from_columns(each.key, row) for each in shown if pd.notna(row.get(each.key))}
+    added = [column.key for column in shown if column.scores]
+    if all(key in estimates for key in added):
         total = perturbation_sum(pd.DataFrame([row[added].astype(float)]), added).iloc[0]
-        metrics["sum"] = Value(float(total), n=metrics["clean"].n)
-    return LeaderboardRun(**shared, metrics=metrics, curve=_curve(cell, store), history=_history(row))
-
-
-def _value(row: "pd.Series[Any]", name: str) -> Value:
-    low, high, n, unknown = (row[f"{name}_{part}"] for part in ("low", "high", "n", "unknown"))
-    return Value(float(row[name]), float(low), float(high), int(n), float(unknown))
+        estimates[TOTAL.key] = Estimate(float(total), math.nan, math.nan, estimates[added[0]].n)
+    return estimates
 
 
 def _facts(cell: Cell, row: "pd.Series[Any]") -> dict[str, str]:
     facts = {"run": cell.run, "took": f"{row['seconds']:.0f} s"}
-    if row["status"] == "done":
+    if row["status"] == DONE:
         facts |= {
             "training images": f"{row['train_n']:.0f} of {row['classes']:.0f} classes",
             "passes": f"{row['passes']:,.0f}",
@@ -184,16 +180,18 @@ def _history(row: "pd.Series[Any]") -> list[EpochRow]:
 
 def _rankings(rows: pd.DataFrame, by_sample: pd.DataFrame | None, metrics: Sequence[str]) -> list[Ranking]:
     note = "Intervals: 95 %, over {}; a configuration is ranked over all data sets of its protocol."
-    found = []
+    rankings = []
     for score, title in (("borda", "Borda (as in arXiv:2508.14079)"), ("sum", "Sum of the perturbations")):
         ranked = rank_intervals(rows, outcomes=by_sample, metrics=metrics, score=score)
         for protocol, own in ranked.groupby("protocol", sort=False):
             lines = [
                 RankingRow(
-                    row["backbone"], row["objective"], row["schedule"], float(row["score"]), int(row["rank"]),
-                    float(row["low"]), float(row["high"]), float(row["first"]),
+                    Configuration(**{name: row[name] for name in CONFIGURATION}),
+                    float(row["score"]),
+                    int(row["rank"]),
+                    *(float(row[name]) for name in ("low", "high", "first")),
                 )
                 for _, row in own.iterrows()
-            ]  # fmt: skip
-            found.append(Ranking(title, str(protocol), lines, note.format(own["over"].iloc[0])))
-    return found
+            ]
+            rankings.append(Ranking(title, str(protocol), lines, note.format(own["over"].iloc[0])))
+    return rankings

@@ -9,11 +9,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from temper import models
+from temper.benchmark.columns import RunEvidence, as_columns, columns
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.grid import Cell
 from temper.benchmark.progress import damaged
@@ -30,8 +30,6 @@ from temper.data import Dataset
 from temper.errors import EvidenceError, MissingExtraError, TemperError, TemperWarning, UnreachableError
 from temper.evaluation import measurement, samples
 from temper.margins import EvidenceTable
-from temper.margins.consistency import margin_consistency
-from temper.margins.intervals import Estimate
 from temper.models import Classifier
 from temper.runs import evaluate
 from temper.runs.finetune import train_only
@@ -86,7 +84,7 @@ def _whole(cell: Cell, store: Store) -> bool:
         return store.has_run(cell.run) and not damaged([cell], store)
 
 
-def failed_row(error: Exception) -> dict[str, Any]:
+def failed_row(error: Exception) -> dict[str, object]:
     """What a result row says of an error."""
     name = "" if isinstance(error, TemperError) else f"{type(error).__name__}: "
     return {"status": FAILED, "error": f"{name}{error}"[:MAX_ERROR]}
@@ -101,7 +99,7 @@ def _configuration(cell: Cell) -> str:
     return json.dumps(cell.config.model_dump(mode="json", exclude={"out"}))
 
 
-def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
+def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
     """Train and measure; returns the metrics and facts of the result row."""
     with _workspace(store, cell.training, keep=cell.keep_weights) as folder:
         config = cell.config
@@ -116,7 +114,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, Any]:
         test = splits.test if cell.measure.limit is None else splits.test.limit(cell.measure.limit, 0)
         with computing_with(threads):
             tables = _measured(cell, store, folder, classifier, test)
-            row = metrics(cell, tables, _corruptions(cell, store, folder, classifier, test))
+            row = metrics(RunEvidence(cell.measure, tables, _corruptions(cell, store, folder, classifier, test)))
         spent = cost(cell, Sizes(len(splits.train), len(test)))
         passes = [table.passes() for table in tables.values()]
         return row | {
@@ -175,35 +173,18 @@ def _corruptions(
     return done.table
 
 
-def metrics(cell: Cell, tables: dict[str, EvidenceTable], corrupted: CorruptionTable | None) -> dict[str, Any]:
+def metrics(left: RunEvidence) -> dict[str, object]:
     """The metrics of a result row, each with its 95 % interval, number of samples and unknown share."""
-    measure, main = cell.measure, tables[cell.measure.suite]
-    found = {"clean": main.clean_accuracy()}
-    for name, threat in measure.parsed.items():
-        found[name] = main.robust_accuracy(threat.norm, threat.eps)
-    if measure.curve:
-        found["expected"] = main.expected_robustness(measure.curve.norm, measure.curve.eps)
-    if corrupted:
-        found["common"] = corrupted.mean_accuracy([each for each in corrupted.cells() if each[1] > 0])
-    row: dict[str, Any] = {}
-    if NEAREST in tables:
+    row: dict[str, object] = {}
+    missing: dict[str, object] = {}
+    for column in columns(left.measure):
         try:
-            found["tau"] = margin_consistency(tables[NEAREST], "Linf").tau
-        except EvidenceError as error:  # a constant predictor has no ranking; that is a result, not a failure
-            row["tau_missing"] = str(error)
-    for name, estimate in found.items():
-        row |= _columns(name, estimate)
-    return row
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {
-        name: estimate.value,
-        f"{name}_low": estimate.low,
-        f"{name}_high": estimate.high,
-        f"{name}_n": estimate.n,
-        f"{name}_unknown": estimate.unknown,
-    }
+            row |= as_columns(column.key, column.estimate(left))
+        except EvidenceError as error:
+            if column.always:
+                raise
+            missing[f"{column.key}_missing"] = str(error)
+    return missing | row
 
 
 def _training_seconds(run: Run) -> float:

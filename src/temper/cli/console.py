@@ -21,7 +21,7 @@ from temper.text import cell, masked, one_line, path_cell, printable
 
 # What reads or measures a model takes seconds to import; a query or the state of a benchmark needs none of it.
 if TYPE_CHECKING:
-    from temper.benchmark.advice import Advice
+    from temper.benchmark.advice import Advice, Choice
     from temper.benchmark.progress import GridState
     from temper.deployment.exporting import Exported
     from temper.deployment.prediction import Failure, Outcome, Prediction
@@ -311,31 +311,35 @@ def write_csv(frame: pd.DataFrame, out: TextIO) -> None:
     frame.map(cell).rename(columns=cell).to_csv(out, index=False)
 
 
-def show_advice(found: Advice) -> None:
+def show_advice(advice: Advice) -> None:
     """Print what to take, its rivals, and what the advice rests on."""
-    best = found.choices[0]
+    best = advice.choices[0]
+    chosen = best.configuration
     say(
-        f"Take {best.backbone} with {best.objective}, epsilon {best.schedule}, protocol {best.protocol} "
+        f"Take {chosen.backbone} with {chosen.objective}, epsilon {chosen.schedule}, protocol {best.protocol} "
         f"({best.epochs} epochs)."
     )
-    if not math.isnan(found.expected):
-        say(f"Expect a sum of {found.expected:.2f} of it: its own below is the best of {found.among}, and flattered.")
-    for title, choices in (("The best of each protocol", found.choices), ("Its rivals", [best, *found.rivals])):
-        rows = [
-            {
-                "backbone": each.backbone,
-                "loss": each.objective,
-                "schedule": each.schedule,
-                "protocol": each.protocol,
-                "epochs": each.epochs,
-                "sum": f"{each.score:.2f}" + ("" if math.isnan(each.low) else f" [{each.low:.2f}, {each.high:.2f}]"),
-                "rank": f"{each.rank} [{each.rank_low} to {each.rank_high}]",
-            }
-            for each in choices
-        ]
-        say("", title, *pd.DataFrame(rows).map(_fit).to_string(index=False).split("\n"))
+    if not math.isnan(advice.expected):
+        say(f"Expect a sum of {advice.expected:.2f} of it: its own below is the best of {advice.among}, and flattered.")
+    for title, choices in (("The best of each protocol", advice.choices), ("Its rivals", [best, *advice.rivals])):
+        table = pd.DataFrame([_choice(each) for each in choices])
+        say("", title, *table.map(_fit).to_string(index=False).split("\n"))
     say("")
-    for line in found.basis:
+    for line in advice.basis:
         say(f"Basis: {line}.")
-    for heading, text in found.evidence:
+    for heading, text in advice.evidence:
         say(f"{heading}: {text}")
+
+
+def _choice(choice: Choice) -> dict[str, object]:
+    """A line of advice."""
+    score, rank = choice.score, choice.rank
+    return {
+        "backbone": choice.configuration.backbone,
+        "loss": choice.configuration.objective,
+        "schedule": choice.configuration.schedule,
+        "protocol": choice.protocol,
+        "epochs": choice.epochs,
+        "sum": f"{score.value:.2f}" + ("" if math.isnan(score.low) else f" [{score.low:.2f}, {score.high:.2f}]"),
+        "rank": f"{rank.value} [{rank.low} to {rank.high}]",
+    }

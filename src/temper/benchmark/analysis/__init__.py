@@ -1,6 +1,6 @@
 """What the results of many runs say: pure functions on a pandas frame with one row per run."""
 
-from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS, whole
+from temper.benchmark.analysis.cells import whole
 from temper.benchmark.analysis.factors import (
     FactorTest,
     one_way,
@@ -13,6 +13,8 @@ from temper.benchmark.analysis.factors import (
 from temper.benchmark.analysis.paired import group_means, holm, paired_comparison, spread_over_seeds
 from temper.benchmark.analysis.ranks import rank_correlation_interval, rank_intervals
 from temper.benchmark.analysis.scores import borda, medals, perturbation_product, perturbation_sum
+from temper.benchmark.columns import PERTURBATIONS
+from temper.benchmark.configuration import CONFIGURATION
 
 __all__ = [
     "CONFIGURATION",

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from temper.benchmark.configuration import CONFIGURATION
 from temper.errors import ArgumentError, EvidenceError
 from temper.text import did_you_mean, nearest
 
-PERTURBATIONS = ("clean", "linf", "l2", "l1", "common")
-CONFIGURATION = ("backbone", "objective", "schedule")
 FACTS = ("tier", "type", "pretraining", "pretraining_data", "parameters")
 _LISTED = 3
 

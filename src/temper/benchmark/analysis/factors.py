@@ -13,7 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS, check_columns, grid
+from temper.benchmark.analysis.cells import check_columns, grid
+from temper.benchmark.columns import PERTURBATIONS
+from temper.benchmark.configuration import CONFIGURATION
 from temper.errors import ArgumentError, EvidenceError
 
 

@@ -24,8 +24,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from temper.benchmark.analysis.cells import CONFIGURATION, PERTURBATIONS, check_columns, grid
+from temper.benchmark.analysis.cells import check_columns, grid
 from temper.benchmark.analysis.scores import borda_points, rank_descending
+from temper.benchmark.columns import PERTURBATIONS
+from temper.benchmark.configuration import CONFIGURATION
 from temper.errors import ArgumentError, EvidenceError
 from temper.text import did_you_mean, nearest
 

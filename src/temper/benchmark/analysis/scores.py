@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from temper.benchmark.analysis.cells import CONFIGURATION, FACTS, PERTURBATIONS, check_columns, grid
+from temper.benchmark.analysis.cells import FACTS, check_columns, grid
+from temper.benchmark.columns import PERTURBATIONS
+from temper.benchmark.configuration import CONFIGURATION
 from temper.errors import EvidenceError
 
 MEDALS = ("gold", "silver", "bronze")

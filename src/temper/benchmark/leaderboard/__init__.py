@@ -3,19 +3,19 @@
 from temper.benchmark.leaderboard.view import (
     Leaderboard,
     LeaderboardRun,
+    Measured,
     Metric,
     Ranking,
     RankingRow,
-    Value,
 )
 from temper.benchmark.leaderboard.writing import write_leaderboard
 
 __all__ = [
     "Leaderboard",
     "LeaderboardRun",
+    "Measured",
     "Metric",
     "Ranking",
     "RankingRow",
-    "Value",
     "write_leaderboard",
 ]

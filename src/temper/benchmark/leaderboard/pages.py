@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,8 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from temper.benchmark.leaderboard.payload import board_payload, in_script, run_payload
-from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Metric, Point, Value
+from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Metric, Point
+from temper.margins.intervals import Estimate
 from temper.report.rendering import environment
 from temper.threat import NORMS, check_norm
 
@@ -49,7 +51,7 @@ class CurveRow:
 
 def index_page(board: Leaderboard) -> str:
     """The page with rankings, the table of runs, curves, findings, and what failed or is missing."""
-    failed = [run for run in board.runs if run.status == "failed"]
+    failed = [run for run in board.runs if run.failed]
     return _template("index.html").render(
         board=board,
         counts=_counts(board),
@@ -63,20 +65,21 @@ def index_page(board: Leaderboard) -> str:
 def run_page(board: Leaderboard, run: LeaderboardRun) -> str:
     """The page of one run: metrics with intervals, curves, training, and what was run."""
     factors = {
-        "objective": run.objective,
-        "schedule": run.schedule,
-        "protocol": run.protocol,
-        "seed": str(run.seed),
-        "tier": run.tier,
-        "type": run.type,
-        "pre-training": run.pretraining,
+        "objective": run.factors.objective,
+        "schedule": run.factors.schedule,
+        "protocol": run.factors.protocol,
+        "seed": str(run.factors.seed),
+        "tier": run.about.tier,
+        "type": run.about.type,
+        "pre-training": run.about.pretraining,
     }
+    measured = run.measured.metrics
     return _template("run.html").render(
         board=board,
         run=run,
         factors={name: words for name, words in factors.items() if words},
-        metrics=[_metric(each, run.metrics[each.key]) for each in board.metrics if each.key in run.metrics],
-        curves={norm: _curve(norm, points) for norm, points in run.curve.items() if points},
+        metrics=[_metric(each, measured[each.key]) for each in board.metrics if each.key in measured],
+        curves={norm: _curve(norm, points) for norm, points in run.measured.curve.items() if points},
         data=Markup(in_script(run_payload(run))),
         script=_script("plot.js", "run.js"),
     )
@@ -100,7 +103,7 @@ def _script(*names: str) -> Script:
 
 def _counts(board: Leaderboard) -> list[str]:
     """How many there are of what was run."""
-    done = [run for run in board.runs if run.status == "done"]
+    done = [run.factors for run in board.runs if not run.failed]
     return [
         _count(len(done), "run"),
         _count(len({run.backbone for run in done}), "backbone"),
@@ -110,18 +113,18 @@ def _counts(board: Leaderboard) -> list[str]:
     ]
 
 
-def _metric(metric: Metric, value: Value) -> MetricRow:
+def _metric(metric: Metric, estimate: Estimate) -> MetricRow:
     unit = "\u00a0%" if metric.percent else ""
     interval = _NONE
-    if value.low is not None and value.high is not None:
-        interval = f"{number(value.low, metric.percent)} to {number(value.high, metric.percent)}{unit}"
+    if not math.isnan(estimate.low):
+        interval = f"{number(estimate.low, metric.percent)} to {number(estimate.high, metric.percent)}{unit}"
     return MetricRow(
         label=metric.label,
         help=metric.help,
-        value=f"{number(value.value, metric.percent)}{unit}",
+        value=f"{number(estimate.value, metric.percent)}{unit}",
         interval=interval,
-        n=_NONE if value.n is None else f"{value.n:,}",
-        unknown=f"{100 * value.unknown:.1f}\u00a0%" if value.unknown else _NONE,
+        n=f"{estimate.n:,}" if estimate.n else _NONE,
+        unknown=f"{100 * estimate.unknown:.1f}\u00a0%" if estimate.unknown else _NONE,
     )
 
 

@@ -7,15 +7,15 @@ perturbations, have ranges of their own. Epsilons are in pixel units of [0, 1].
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import pairwise
-from typing import Literal
 
+from temper.benchmark.configuration import BackboneFacts, Configuration, Factors
 from temper.errors import ArgumentError
+from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
 from temper.text import did_you_mean, nearest
 
-CELL = ("backbone", "dataset", "objective", "schedule", "protocol", "seed")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _SLACK = 1e-9  # rounding may put a bound a hair inside the value
 
@@ -27,7 +27,7 @@ class Metric:
     """One column of the leaderboard, in which higher is better.
 
     Attributes:
-        key: in :attr:`LeaderboardRun.metrics` and in the CSV.
+        key: in :attr:`Measured.metrics` and in the CSV.
         label: heading of the column.
         help: what it measures, one sentence.
         percent: shown as a percentage; otherwise with three decimals.
@@ -40,75 +40,25 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Value:
-    """One measured metric; what was not measured of it is None.
+class Measured:
+    """What was measured of a run.
 
     Attributes:
-        value: the estimate.
-        low, high: ends of its 95 % interval, over samples.
-        n: number of samples.
-        unknown: share of samples that were not searched.
-
-    Raises:
-        ArgumentError: when a number is not finite or the interval does not hold the value.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-    unknown: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "unknown"):
-            number = getattr(self, name)
-            if number is not None and not math.isfinite(number):
-                raise ArgumentError(name, number, "must be finite; leave out a metric that was not measured")
-        _check_interval(self.value, self.low, self.high)
-
-
-@dataclass(frozen=True)
-class LeaderboardRun:
-    """One run, finished or failed.
-
-    Attributes:
-        run: names its page, ``runs/RUN.html``; "" for a run that has none, such as a published result.
-        backbone, dataset, objective, schedule, protocol, seed: its cell in the grid.
-        tier, type, pretraining: facts of the backbone, "" where unknown.
-        metrics: key to value; a metric that was not measured is left out.
+        metrics: estimates by key; a metric that was not measured is left out. An interval that is not known has the
+            ends NaN, and a number of samples that is not known is 0.
         curve: norm to (epsilon, accuracy, low, high) by rising epsilon; 0 is the clean accuracy.
-        facts: configuration, seconds, passes, fingerprints ..., in order of display.
-        history: the training, epoch by epoch.
-        status: "failed" runs are listed apart and never ranked or averaged.
-        error: why it failed.
 
     Raises:
-        ArgumentError: when ``run`` cannot name a file, the status is unknown, or a curve's epsilons do not rise or its
-            numbers are not finite.
+        ArgumentError: when a value is not finite, an interval does not hold its value, or a curve's epsilons do not
+            rise or its numbers are not finite.
     """
 
-    run: str
-    backbone: str
-    dataset: str
-    objective: str
-    schedule: str
-    protocol: str
-    seed: int
-    tier: str = ""
-    type: str = ""
-    pretraining: str = ""
-    metrics: Mapping[str, Value] = field(default_factory=dict)
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
     curve: Mapping[str, Sequence[Point]] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    history: Sequence[EpochRow] = ()
-    status: Literal["done", "failed"] = "done"
-    error: str = ""
 
     def __post_init__(self) -> None:
-        if self.run and not _FILE_NAME.fullmatch(self.run):
-            raise ArgumentError("run", self.run, "names a file: use letters, digits, '.', '_' and '-' only")
-        if self.status not in ("done", "failed"):
-            raise ArgumentError("status", self.status, "must be 'done' or 'failed'")
+        for estimate in self.metrics.values():
+            _check_estimate(estimate)
         for norm, points in self.curve.items():
             eps = [point[0] for point in points]
             if not all(math.isfinite(number) for point in points for number in point):
@@ -118,11 +68,51 @@ class LeaderboardRun:
 
 
 @dataclass(frozen=True)
+class LeaderboardRun:
+    """One run, finished or failed.
+
+    Attributes:
+        run: names its page, ``runs/RUN.html``; "" for a run that has none, such as a published result.
+        factors: its cell in the grid.
+        about: facts of the backbone.
+        measured: metrics and curves.
+        facts: configuration, seconds, passes, fingerprints ..., in order of display.
+        history: the training, epoch by epoch.
+        failure: why it failed, if it did; such runs are listed apart and never ranked or averaged.
+
+    Raises:
+        ArgumentError: when ``run`` cannot name a file.
+    """
+
+    run: str
+    factors: Factors
+    about: BackboneFacts = field(default_factory=BackboneFacts)
+    measured: Measured = field(default_factory=Measured)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    history: Sequence[EpochRow] = ()
+    failure: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.run and not _FILE_NAME.fullmatch(self.run):
+            raise ArgumentError("run", self.run, "names a file: use letters, digits, '.', '_' and '-' only")
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has no result."""
+        return self.failure is not None
+
+    def identity(self) -> dict[str, str | int]:
+        """What tells it apart, and how it ended, in order of display."""
+        status, error = ("done", "") if self.failure is None else ("failed", self.failure)
+        return {"run": self.run, **vars(self.factors), **vars(self.about), "status": status, "error": error}
+
+
+@dataclass(frozen=True)
 class RankingRow:
     """One configuration's place in a ranking.
 
     Attributes:
-        backbone, objective, schedule: the configuration.
+        configuration: whose place it is.
         score: what it is ranked by, higher is better.
         rank: 1 is best; ties share the lowest place.
         low, high: ends of the rank's 95 % interval; None where it is not known.
@@ -132,9 +122,7 @@ class RankingRow:
         ArgumentError: when the score is not finite or the interval does not hold the rank.
     """
 
-    backbone: str
-    objective: str
-    schedule: str
+    configuration: Configuration
     score: float
     rank: int
     low: float | None = None
@@ -197,17 +185,25 @@ class Leaderboard:
         if not self.metrics:
             raise ArgumentError("metrics", [], "a leaderboard needs at least one metric")
         keys = [metric.key for metric in self.metrics]
-        cells = [tuple(getattr(run, name) for name in CELL) for run in self.runs if run.status == "done"]
+        cells = [astuple(run.factors) for run in self.runs if not run.failed]
         _check_distinct("metrics", keys, "give each metric a key of its own")
         # Two names that differ in case alone are one file on some systems.
         _check_distinct("runs", [run.run.lower() for run in self.runs if run.run], "give each run a name of its own")
         _check_distinct("runs", cells, "keep one finished run per cell, or name their protocols apart")
         titles = [(ranking.protocol, ranking.title) for ranking in self.rankings]
         _check_distinct("rankings", titles, "give each ranking of a protocol a title of its own")
-        for key in dict.fromkeys(key for run in self.runs for key in run.metrics):
+        for key in dict.fromkeys(key for run in self.runs for key in run.measured.metrics):
             if key not in keys:
                 hint = did_you_mean(nearest(key, keys), f"name it among the board's metrics {keys}")
                 raise ArgumentError("metrics", key, f"a run has a metric that is no column; {hint}")
+
+
+def _check_estimate(estimate: Estimate) -> None:
+    for name, number in (("value", estimate.value), ("unknown", estimate.unknown)):
+        if not math.isfinite(number):
+            raise ArgumentError(name, number, "must be finite; leave out a metric that was not measured")
+    low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
+    _check_interval(estimate.value, low, high)
 
 
 def _check_interval(value: float, low: float | None, high: float | None) -> None:
