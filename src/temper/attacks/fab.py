@@ -19,7 +19,8 @@ class FABTargeted(Attack):
     """FAB towards one class, ``Problem.target``.
 
     Takes the boundary to it for a plane, steps onto it with a bias towards ``x``, and from a flip goes back some way to
-    ``x``. In every step one forward pass asks and another judges the new point; one backward pass, however many classes.
+    ``x``. In every step one forward pass asks and another judges the new point; one backward pass, however many
+    classes.
 
     Attributes:
         alpha_max: largest weight of the point near ``x`` against the point near the present one.
