@@ -97,10 +97,12 @@ def _unfold(command: Callable[..., object]) -> None:
         for option in command.model_fields.values():
             option.description = " ".join((option.description or "").split()) or None
     elif dataclasses.is_dataclass(command):
-        told = {each.arg_name: each.description or "" for each in docstring_parser.parse_from_object(command).params}
+        descriptions = {
+            each.arg_name: each.description or "" for each in docstring_parser.parse_from_object(command).params
+        }
         for field in dataclasses.fields(command):
-            if field.name in told:
-                field.metadata = types.MappingProxyType({"help": " ".join(told[field.name].split())})
+            if field.name in descriptions:
+                field.metadata = types.MappingProxyType({"help": " ".join(descriptions[field.name].split())})
 
 
 def _check_words(words: Sequence[str], known: Sequence[Option]) -> None:

@@ -223,11 +223,11 @@ def refuse_if_filled(folder: Path) -> None:
 @contextlib.contextmanager
 def in_turn(folder: Path, name: str) -> Iterator[None]:
     """Inside, this process is the only one at a piece of work in a folder of claims; others are waited for."""
-    me, claims, told = owner(), Claims(Place(folder), ""), False
+    me, claims, logged = owner(), Claims(Place(folder), ""), False
     while not claims.take(name, me):
-        if not told and (holder := claims.holder(name, me)):
+        if not logged and (holder := claims.holder(name, me)):
             log.info("%s: waiting for %s, which is writing results there", folder, holder)
-            told = True
+            logged = True
         time.sleep(MOMENT)
     try:
         yield
@@ -243,14 +243,14 @@ def machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     if sys.platform == "darwin":
-        parts.append(_told("sysctl", "-n", "kern.boottime"))
+        parts.append(_output_of("sysctl", "-n", "kern.boottime"))
     return " ".join(parts)
 
 
 def started(pid: int) -> str | None:
     """When a process of this machine began, in a form to be compared; None where it has ended, or cannot be found."""
     if not Path("/proc/self/stat").exists():
-        state, _, began = _told("ps", "-o", "stat=,lstart=", "-p", str(pid)).partition(" ")
+        state, _, began = _output_of("ps", "-o", "stat=,lstart=", "-p", str(pid)).partition(" ")
         return None if not began or state.startswith("Z") else " ".join(began.split())
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name before may hold anything
@@ -259,7 +259,7 @@ def started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _told(*words: str) -> str:
+def _output_of(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
 

@@ -145,18 +145,18 @@ def read_json(path: Path) -> JsonObject:
     return content
 
 
-def unless_damaged(read: Callable[[Path], T], path: Path, told: str) -> T | None:
+def unless_damaged(read: Callable[[Path], T], path: Path, consequence: str) -> T | None:
     """What a file holds; None where it is not there, or damaged, which a warning says, and what follows from it.
 
     Args:
         read: reads it, and raises DamagedError where that cannot be.
         path: of the file.
-        told: what follows, for the warning.
+        consequence: what follows, for the warning.
     """
     if not path.exists():
         return None
     try:
         return read(path)
     except DamagedError as error:
-        log.warning("%s; %s", error, told)
+        log.warning("%s; %s", error, consequence)
         return None

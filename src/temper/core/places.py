@@ -147,8 +147,8 @@ class Place:
         try:
             if self.folder:
                 with os.scandir(self.folder / folder) as entries:
-                    found = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
-                return {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in found}
+                    files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+                return {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in files}
             with self.reached():
                 self.fs.invalidate_cache()
                 listed = self.fs.ls(self.path(folder), detail=True)
@@ -185,8 +185,8 @@ class Place:
 
 
 def _stamp(listed: Mapping[str, object]) -> str:
-    said = (listed.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
-    return f"{listed['size']}-{next((each for each in said if each is not None), '')}"
+    stamps = (listed.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
+    return f"{listed['size']}-{next((each for each in stamps if each is not None), '')}"
 
 
 def _create(path: Path, content: bytes) -> None:

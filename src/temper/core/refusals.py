@@ -31,10 +31,10 @@ def refusal(error: ValidationError, schema: type[BaseModel] | None = None, secti
         schema: the model that was filled; the nearest of its keys is suggested where one is unknown.
         section: key of the section that was filled, as ``data``; empty for the whole.
     """
-    found = error.errors(include_url=False)
+    problems = error.errors(include_url=False)
     # Of the members of a union, a fixed word such as "auto" is seldom what was meant.
-    same = [each for each in found if each["loc"][:1] == found[0]["loc"][:1]]
-    first = next((each for each in same if each["type"] != "literal_error"), found[0])
+    same = [each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]]
+    first = next((each for each in same if each["type"] != "literal_error"), problems[0])
     place = [part for part in first["loc"] if not _TRIED.fullmatch(str(part))]
     key, value, cause = _joined(section, *place), first["input"], first.get("ctx", {}).get("error")
     if first["type"] == "extra_forbidden" and schema is not None:

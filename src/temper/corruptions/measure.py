@@ -177,22 +177,19 @@ def measure(
         _check_same(known, table)
         table = known
     finished = set(table.cells())
-    if not finished.issuperset(plan.parts):
+    remaining = {cell: part for cell, part in plan.parts.items() if cell not in finished}
+    if remaining:
         _look(model, dataset)
-    done = sum(len(part) for cell, part in plan.parts.items() if cell in finished)
-    complete = True
-    with progress_bar("corruptions", sum(map(len, plan.parts.values())), done) as bar, Stop() as stop:
-        for cell, part in plan.parts.items():
-            if cell in finished:
-                continue
+    total, left = (sum(map(len, parts.values())) for parts in (plan.parts, remaining))
+    with progress_bar("corruptions", total, total - left) as bar, Stop() as stop:
+        for cell, part in remaining.items():
             predictions = _predictions(model, part, batch_size, workers, stop, bar, f"{cell[0]} {cell[1] or ''}")
             if predictions is None:
-                complete = False
-                break
+                return Measurement(table, False, time.monotonic() - started)
             table = table.joined([_rows(part, cell, predictions)])
             if save:
                 save(table)
-    return Measurement(table, complete, time.monotonic() - started)
+    return Measurement(table, True, time.monotonic() - started)
 
 
 def _identity(model: nn.Module, dataset: Dataset, plan: Plan) -> JsonObject:
@@ -243,7 +240,7 @@ def _predictions(
     note: str,
 ) -> NDArray[np.int64] | None:
     """The predicted classes of all samples, int64 [N]; None when it was stopped."""
-    found = []
+    predictions = []
     device = device_of(model)
     with crafting(model), full_precision(device):
         for images in _batches(model, part, batch_size, workers):
@@ -251,9 +248,9 @@ def _predictions(
                 return None
             logits = model(images.to(device).float() / 255)
             _check_logits(logits, len(images), part)
-            found.append(predicted(logits).cpu().numpy())
+            predictions.append(predicted(logits).cpu().numpy())
             bar.advance(note, by=len(images))
-    return np.concatenate(found).astype(np.int64)
+    return np.concatenate(predictions).astype(np.int64)
 
 
 def _batches(model: nn.Module, part: Dataset, batch_size: int | None, workers: int) -> Iterator[Tensor]:

@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             chosen = _names(path, list(members))
-            return {name: _array(path, archive, members[found]) for name, found in chosen.items()}
+            return {name: _array(path, archive, members[array]) for name, array in chosen.items()}
     except DataError:
         raise
     except DAMAGE as error:
@@ -73,17 +73,17 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: not a readable .npz archive ({reason}): write it anew with np.savez") from error
 
 
-def _names(path: Path, found: list[str]) -> dict[str, str]:
+def _names(path: Path, arrays: list[str]) -> dict[str, str]:
     """Which array is which; where neither usual name is there, the one known pair that is."""
     pair = ("images", "labels")
-    if not set(pair) <= set(found):
-        there = [known for known in PAIRS if set(known) <= set(found)]
+    if not set(pair) <= set(arrays):
+        there = [known for known in PAIRS if set(known) <= set(arrays)]
         pair = there[0] if len(there) == 1 else pair
     for what, name in zip(("images", "labels"), pair, strict=True):
-        if name not in found:
-            raise DataError(f"{path}: has no array {what!r} (it has {', '.join(found) or 'none'}): add it")
+        if name not in arrays:
+            raise DataError(f"{path}: has no array {what!r} (it has {', '.join(arrays) or 'none'}): add it")
     chosen = {"images": pair[0], "labels": pair[1]}
-    return chosen | ({"class_names": "class_names"} if "class_names" in found else {})
+    return chosen | ({"class_names": "class_names"} if "class_names" in arrays else {})
 
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:

@@ -171,10 +171,10 @@ def _check(known: PublishedSet, source: PublishedPart, whole: Dataset, root: Pat
     part = f"published {source.part} part" if source.part else "undivided images"
     again = f"the set may be half unpacked, or another version; unpack {known.files.archives} into {root} again"
     missing = _missing(whole)
-    found = len(whole) - len(missing)
-    if found != source.images:
+    count = len(whole) - len(missing)
+    if count != source.images:
         first = f" (the first that is missing is {missing[0]})" if missing else ""
-        raise DataError(f"{known.name}: {part}: {found} images found{first}, {source.images} expected: {again}")
+        raise DataError(f"{known.name}: {part}: {count} images found{first}, {source.images} expected: {again}")
     if whole.num_classes != known.classes:
         raise DataError(f"{known.name}: {part}: {whole.num_classes} classes found, {known.classes} expected: {again}")
 

@@ -53,24 +53,27 @@ def split(
         raise ArgumentError("data", f"{labels.dtype} {labels.shape}", "give a Dataset or its integer labels [N]")
     check_seed(seed)
     counts = _counts(len(labels), fraction, sizes)
-    classes, samples = np.unique(labels, return_counts=True)
-    if samples.min() < len(counts):
-        rare = classes[samples.argmin()]
-        name = data.class_names[rare] if hasattr(data, "class_names") else rare
-        raise DataError(
-            f"class {name} has {samples.min()} sample(s), {len(counts)} parts need one each: "
-            "add samples or leave the class out"
-        )
-    if min(counts) < len(classes):
+    classes = _check_samples(labels, len(counts), getattr(data, "class_names", None))
+    if min(counts) < classes:
         argument, value = ("fraction", fraction) if sizes is None else ("sizes", sizes)
         raise ArgumentError(
-            argument,
-            value,
-            f"a part of {min(counts)} samples cannot hold all {len(classes)} classes: enlarge it",
+            argument, value, f"a part of {min(counts)} samples cannot hold all {classes} classes: enlarge it"
         )
     ends = np.cumsum(counts)
     order = stratified_order(labels, seed)
     return tuple(np.sort(order[end - count : end]) for end, count in zip(ends, counts, strict=True))
+
+
+def _check_samples(labels: NDArray[np.int64], parts: int, names: Sequence[str] | None) -> int:
+    """The number of classes; a DataError where one has not a sample for each part."""
+    classes, samples = np.unique(labels, return_counts=True)
+    if samples.min() < parts:
+        rare = classes[samples.argmin()]
+        raise DataError(
+            f"class {rare if names is None else names[rare]} has {samples.min()} sample(s), {parts} parts need one"
+            " each: add samples or leave the class out"
+        )
+    return len(classes)
 
 
 def _counts(samples: int, fraction: float | None, sizes: Sequence[int] | None) -> tuple[int, ...]:

@@ -168,28 +168,28 @@ def _is_label(kind: pa.DataType) -> bool:
 
 
 def _image_column(schema: pa.Schema, path: Path) -> str:
-    found = [
+    columns = [
         field.name
         for field in schema
         if pa.types.is_binary(field.type)
         or pa.types.is_large_binary(field.type)
         or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
     ]
-    return _only(found, _IMAGE_COLUMNS, "image (bytes, or struct with bytes)", schema, path)
+    return _only(columns, _IMAGE_COLUMNS, "image (bytes, or struct with bytes)", schema, path)
 
 
 def _label_column(schema: pa.Schema, path: Path) -> str:
-    found = [field.name for field in schema if _is_label(field.type)]
-    return _only(found, _LABEL_COLUMNS, "label (integers or strings)", schema, path)
+    columns = [field.name for field in schema if _is_label(field.type)]
+    return _only(columns, _LABEL_COLUMNS, "label (integers or strings)", schema, path)
 
 
-def _only(found: list[str], usual: tuple[str, ...], what: str, schema: pa.Schema, path: Path) -> str:
+def _only(columns: list[str], usual: tuple[str, ...], what: str, schema: pa.Schema, path: Path) -> str:
     """The column found, or that of several which has the usual name."""
     for name in usual:
-        if name in found:
+        if name in columns:
             return name
-    if len(found) == 1:
-        return found[0]
+    if len(columns) == 1:
+        return columns[0]
     raise DataError(f"{path}: which column is the {what}? It has {', '.join(schema.names)}: name it {usual[0]}")
 
 

@@ -188,11 +188,11 @@ def image_paths(whole: Dataset) -> list[Path]:
 
 def _labels(source: VisionDataset, name: str) -> NDArray[np.int64]:
     """Class number of every image, without reading the images."""
-    found = [np.asarray(getattr(source, key)) for key in _LABEL_ATTRIBUTES if hasattr(source, key)]
-    found += [
+    candidates = [np.asarray(getattr(source, key)) for key in _LABEL_ATTRIBUTES if hasattr(source, key)]
+    candidates += [
         np.asarray([label for _, label in getattr(source, key)]) for key in _PAIR_ATTRIBUTES if hasattr(source, key)
     ]
-    labels = found[0] if found else np.empty(0)
+    labels = candidates[0] if candidates else np.empty(0)
     if labels.shape != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"torchvision:{name}: its copy here has no class number for every image: choose another")
     return labels.astype(np.int64)

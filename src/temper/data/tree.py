@@ -55,8 +55,8 @@ def load_tree(path: Path, split: SplitName | None) -> Dataset:
     classes = (whole.below(parts["train"]) if "train" in parts else tree).children()
     where = path / tree.prefix
     if len(classes) < 2:
-        found = f"only one class folder, {classes[0]}" if classes else "no class folders"
-        raise DataError(f"{where}: holds {found}: put the images of each class into a folder of its own")
+        reason = f"only one class folder, {classes[0]}" if classes else "no class folders"
+        raise DataError(f"{where}: holds {reason}: put the images of each class into a folder of its own")
     strangers = sorted(set(tree.children()) - set(classes))
     if strangers:
         raise DataError(f"{where / strangers[0]}: the training part has no such class: add or remove the folder")
@@ -92,20 +92,20 @@ def read_tree(path: Path) -> Tree:
         DataError: not a zip archive, or one whose members point outside it.
 
     """
-    found = walk(path, _refuse) if path.is_dir() else _walk_zip(path)
-    tree = Tree("", found.folders, tuple(images_among(path, found)))
+    listing = walk(path, _refuse) if path.is_dir() else _walk_zip(path)
+    tree = Tree("", listing.folders, tuple(images_among(path, listing)))
     while len(tree.children()) == 1 and not part_folders(tree) and tree.has_folders(tree.children()[0]):
         tree = tree.below(tree.children()[0])
     return tree
 
 
-def images_among(root: Path, found: Walk) -> list[str]:
+def images_among(root: Path, listing: Walk) -> list[str]:
     """The files that are images by their names; the log names what else there is, and links left aside."""
     images: list[str] = []
     others: list[str] = []
-    for name in found.files:
+    for name in listing.files:
         (images if name.lower().endswith(IMAGE_SUFFIXES) else others).append(name)
-    for what, names in (("no images by their names", others), ("links to what is there already", found.repeated)):
+    for what, names in (("no images by their names", others), ("links to what is there already", listing.repeated)):
         if names:
             some = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
             _LOG.info("%s: %d files or folders left aside, %s: %s", root, len(names), what, some)

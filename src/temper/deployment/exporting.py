@@ -89,14 +89,14 @@ def export(spec: str, kind: Format, out: Path, detector: Path | None = None, ima
     with naming({"model": "run"}):
         classifier = models.load(spec, image_size=image_size)
     if detector is None:
-        found = load_detector(spec, classifier)
+        fitted = load_detector(spec, classifier)
     else:
-        found = BrittlenessDetector.load(detector, models.fingerprint(classifier))
+        fitted = BrittlenessDetector.load(detector, models.fingerprint(classifier))
     images, checked_on = _trial_images(spec, classifier)
-    deployed = Deployed(classifier, found.threshold if found else None).eval().requires_grad_(False)
-    outputs = ("logits", "margin", "brittle") if found else ("logits", "margin")
+    deployed = Deployed(classifier, fitted.threshold if fitted else None).eval().requires_grad_(False)
+    outputs = ("logits", "margin", "brittle") if fitted else ("logits", "margin")
     write, read = (_to_onnx, _from_onnx) if kind == "onnx" else (_to_torch, _from_torch)
-    content = write(deployed, images[:1].repeat(2, 1, 1, 1), outputs, _facts(classifier, found))
+    content = write(deployed, images[:1].repeat(2, 1, 1, 1), outputs, _facts(classifier, fitted))
     with written(out) as unfinished:
         unfinished.write_bytes(content)
         difference, relative = compare(deployed, read(unfinished.read_bytes()), images)

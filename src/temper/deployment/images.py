@@ -29,19 +29,19 @@ def find_images(words: Sequence[str], stdin: IO[bytes] | None) -> list[str]:
     Raises:
         ArgumentError: nothing is named, or a folder holds no image.
     """
-    found: list[str] = []
+    paths: list[str] = []
     for word in words:
         if word == "-":
-            found += [path for line in _lines(stdin) for path in (_below(line) or [line])]
+            paths += [path for line in _lines(stdin) for path in (_below(line) or [line])]
         elif inside := _below(word):
-            found += inside
+            paths += inside
         elif inside is None:
-            found.append(word)
+            paths.append(word)
         else:
             raise ArgumentError("IMAGES", word, f"holds no image ({', '.join(IMAGE_SUFFIXES)}); name another folder")
-    if not found:
+    if not paths:
         raise ArgumentError("IMAGES", tuple(words), "name at least one image or folder, or - for paths on stdin")
-    return found
+    return paths
 
 
 def _lines(stdin: IO[bytes] | None) -> list[str]:
@@ -59,8 +59,8 @@ def _below(path: str) -> list[str] | None:
     if not _is_folder(path):
         return None
     refused: list[str] = []
-    found = walk(Path(path), lambda error: refused.append(str(error.filename)))
-    return refused + [str(Path(path) / name) for name in images_among(Path(path), found)]
+    listing = walk(Path(path), lambda error: refused.append(str(error.filename)))
+    return refused + [str(Path(path) / name) for name in images_among(Path(path), listing)]
 
 
 def _is_folder(path: str) -> bool:

@@ -66,20 +66,12 @@ def load(
     """
     model = parse_model(str(spec))
     weights = _weights(model, weights)
-    if num_classes is not None and num_classes < 2:
-        raise ArgumentError("num_classes", num_classes, "a classifier needs at least 2 classes")
-    if image_size is not None and image_size < 1:
-        raise ArgumentError("image_size", image_size, "must be a positive number of pixels")
+    _check_counts(num_classes, image_size)
     channels = next((len(given) for given in (mean, std) if isinstance(given, Sequence)), None)
     request = Request(weights == PRETRAINED, num_classes, image_size, channels, model_args or {}, example)
     with seeded(seed):
         built, info = _first_built(model, weights, request)
-        built = built.with_head_counted()
-        if num_classes not in (None, built.num_classes):
-            built = _with_fresh_head(built, info, num_classes)
-        if info["head"] == "fresh" and info.get("loaded") == 1.0:
-            info["loaded"] = built.backbone_share()
-        built = built.resized(image_size)
+        built = _fitted(built, info, request)
     own = built.preprocessing
     preprocessing = replace(own, mean=given_or_own("mean", mean, own.mean), std=given_or_own("std", std, own.std))
     return classifier_of(replace(built, preprocessing=preprocessing), info)
@@ -113,6 +105,23 @@ def check(spec: str | Path, weights: str | Path | None = None) -> None:
     if weights not in (PRETRAINED, RANDOM) and not Path(weights).is_file():
         raise ModelError(f"weights file {weights}: not found; give the path of a .safetensors file or torch checkpoint")
     model.origin.check()
+
+
+def _check_counts(num_classes: int | None, image_size: int | None) -> None:
+    if num_classes is not None and num_classes < 2:
+        raise ArgumentError("num_classes", num_classes, "a classifier needs at least 2 classes")
+    if image_size is not None and image_size < 1:
+        raise ArgumentError("image_size", image_size, "must be a positive number of pixels")
+
+
+def _fitted(built: Built, info: JsonObject, request: Request) -> Built:
+    """The network with a head for the classes that are asked for, and for images of the size that is."""
+    built = built.with_head_counted()
+    if request.num_classes not in (None, built.num_classes):
+        built = _with_fresh_head(built, info, request.num_classes)
+    if info["head"] == "fresh" and info.get("loaded") == 1.0:
+        info["loaded"] = built.backbone_share()
+    return built.resized(request.image_size)
 
 
 def _with_fresh_head(built: Built, info: JsonObject, num_classes: int) -> Built:

@@ -243,8 +243,8 @@ def _check_conversion(network: OnnxNetwork, images: Tensor, path: Path, output: 
         reason = str(error).partition("\n")[0]
         raise ModelError(f"onnx:{path}: onnxruntime cannot run it ({reason}); export it anew") from error
     expected = torch.from_numpy(made)
-    found = network(images)
-    gap = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    converted = network(images)
+    gap = float((converted - expected).abs().max()) if converted.shape == expected.shape else float("inf")
     if not gap <= 1e-3 * max(float(expected.abs().max()), 1e-3):
         raise ModelError(
             f"onnx:{path}: converted to torch it gives other outputs than onnxruntime (they differ by {gap:.2g});"

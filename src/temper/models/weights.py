@@ -68,9 +68,9 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
             return _state_dict(content[container], path)
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         return dict(content)
-    found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+    contents = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
     raise ModelError(
-        f"weights file {path}: holds {found}, not a state dict; expected names and tensors, alone or under"
+        f"weights file {path}: holds {contents}, not a state dict; expected names and tensors, alone or under"
         f" one of {', '.join(_CONTAINERS)}"
     )
 
@@ -163,7 +163,7 @@ def _unwrap(
 ) -> dict[str, Tensor]:
     """The network's own tensors, without wrappers, their normalisation (checked) and an attacker's copy of it all."""
     while True:
-        normaliser = {name: found[1] for name in tensors if (found := _NORMALISER.fullmatch(name))}
+        normaliser = {name: match[1] for name in tensors if (match := _NORMALISER.fullmatch(name))}
         for name, statistic in normaliser.items():
             _check_normalisation(name, tensors[name], normalisation[statistic == "std"], path)
         tensors = {
@@ -179,11 +179,13 @@ def _unwrap(
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _check_normalisation(name: str, found: Tensor, expected: Sequence[float], path: str | Path) -> None:
-    given = found.double().flatten().tolist()
-    if len(given) != len(expected) or any(abs(one - other) > 1e-4 for one, other in zip(given, expected, strict=True)):
+def _check_normalisation(name: str, statistic: Tensor, expected: Sequence[float], path: str | Path) -> None:
+    values = statistic.double().flatten().tolist()
+    if len(values) != len(expected) or any(
+        abs(one - other) > 1e-4 for one, other in zip(values, expected, strict=True)
+    ):
         raise ModelError(
-            f"weights file {path}: its network normalises with {name} = {[round(value, 4) for value in given]},"
+            f"weights file {path}: its network normalises with {name} = {[round(value, 4) for value in values]},"
             f" not {list(expected)}; is it the file of another model?"
         )
 
@@ -200,7 +202,7 @@ def _modern_swin(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if name.endswith(("relative_position_index", "attn_mask")):
             continue
-        name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", name)
+        name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
         modern[re.sub(r"^head\.", "head.fc.", name)] = tensor
     return modern
 
@@ -228,9 +230,9 @@ def _check_backbone(
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
     if any(problems.values()):
-        found = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
+        misfits = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
         raise ModelError(
-            f"weights file {path}: does not fit the network ({found}); only the head may differ:"
+            f"weights file {path}: does not fit the network ({misfits}); only the head may differ:"
             " check the model's name and arguments"
         )
 
