@@ -17,11 +17,6 @@ from temper.data.parts import SplitName, check_split
 from temper.errors import ArgumentError
 from temper.text import did_you_mean, nearest
 
-_FORMS = (
-    "FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME[:ROOT], parquet:DIR"
-    " or NAME[:ROOT] of temper.data.catalogue"
-)
-
 
 def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[str] | None = None) -> Dataset:
     """Load the data set that ``spec`` names.
@@ -86,11 +81,13 @@ class Source:
     """A kind of data set.
 
     Attributes:
+        form: how its DATA is written, for a person.
         reads: from a DATA to what the two functions take of it; None where it is not this source's.
         load: ``module:name`` of the function that loads it, given a part if there are parts.
         parts: ``module:name`` of the function that says which parts it has; None where it never has any.
     """
 
+    form: str
     reads: Callable[[str], str | Path | None]
     load: str
     parts: str | None = None
@@ -116,23 +113,32 @@ def _npz(spec: str) -> Path | None:
     return path if path.is_file() and path.suffix.lower() == ".npz" else None
 
 
-SOURCES = (
-    Source(lambda spec: spec if spec == "digits" else None, "temper.data.digits:load_digits"),
+_NAMED = (
+    Source("digits", lambda spec: spec if spec == "digits" else None, "temper.data.digits:load_digits"),
     Source(
+        "torchvision:NAME[:ROOT]",
         _after("torchvision"),
         "temper.data.torchvision_sets:load_torchvision",
         "temper.data.torchvision_sets:torchvision_parts",
     ),
-    Source(_table, "temper.data.tables:load_table", "temper.data.tables:table_parts"),
+    Source("parquet:DIR", _table, "temper.data.tables:load_table", "temper.data.tables:table_parts"),
     Source(
+        "NAME[:ROOT] of temper.data.catalogue",
         lambda spec: spec if catalogue.named_in(spec) else None,
         "temper.data.catalogue:load_published",
         "temper.data.catalogue:published_parts",
     ),
-    Source(_tree, "temper.data.tree:load_tree", "temper.data.tree:tree_parts"),
-    Source(_npz, "temper.data.arrays:load_npz"),
 )
-"""The kinds of data sets; the first that a DATA is of is taken."""
+_FILES = (
+    Source("FILE.npz", _npz, "temper.data.arrays:load_npz"),
+    Source(
+        "a folder or zip with one folder per class", _tree, "temper.data.tree:load_tree", "temper.data.tree:tree_parts"
+    ),
+)
+SOURCES = (*_NAMED, *_FILES)
+"""The kinds of data sets; a name goes before a file that is called so."""
+*_OTHERS, _LAST = (each.form for each in (*_FILES, *_NAMED))
+_FORMS = f"{', '.join(_OTHERS)} or {_LAST}"
 
 
 def _source_of(spec: str) -> tuple[Source, str | Path]:

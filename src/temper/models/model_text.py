@@ -6,7 +6,7 @@ from pathlib import Path
 from temper.core.files import near
 from temper.errors import ArgumentError
 from temper.models.catalogue import CATALOGUE, Backbone, nearest_backbones
-from temper.models.sources import BUNDLED, Source, find_source
+from temper.models.sources import BUNDLED, SOURCES, Source, find_source
 from temper.text import did_you_mean
 
 
@@ -80,6 +80,6 @@ def _no_model(text: str) -> ArgumentError:
     return ArgumentError(
         "model",
         text,
-        "must be a run folder that exists, bundled, timm:NAME[@weights-file], module:factory, onnx:FILE or"
-        f" NAME[@weights-file] of temper.models.catalogue{hint and f'; {hint}'}",
+        f"must be a run folder that exists, {', '.join(source.form for source in SOURCES)} or NAME[@weights-file] of"
+        f" temper.models.catalogue{hint and f'; {hint}'}",
     )

@@ -13,11 +13,13 @@ BUNDLED = BundledSource.prefix
 SOURCES: tuple[type[Source], ...] = (
     BundledSource,
     TimmSource,
+    FactorySource,
     OnnxSource,
-    FactorySource,  # last: its texts have no prefix of their own
 )
 
 
 def find_source(text: str) -> Source | None:
     """The network that a MODEL without weights file names; None where it is no source's."""
-    return next((source(text) for source in SOURCES if source.names(text)), None)
+    # A prefix goes before a module that is called so.
+    by_precedence = sorted(SOURCES, key=lambda source: source.prefix == "")
+    return next((source(text) for source in by_precedence if source.names(text)), None)

@@ -12,6 +12,7 @@ PREPROCESSING = Preprocessing(bundled.MEAN, bundled.STD, bundled.IMAGE_SIZE)
 class BundledSource(Source):
     """Pretrained on CIFAR-10 (see its card), or with random weights."""
 
+    form = "bundled"
     prefix = "bundled"
     weights_are_optional = True
 

@@ -37,6 +37,7 @@ class FactorySource(Source):
     accepts. Square images of the data give the network its size, and so does its refusal of all others.
     """
 
+    form = "module:factory"
     builds_heads = True
 
     @classmethod

@@ -15,6 +15,7 @@ from temper.models.sources.source import Request, Source
 class OnnxSource(Source):
     """On pixels in [0, 1]: an exported classifier has its normalisation inside."""
 
+    form = "onnx:FILE"
     prefix = "onnx"
 
     def check(self) -> None:

@@ -38,6 +38,8 @@ class Source(ABC):
 
     text: str
 
+    form: ClassVar[str]
+    """How its texts are written, for a person."""
     prefix: ClassVar[str] = ""
     """What the source's texts begin with, before a colon."""
     takes_weights_file: ClassVar[bool] = False

@@ -26,6 +26,7 @@ class TimmSource(Source):
     the family's input size is fixed when it is built.
     """
 
+    form = "timm:NAME[@weights-file]"
     prefix = "timm"
     takes_weights_file = True
     takes_arguments = True
