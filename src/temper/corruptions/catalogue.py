@@ -1,29 +1,30 @@
 """The corruptions that there are, by name, and those that published results are taken over."""
 
-from temper.corruptions import blur, geometry, pixelwise, weather
+from temper.core.lazily import loaded
 from temper.corruptions.corruption import Corruption, Group
 
-_ALL: tuple[Corruption, ...] = (
-    pixelwise.GAUSSIAN_NOISE,
-    pixelwise.SHOT_NOISE,
-    pixelwise.IMPULSE_NOISE,
-    blur.DEFOCUS_BLUR,
-    blur.GLASS_BLUR,
-    blur.MOTION_BLUR,
-    blur.ZOOM_BLUR,
-    weather.SNOW,
-    weather.FROST,
-    weather.FOG,
-    pixelwise.BRIGHTNESS,
-    pixelwise.CONTRAST,
-    geometry.ELASTIC_TRANSFORM,
-    geometry.PIXELATE,
-    geometry.JPEG_COMPRESSION,
-    pixelwise.SPECKLE_NOISE,
-    blur.GAUSSIAN_BLUR,
-    weather.SPATTER,
-    pixelwise.SATURATE,
+_PLACES = (
+    "pixelwise:GAUSSIAN_NOISE",
+    "pixelwise:SHOT_NOISE",
+    "pixelwise:IMPULSE_NOISE",
+    "blur:DEFOCUS_BLUR",
+    "blur:GLASS_BLUR",
+    "blur:MOTION_BLUR",
+    "blur:ZOOM_BLUR",
+    "weather:SNOW",
+    "weather:FROST",
+    "weather:FOG",
+    "pixelwise:BRIGHTNESS",
+    "pixelwise:CONTRAST",
+    "geometry:ELASTIC_TRANSFORM",
+    "geometry:PIXELATE",
+    "geometry:JPEG_COMPRESSION",
+    "pixelwise:SPECKLE_NOISE",
+    "blur:GAUSSIAN_BLUR",
+    "weather:SPATTER",
+    "pixelwise:SATURATE",
 )
+_ALL: tuple[Corruption, ...] = tuple(loaded(f"{__package__}.{place}") for place in _PLACES)
 
 CORRUPTIONS: dict[str, Corruption] = {each.name: each for each in _ALL}
 """Every corruption by name; those of ImageNet-C in its order."""

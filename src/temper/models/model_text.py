@@ -6,7 +6,8 @@ from pathlib import Path
 from temper.core.files import near
 from temper.errors import ArgumentError
 from temper.models.catalogue import CATALOGUE, Backbone, nearest_backbones
-from temper.models.sources import BUNDLED, SOURCES, Source, find_source
+from temper.models.sources import SOURCES, Source, find_source
+from temper.models.sources.bundled import BundledSource
 from temper.text import did_you_mean
 
 
@@ -54,7 +55,7 @@ def parse_model(text: str) -> ModelText:
 
 def run_folder(text: str) -> Path | None:
     """The folder that a MODEL names, if it names one."""
-    return Path(text) if text != BUNDLED and Path(text).is_dir() else None
+    return Path(text) if text != BundledSource.prefix and Path(text).is_dir() else None
 
 
 def source_of(text: str) -> Source:

@@ -1,21 +1,17 @@
 """Where networks come from: a file for each source, and the one table of them."""
 
-from temper.models.sources.bundled import BundledSource
-from temper.models.sources.factory import FactorySource
-from temper.models.sources.onnx import OnnxSource
+from temper.core.lazily import loaded
 from temper.models.sources.source import Request, Source
-from temper.models.sources.timm import TimmSource
 
-__all__ = ["BUNDLED", "SOURCES", "Request", "Source", "find_source"]
+__all__ = ["SOURCES", "Request", "Source", "find_source"]
 
-BUNDLED = BundledSource.prefix
-
-SOURCES: tuple[type[Source], ...] = (
-    BundledSource,
-    TimmSource,
-    FactorySource,
-    OnnxSource,
+_PLACES = (
+    "bundled:BundledSource",
+    "timm:TimmSource",
+    "factory:FactorySource",
+    "onnx:OnnxSource",
 )
+SOURCES: tuple[type[Source], ...] = tuple(loaded(f"{__name__}.{place}") for place in _PLACES)
 
 
 def find_source(text: str) -> Source | None:
