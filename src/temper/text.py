@@ -23,6 +23,11 @@ def masked(text: str) -> str:
     return _SIGNED.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says; other programs' errors may go on for pages."""
+    return str(error).strip().partition("\n")[0]
+
+
 def printable(text: str, keep: str = "") -> str:
     """The text with everything that is no visible character or space written as an escape, as ``\\x1b``.
 

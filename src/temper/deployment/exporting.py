@@ -24,6 +24,7 @@ from temper.models import Classifier
 from temper.models.model_text import run_folder
 from temper.runs.evaluate import check_out
 from temper.runs.run import CONFIG, Run
+from temper.text import first_line
 from temper.training.splits import splits_of
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def _any_batch() -> tuple[dict[int, object]]:
 
 def _not_exported(kind: str, error: Exception) -> ModelError:
     cause = error.__cause__ or error
-    reason = str(cause).strip().partition("\n")[0]
+    reason = first_line(cause)
     return ModelError(
         f"the model cannot be exported to {kind} ({type(cause).__name__}: {reason}); its forward pass must not"
         " depend on the values or the number of its images"

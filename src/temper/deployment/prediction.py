@@ -27,6 +27,7 @@ from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.models import Classifier
 from temper.models.heads import SHAPE_REFUSALS
 from temper.models.model_text import run_folder
+from temper.text import first_line
 
 LARGEST_BATCH = 256  # more would only delay the first answer
 MIXED_BATCH = 32  # of a model that takes images of any size
@@ -241,7 +242,7 @@ class Predictor:
         except SHAPE_REFUSALS as error:
             if self.classifier.image_size is not None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            size, reason = "x".join(map(str, images.shape[1:])), str(error).partition("\n")[0]
+            size, reason = "x".join(map(str, images.shape[1:])), first_line(error)
             return [Failure(path, f"the model takes no image of {size} ({reason})") for path in paths]
         names = names_of(self.classifier)
         finite = torch.isfinite(logits).all(1).tolist()

@@ -11,6 +11,7 @@ from temper.errors import ModelError
 from temper.models.classifier import Classifier
 from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, evaluating, takes
 from temper.models.outputs import Form, as_logits, form_of, main_output
+from temper.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,6 @@ def _try(model: nn.Module, images: Tensor) -> tuple[object, bool]:
                 "takes one image at a time" if takes(model, images[:1]) else f"does not take {count} images of {size}"
             )
             raise ModelError(
-                f"{type(model).__name__}: {what} ({str(error).partition(chr(10))[0]}); make or export it for batches of"
-                " any size"
+                f"{type(model).__name__}: {what} ({first_line(error)}); make or export it for batches of any size"
             ) from error
     return output, x._version != version

@@ -11,6 +11,7 @@ from temper.errors import ModelError
 from temper.models.heads import SHAPE_REFUSALS, evaluating, output_of, outputs_of
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.preprocessing import Preprocessing
+from temper.text import first_line
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,6 @@ def resize(network: nn.Module, image_size: int, channels: int) -> None:
         raise ModelError(
             f"image_size = {image_size}: {type(network).__name__} does not take it ({first_line(error)})"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Of what an error says."""
-    return str(error).partition("\n")[0]
 
 
 def classifier_form(text: str, network: nn.Module, images: Tensor) -> Form:

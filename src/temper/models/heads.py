@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from temper.errors import ModelError
 from temper.models.outputs import Form, as_logits, main_output
+from temper.text import first_line
 
 # What networks raise when an input's shape does not suit them.
 SHAPE_REFUSALS = (AssertionError, IndexError, RuntimeError, ValueError)
@@ -100,9 +101,7 @@ def check_one_by_one(network: nn.Module, images: Tensor, form: Form, name: str) 
         with evaluating(network), torch.no_grad():
             logits = as_logits(network(images[:1].clone()), form)  # it may write into them
     except SHAPE_REFUSALS as error:
-        raise ModelError(
-            f"{name}: does not take one image alone ({str(error).partition(chr(10))[0]}); {fix}"
-        ) from error
+        raise ModelError(f"{name}: does not take one image alone ({first_line(error)}); {fix}") from error
     if isinstance(logits, Tensor) and (logits.dim() != 2 or len(logits) != 1):
         raise ModelError(
             f"{name}: gives {list(logits.shape)} for one image alone (a squeeze?), not [1, classes]; {fix}"

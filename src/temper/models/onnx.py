@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.errors import MissingExtraError, ModelError
+from temper.text import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -95,7 +96,7 @@ def read_onnx(path: Path, example: Tensor | None = None) -> tuple[OnnxNetwork, t
     except ModelError:
         raise
     except Exception as error:  # protobuf and the converter raise what they like
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(
             f"onnx:{path}: cannot be converted ({type(error).__name__}: {reason}); export it anew, or load the network"
         ) from error
@@ -218,7 +219,7 @@ def _check_batches(network: nn.Module, images: Tensor, path: Path) -> None:
         together = network(images)
         alone = torch.cat([network(image[None]) for image in images])
     except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(f"onnx:{path}: does not take batches ({reason}); export it with a dynamic batch") from error
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
         raise ModelError(f"onnx:{path}: computes otherwise in batches; export it with a dynamic batch")
@@ -240,7 +241,7 @@ def _check_conversion(network: OnnxNetwork, images: Tensor, path: Path, output: 
         fed = (np.repeat(inputs[k : k + 1], count, 0) for k in range(len(inputs)))
         made = np.concatenate([session.run([output], {name: each})[0][:1] for each in fed])
     except Exception as error:  # onnxruntime raises what it likes
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(f"onnx:{path}: onnxruntime cannot run it ({reason}); export it anew") from error
     expected = torch.from_numpy(made)
     converted = network(images)

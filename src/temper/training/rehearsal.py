@@ -10,6 +10,7 @@ from temper import models
 from temper.errors import ModelError
 from temper.models import Classifier
 from temper.models.heads import SHAPE_REFUSALS, modes_of
+from temper.text import first_line
 
 PARTS = 0.05  # by how much weights are moved, as training would
 
@@ -43,7 +44,7 @@ def rehearse(classifier: Classifier, images: Tensor, smallest: int) -> None:
                     f"{spec}: has a batch norm that needs at least 2 images at once, and the smallest part of a batch"
                     f" has {smallest}; raise micro_batch or batch_size"
                 ) from None
-            size, reason = "x".join(map(str, images.shape[1:])), str(error).partition("\n")[0]
+            size, reason = "x".join(map(str, images.shape[1:])), first_line(error)
             raise ModelError(
                 f"{spec}: takes images of {size} in eval mode, but not in train mode ({reason}); give another"
                 " model.image_size"

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from temper.core.precision import check_precision
 from temper.errors import ModelError
-from temper.models.built import Built, classifier_form, first_line
+from temper.models.built import Built, classifier_form
 from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, find_head, output_of, takes
 from temper.models.outputs import Form
 from temper.models.preprocessing import Preprocessing
 from temper.models.sources.source import Request, Source
-from temper.text import did_you_mean, nearest
+from temper.text import did_you_mean, first_line, nearest
 
 # What image networks usually take: tried where nothing says what a factory's network takes.
 _USUAL_SIZES = (32, 28, 64, 224, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)
