@@ -155,6 +155,12 @@ def test_credentials_in_names_are_hidden(tmp_path):
     assert text.count("s3://***@bucket/x_<wbr>y") == 3  # the classes'
 
 
+def test_credentials_in_legends_are_hidden():
+    address = "s3://KEY_A:SEC_RET@bucket/x_y"
+    legend = accuracy_curve([view(address), view("other")], "Linf").legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["s3://***@bucket/x_y", "other"]
+
+
 def test_parts_that_are_missing_are_left_out(tmp_path):
     whole = report(tmp_path, view())[1].text
     for part, heading in {"samples": "Samples and", "history": "Training.", "facts": "What was run"}.items():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
 from temper.margins.intervals import Estimate
-from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, eps_ticks, run_colour
+from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, eps_ticks, run_colour, short
 from temper.report.views import Curve
 from temper.threat import NORMS, check_norm, format_eps
 
@@ -220,7 +220,7 @@ def _lines(curves: Mapping[str, Curve], height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     for index, (name, (x, y)) in enumerate(curves.items()):
         dashes = _DASHES[index // len(PALETTE) % len(_DASHES)]
-        axes.plot(x, y, label=_elided(name), color=run_colour(index), linestyle=dashes)
+        axes.plot(x, y, label=short(name), color=run_colour(index), linestyle=dashes)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
@@ -231,7 +231,7 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """A figure with a row per name, the first on top."""
     figure = Figure(figsize=(WIDTH, 0.8 + _ROW * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_yticks(range(len(names)), [_elided(name, 22) for name in names])
+    axes.set_yticks(range(len(names)), [short(name, 22) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -239,13 +239,8 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:
-    longest = max(len(_elided(name)) for name in names)
+    longest = max(len(short(name)) for name in names)
     figure.legend(loc="outside lower center", ncols=3 if longest <= 16 else 2 if longest <= 26 else 1)
-
-
-def _elided(name: str, longest: int = 44) -> str:
-    """The name's two ends: what differs is often the last part."""
-    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest - longest // 2) :]}"
 
 
 def _check_some(argument: str, given: Mapping[str, object]) -> None:

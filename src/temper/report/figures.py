@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError
 from temper.report.views import RunView, SampleView
+from temper.text import masked
 from temper.threat import NORMS, check_norm
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _percent_axis(axes: Axes) -> None:
 
 def _legend(figure: Figure, views: Sequence[RunView], shown: Sequence[int], *, markers: bool) -> None:
     size = 5 if markers else 0
-    names = [_elided(views[index].name) for index in shown]
+    names = [short(views[index].name) for index in shown]
     handles = [
         Line2D([], [], color=run_colour(i), ls=_run_line(i), marker=_run_marker(i), ms=size, label=name)
         for i, name in zip(shown, names, strict=True)
@@ -208,5 +209,8 @@ def _legend(figure: Figure, views: Sequence[RunView], shown: Sequence[int], *, m
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def _elided(name: str) -> str:
-    return name if len(name) <= 44 else f"{name[:20]}…{name[-23:]}"  # what differs is often at the end
+def short(name: str, longest: int = 44) -> str:
+    """A name as a figure has room for: without credentials, and of a long one the two ends, for what differs is often
+    the last part."""
+    name = masked(name)
+    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest - longest // 2) :]}"
