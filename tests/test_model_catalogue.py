@@ -93,6 +93,7 @@ def test_the_table_agrees_with_published_results(shared_data):
         assert row["pre_training_dataset"] == known.weights.pretraining_data, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_backbone_is_timms_with_these_parameters_and_one_linear_head(name):
     known = CATALOGUE[name]
