@@ -20,11 +20,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 # Files that take longest, so that none of them is begun last.
 LONGEST = (
+    "test_proven",
     "test_ray_engine",
     "test_bench_running",
-    "test_finetune_stopped",
-    "test_bench_search",
-    "test_evaluate_stopped",
+    "test_parity",
+    "test_margins_command",
+    "test_resuming",
 )
 
 

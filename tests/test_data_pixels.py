@@ -14,7 +14,6 @@ from temper.data.augment import crop_flip, jitter, luma, random_resized_crop_box
 from temper.errors import ArgumentError, DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 33, 40), dtype=np.uint8)
-SMOOTH = resize(NOISE[:, :6, :6].copy(), (33, 40))
 
 
 def dataset(samples=20, height=32, width=32, channels=3):
