@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from temper.attacks.apgd import APGD
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.fab import FABTargeted
 from temper.attacks.losses import logit_difference_targeted
 from temper.attacks.pgd import PGD
@@ -59,7 +59,7 @@ def most(suite: Suite, model: nn.Module, norm: str, radii: list[float], half: to
         ranked = model(torch.cat([x, x])).argsort(1, descending=True)[:5]
     work = Work(x, ranked[:, 0], torch.arange(5), ranked[:, 1:])
     found = Findings(suite.in_norm(norm), work.ids.numpy())
-    list(search(Engine(model, [], 16, half=half), work, norm, radii, found, 0))
+    list(search(AttackEngine(model, [], 16, half=half), work, norm, radii, found, 0))
     return int(found.forward.max()), int(found.backward.max())
 
 

@@ -13,7 +13,7 @@ from temper.attacks import verification
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import Answer, Attack, input_gradient
 from temper.attacks.ball import distance
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.fab import FABTargeted
 from temper.attacks.losses import cross_entropy, dlr_targeted, flipped
 from temper.attacks.pgd import PGD
@@ -57,7 +57,9 @@ def work_for(model: nn.Module, count: int = 40) -> Work:
 
 def run(model, work, stage, eps, size, norm="Linf", **options):
     radii = torch.as_tensor(eps, dtype=torch.float64).expand(len(work))
-    return sorted(Engine(model, [], size, **options).flow(stage, work, norm, radii, 0), key=lambda each: each.place)
+    return sorted(
+        AttackEngine(model, [], size, **options).flow(stage, work, norm, radii, 0), key=lambda each: each.place
+    )
 
 
 @pytest.mark.parametrize("stage", [CE, TARGETED])
@@ -153,15 +155,15 @@ def test_a_full_memory_halves_the_batch_and_changes_nothing():
     model = Watched()
     work = work_for(model)
     full = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-    hungry = Engine(Hungry(16, full), [], 64)
+    hungry = AttackEngine(Hungry(16, full), [], 64)
     radii = torch.full((40,), 0.03, dtype=torch.float64)
     found = sorted(hungry.flow(CE, work, "Linf", radii, 0), key=lambda each: each.place)
     assert [each.distance for each in found] == [each.distance for each in run(model, work, CE, 0.03, 64)]
     assert hungry.batch_size == 16
     with pytest.raises(ModelError, match="not even 16 images fit into memory"):
-        list(Engine(Hungry(4, full), [], 64).flow(CE, work, "Linf", radii, 0))
+        list(AttackEngine(Hungry(4, full), [], 64).flow(CE, work, "Linf", radii, 0))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        list(Engine(Hungry(4, "mat1 and mat2 do not fit"), [], 64).flow(CE, work, "Linf", radii, 0))
+        list(AttackEngine(Hungry(4, "mat1 and mat2 do not fit"), [], 64).flow(CE, work, "Linf", radii, 0))
 
 
 class Overshoot(Attack):

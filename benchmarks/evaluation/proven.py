@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from temper import models
 from temper.attacks.crafting import foldable
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Suite
 from temper.attacks.work import Work
 from temper.evaluation.search import Findings, search
@@ -49,7 +49,7 @@ def attacked(
         ranked = model(x).argsort(1, descending=True)
     assert torch.equal(ranked[:, 0], y)
     work = Work(x, y, torch.arange(len(x)), ranked[:, 1:])
-    engine = Engine(model, foldable(model, x[:2]), 64, half=half)
+    engine = AttackEngine(model, foldable(model, x[:2]), 64, half=half)
     found = Findings(suite.in_norm("Linf"), np.arange(len(x)))
     for radius in np.unique(eps):
         some = torch.from_numpy(np.flatnonzero(eps == radius))

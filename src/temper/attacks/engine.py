@@ -19,7 +19,7 @@ from temper.attacks.work import Finished, Work
 from temper.threat import Norm
 
 
-class Engine(Lent):
+class AttackEngine(Lent):
     """A model that is being searched."""
 
     def flow(self, stage: Stage, work: Work, norm: Norm, eps: Tensor, seed: int) -> Iterator[Finished]:

@@ -86,7 +86,7 @@ def show_corruptions(result: CorruptionsResult) -> None:
     """Print the numbers of ``temper corruptions``: a row per corruption, a column per severity."""
     summary = result.summary
     severities = sorted({severity for each in summary.corruptions.values() for severity in each.severities})
-    title = f"Accuracy on {result.measured.data} under corruptions, by severity"
+    title = f"Accuracy on {result.subject.data} under corruptions, by severity"
     table = Table(title=title, title_justify="left")
     for column in ("", *map(str, severities), "mean"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -115,7 +115,7 @@ def show_margins(result: MarginsResult, out: Path) -> None:
     counts, norm = brittleness.decisions, result.threat.norm
     table = Table(title=f"Scores against input margins in {norm}", title_justify="left")
     table.caption = (
-        f"{counts.known + counts.unknown} decisions of {result.measured.data}: {counts.brittle} brittle at"
+        f"{counts.known + counts.unknown} decisions of {result.subject.data}: {counts.brittle} brittle at"
         f" {_radius(result.threat)}, {counts.robust} robust, {counts.unknown} margins unknown; 95 % intervals in"
         " brackets"
     )
@@ -160,11 +160,11 @@ def show_evaluation(result: EvaluationResult, out: Path) -> None:
         values[f"robust accuracy at {_radius(each.threat)}"] = each.accuracy
         if not each.subset:  # which says nothing of other radii
             values[f"expected robustness up to {_radius(each.threat)}"] = each.expected
-    show_table(f"Measured on {result.measured.data}", {result.measured.model: values})
+    show_table(f"Measured on {result.subject.data}", {result.subject.model: values})
     for subset in [each.subset for each in result.threats if each.subset]:
         _Plain().print(
             f"from attacks on {subset.attacked:,} of {subset.correct:,} correct samples; of the images that the"
-            f" {result.measured.samples:,} are a sample of: {_one_line(subset.distribution)}",
+            f" {result.subject.samples:,} are a sample of: {_one_line(subset.distribution)}",
         )
     search = result.search
     say(

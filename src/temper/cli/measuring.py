@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class SubjectOptions:
     """What is measured."""
 
     model: str
@@ -46,7 +46,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputOptions:
     """Where the results go."""
 
     out: Path | None = None
@@ -55,7 +55,7 @@ class Output:
     """Print one JSON object on stdout and nothing else there."""
 
 
-class Result(Protocol):
+class CommandResult(Protocol):
     """What a measurement comes to."""
 
     @property
@@ -66,15 +66,15 @@ class Result(Protocol):
         """As one JSON object."""
 
 
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound=CommandResult)
 
 
 class Measuring(ABC, Generic[R]):
     """A command that measures a model and keeps what it finds in a folder."""
 
     name: ClassVar[str]
-    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
-    output: Annotated[Output, tyro.conf.OmitArgPrefixes]
+    subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
+    output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes]
 
     @abstractmethod
     def measure(self, out: Path) -> R:
@@ -109,7 +109,7 @@ class Evaluate(Measuring["EvaluationResult"]):
     """
 
     name = "evaluate"
-    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
+    subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
     suite: str = "fast"
@@ -121,7 +121,7 @@ class Evaluate(Measuring["EvaluationResult"]):
     precision: Precision | None = None
     """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
     plus or minus this, as 0.01 for one point."""
-    output: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
+    output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
 
     def measure(self, out: Path) -> "EvaluationResult":
         """See :class:`Measuring`."""
@@ -150,7 +150,7 @@ class Corruptions(Measuring["CorruptionsResult"]):
     """
 
     name = "corruptions"
-    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
+    subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
     corruption: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Names such as fog or gaussian_noise; may be given several times. By default the 15 of ImageNet-C."""
     severity: str | None = None
@@ -162,7 +162,7 @@ class Corruptions(Measuring["CorruptionsResult"]):
     """What the mean corruption error is taken against: alexnet (ImageNet only), or the folder of another model."""
     workers: Helpers = 0
     """Processes that corrupt images."""
-    output: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
+    output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
 
     def measure(self, out: Path) -> "CorruptionsResult":
         """See :class:`Measuring`."""
@@ -184,7 +184,7 @@ class Corruptions(Measuring["CorruptionsResult"]):
 
 
 @dataclass(frozen=True)
-class Learning:
+class PseudoMarginOptions:
     """What is learned from training images."""
 
     pseudo_margin: bool = False
@@ -204,7 +204,7 @@ class Margins(Measuring["MarginsResult"]):
     """
 
     name = "margins"
-    subject: Annotated[Subject, tyro.conf.OmitArgPrefixes]
+    subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
     threat: str
     """NORM:EPS, as in Linf:8/255: a decision is brittle if an image so near is classified otherwise."""
     alpha: float = 0.05
@@ -213,8 +213,8 @@ class Margins(Measuring["MarginsResult"]):
     """Also attack the detectors, as someone would who knows the score and the threshold."""
     time_budget: str | None = None
     """Stop the search for margins after so long, as in 90s, 10m or 2h; the same command continues."""
-    learning: Annotated[Learning, tyro.conf.OmitArgPrefixes] = Learning()
-    output: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
+    learning: Annotated[PseudoMarginOptions, tyro.conf.OmitArgPrefixes] = PseudoMarginOptions()
+    output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
 
     def measure(self, out: Path) -> "MarginsResult":
         """See :class:`Measuring`."""

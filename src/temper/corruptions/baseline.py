@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.core.files import JsonObject
-from temper.corruptions.table import Cell, CorruptionTable
+from temper.corruptions.table import Condition, CorruptionTable
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
 from temper.margins.intervals import Estimate
@@ -79,7 +79,7 @@ ALEXNET = Baseline(
 )
 
 
-def mce(table: CorruptionTable, baseline: Baseline, cells: Sequence[Cell]) -> MeanCorruptionError:
+def mce(table: CorruptionTable, baseline: Baseline, cells: Sequence[Condition]) -> MeanCorruptionError:
     """Mean corruption error over ``cells``, which may be some of the corruptions and severities.
 
     Raises:

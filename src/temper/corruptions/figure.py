@@ -10,14 +10,14 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from temper.core.files import written
 from temper.corruptions.catalogue import GROUPS, STAND_INS
-from temper.corruptions.table import CLEAN, Cell, CorruptionTable
+from temper.corruptions.table import CLEAN, Condition, CorruptionTable
 from temper.report.figures import PALETTE, STYLE
 
 _MARKERS = ("o", "s", "^", "D")
 _MUTED = "#566471"
 
 
-def write_figure(table: CorruptionTable, cells: Sequence[Cell], path: Path) -> None:
+def write_figure(table: CorruptionTable, cells: Sequence[Condition], path: Path) -> None:
     """Draw as SVG; the same numbers give the same bytes."""
     figure = accuracy_figure(table, cells)
     with matplotlib.rc_context(STYLE), written(path) as unfinished:
@@ -25,7 +25,7 @@ def write_figure(table: CorruptionTable, cells: Sequence[Cell], path: Path) -> N
 
 
 @matplotlib.rc_context(STYLE)
-def accuracy_figure(table: CorruptionTable, cells: Sequence[Cell]) -> Figure:
+def accuracy_figure(table: CorruptionTable, cells: Sequence[Condition]) -> Figure:
     """Accuracy with 95 % intervals: a panel per group of corruptions, or one of bars if there is one severity."""
     if len({severity for _, severity in cells}) == 1:
         return _bars(table, cells)
@@ -46,7 +46,7 @@ def accuracy_figure(table: CorruptionTable, cells: Sequence[Cell]) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, table: CorruptionTable, names: Sequence[str], cells: Sequence[Cell]) -> None:
+def _curves(axes: Axes, table: CorruptionTable, names: Sequence[str], cells: Sequence[Condition]) -> None:
     for index, name in enumerate(names):
         points = [(CLEAN, 0), *sorted(cell for cell in cells if cell[0] == name)]
         at = [severity for _, severity in points]
@@ -68,7 +68,7 @@ def _curves(axes: Axes, table: CorruptionTable, names: Sequence[str], cells: Seq
     axes.legend(fontsize=8, loc="best", frameon=True, framealpha=0.7, edgecolor="none")
 
 
-def _bars(table: CorruptionTable, cells: Sequence[Cell]) -> Figure:
+def _bars(table: CorruptionTable, cells: Sequence[Condition]) -> Figure:
     figure = Figure(figsize=(4.6, 1.2 + 0.27 * len(cells)), layout="constrained")
     axes = figure.add_subplot()
     estimates = [table.accuracy(*cell) for cell in cells]

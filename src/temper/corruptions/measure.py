@@ -22,7 +22,7 @@ from temper.core.progress import Bar, progress_bar
 from temper.corruptions.apply import CorruptedImages, check_corruption, corrupted, guide_preset
 from temper.corruptions.catalogue import GUIDE, GUIDE_SEVERITY, IMAGENET_C
 from temper.corruptions.parameters import SEVERITIES, Rule
-from temper.corruptions.table import CLEAN, Cell, CorruptionTable, empty_table
+from temper.corruptions.table import CLEAN, Condition, CorruptionTable, empty_table
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, EvidenceError, ModelError
 from temper.evaluation import fitness
@@ -44,9 +44,9 @@ class Plan:
     preset: str
     rule: Rule
     seed: int
-    parts: dict[Cell, Dataset]
+    parts: dict[Condition, Dataset]
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Condition]:
         """The corruptions and severities, without the clean samples."""
         return [cell for cell in self.parts if cell[0] != CLEAN]
 
@@ -212,7 +212,7 @@ def _check_same(known: CorruptionTable, table: CorruptionTable) -> None:
             raise EvidenceError(f"what is there was measured with another {part}")
 
 
-def _rows(part: Dataset, cell: Cell, predictions: NDArray[np.int64]) -> pd.DataFrame:
+def _rows(part: Dataset, cell: Condition, predictions: NDArray[np.int64]) -> pd.DataFrame:
     rows = {"sample": part.ids, "label": part.labels, "corruption": cell[0], "severity": cell[1]}
     return pd.DataFrame({**rows, "prediction": predictions})
 

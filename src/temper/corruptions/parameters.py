@@ -14,7 +14,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
-class Table:
+class ParameterTable:
     """Parameters of all corruptions, made for images of ``side`` x ``side`` pixels."""
 
     name: str
@@ -22,13 +22,13 @@ class Table:
     rows: dict[str, Row]
 
 
-IMAGENET = Table("ImageNet-C", 224, {name: each.imagenet for name, each in CORRUPTIONS.items()})
-TINY_IMAGENET = Table("Tiny-ImageNet-C", 64, {name: each.tiny_imagenet for name, each in CORRUPTIONS.items()})
-CIFAR = Table("CIFAR-10-C", 32, {name: each.cifar for name, each in CORRUPTIONS.items()})
+IMAGENET = ParameterTable("ImageNet-C", 224, {name: each.imagenet for name, each in CORRUPTIONS.items()})
+TINY_IMAGENET = ParameterTable("Tiny-ImageNet-C", 64, {name: each.tiny_imagenet for name, each in CORRUPTIONS.items()})
+CIFAR = ParameterTable("CIFAR-10-C", 32, {name: each.cifar for name, each in CORRUPTIONS.items()})
 TABLES = (CIFAR, TINY_IMAGENET, IMAGENET)
 
 
-def table_for(height: int, width: int, rule: Rule = "sized") -> tuple[Table, float]:
+def table_for(height: int, width: int, rule: Rule = "sized") -> tuple[ParameterTable, float]:
     """The parameters for an image of this size, and the factor on all lengths in pixels.
 
     ``sized``: the table whose side is nearest to the shorter side by ratio (up to 45 px CIFAR-10-C, up to 119

@@ -20,7 +20,7 @@ CLEAN = "clean"
 METADATA_KEY = b"temper.corruptions"
 
 #: A corruption at a severity.
-Cell = tuple[str, int]
+Condition = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class CorruptionTable:
         if self.frame.duplicated(["corruption", "severity", "sample"]).any():
             raise EvidenceError("the table has a sample twice at one corruption and severity")
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Condition]:
         """What was measured, in order, the clean images included."""
         pairs = self.frame[["corruption", "severity"]].drop_duplicates()
         return [(str(name), int(severity)) for name, severity in pairs.itertuples(index=False)]
@@ -63,7 +63,7 @@ class CorruptionTable:
         """Accuracy on the same samples, uncorrupted."""
         return self.accuracy(CLEAN, 0)
 
-    def mean_accuracy(self, cells: Iterable[Cell]) -> Estimate:
+    def mean_accuracy(self, cells: Iterable[Condition]) -> Estimate:
         """The mean of the samples' accuracies over ``cells``; n is the number of samples, not of predictions.
 
         The interval is over samples, because a sample's outcomes under several corruptions go together: that of
@@ -83,14 +83,14 @@ class CorruptionTable:
         shares = np.asarray(samples.mean(), dtype=np.float64)
         return intervals.mean(shares, shares)
 
-    def wrong(self, cells: Sequence[Cell]) -> pd.DataFrame:
+    def wrong(self, cells: Sequence[Condition]) -> pd.DataFrame:
         """Which samples (rows) are misclassified in which cells (columns, named by corruption and severity)."""
         wrong = (~self._correct(cells)).unstack(["corruption", "severity"])
         if wrong.isna().to_numpy().any():
             raise EvidenceError("some samples were not measured at every corruption and severity")
         return pd.DataFrame(wrong).astype(np.float64)
 
-    def _correct(self, cells: Sequence[Cell]) -> "pd.Series[bool]":
+    def _correct(self, cells: Sequence[Condition]) -> "pd.Series[bool]":
         known = set(self.cells())
         for name, severity in cells:
             if (name, severity) not in known:

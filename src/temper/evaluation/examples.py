@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.crafting import crafting, foldable
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.losses import flipped, predicted
 from temper.attacks.suites import CLOSER
 from temper.attacks.work import Work
@@ -59,7 +59,7 @@ def examples(
     chosen = samples.take(flips["sample"].iloc[places].tolist())
     picked: list[Example] = []
     for x, y, ids in on_device(model, chosen.batches(len(chosen))):
-        engine = Engine(model, foldable(model, x[:2]), len(chosen))
+        engine = AttackEngine(model, foldable(model, x[:2]), len(chosen))
         with torch.no_grad(), crafting(model):
             rivals = model(x).topk(2, 1).indices[:, 1:]
         unlimited = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from temper import models
 from temper.attacks.crafting import foldable
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Suite, get_suite
 from temper.core.interrupt import Stop
 from temper.core.precision import half
@@ -165,9 +165,9 @@ def measure(
         def interrupted() -> bool:
             return stop.requested or time.monotonic() > deadline
 
-        def engine(x: Tensor) -> Engine:
+        def engine(x: Tensor) -> AttackEngine:
             size = batch_size or fitting_batch(model, x[:1])
-            return Engine(model, foldable(model, x), size, half=low, interrupted=interrupted)
+            return AttackEngine(model, foldable(model, x), size, half=low, interrupted=interrupted)
 
         searching = Searching(Searched(model, samples, clean), radii, findings, seed, record, interrupted, engine)
         if known is not None:

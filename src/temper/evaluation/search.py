@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Stage, Suite
 from temper.attacks.work import NOTHING, Note, Work
 from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
@@ -208,7 +208,7 @@ class Findings:
 
 
 def search(
-    engine: Engine, work: Work, norm: Norm, radii: Sequence[float], findings: Findings, seed: int
+    engine: AttackEngine, work: Work, norm: Norm, radii: Sequence[float], findings: Findings, seed: int
 ) -> Iterator[Outcome]:
     """Search samples until every radius is settled; yields outcomes as they come and adds them to ``findings``.
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from temper.attacks.engine import Engine
+from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Suite
 from temper.attacks.work import Work
 from temper.core.claims import in_turn
@@ -63,9 +63,9 @@ class Searching:
     seed: int
     journal: Journal | None
     interrupted: Callable[[], bool]
-    make_engine: Callable[[Tensor], Engine]
+    make_engine: Callable[[Tensor], AttackEngine]
 
-    _engine: Engine | None = field(init=False, default=None)
+    _engine: AttackEngine | None = field(init=False, default=None)
     _unsettled: dict[Norm, NDArray[np.bool_]] = field(init=False, default_factory=dict)
     _bar: Bar = field(init=False)
     _settled: int = field(init=False, default=0)
@@ -206,7 +206,7 @@ class Searching:
         y, rivals = (torch.as_tensor(a[order], device=x.device) for a in (columns["prediction"], self._clean.rivals))
         return Work(x, y, ids, rivals)
 
-    def _ready(self, work: Work) -> Engine:
+    def _ready(self, work: Work) -> AttackEngine:
         if self._engine is None:
             self._engine = self.make_engine(work.x[:2])
         return self._engine

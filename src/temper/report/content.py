@@ -36,7 +36,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Bar:
+class IntervalBar:
     """Where the band of an interval and the mark of its estimate stand, in percent."""
 
     low: str
@@ -45,14 +45,14 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ResultCell:
     """An estimate in words; ``unknown`` is empty where nothing is."""
 
     value: str
     interval: str
     n: str
     unknown: str
-    bar: Bar
+    bar: IntervalBar
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleCard:
     """A sample's image, its adversarial image and their difference."""
 
     panels: Sequence[Panel]
@@ -74,25 +74,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Brittleness:
+class BrittlenessCard:
     """A run's brittle decisions; a plot that there is not is None."""
 
     radius: str
     plots: Mapping[str, Picture | None]
     detector: Mapping[str, str]
     attacks: Mapping[str, Mapping[str, str]]
-    ends: Sequence[Sample]
+    ends: Sequence[SampleCard]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunCard:
     """One run; its cells are by column, and there is none where it has no such number."""
 
     name: str
     colour: str
-    cells: Mapping[str, Cell]
-    brittleness: Brittleness | None
-    samples: Sequence[Sample]
+    cells: Mapping[str, ResultCell]
+    brittleness: BrittlenessCard | None
+    samples: Sequence[SampleCard]
     facts: Mapping[str, str]
 
 
@@ -102,7 +102,7 @@ class Page:
 
     title: str
     columns: Sequence[str]
-    runs: Sequence[Run]
+    runs: Sequence[RunCard]
     curves: Mapping[str, Picture]
     training: Picture | None
 
@@ -128,8 +128,8 @@ def drawn(figure: Figure) -> str:
     return _data_url(buffer, "image/svg+xml")
 
 
-def _run(view: RunView, colour: str) -> Run:
-    return Run(
+def _run(view: RunView, colour: str) -> RunCard:
+    return RunCard(
         name=view.name,
         colour=colour,
         cells={column: _cell(estimate) for column, estimate in view.table.items()},
@@ -139,8 +139,8 @@ def _run(view: RunView, colour: str) -> Run:
     )
 
 
-def _cell(estimate: Estimate) -> Cell:
-    return Cell(
+def _cell(estimate: Estimate) -> ResultCell:
+    return ResultCell(
         value=_percent(estimate.value),
         interval=f"{100 * estimate.low:.1f} to {_percent(estimate.high)}",
         n=f"{estimate.n:,}",
@@ -149,13 +149,13 @@ def _cell(estimate: Estimate) -> Cell:
     )
 
 
-def _bar(estimate: Estimate) -> Bar:
+def _bar(estimate: Estimate) -> IntervalBar:
     low, high, middle = (100 * share for share in (estimate.low, estimate.high, estimate.value))
-    return Bar(f"{low:.2f}", f"{high - low:.2f}", f"{min(max(middle - 0.8, 0), 98.4):.2f}")
+    return IntervalBar(f"{low:.2f}", f"{high - low:.2f}", f"{min(max(middle - 0.8, 0), 98.4):.2f}")
 
 
-def _brittleness(view: BrittlenessView) -> Brittleness:
-    return Brittleness(
+def _brittleness(view: BrittlenessView) -> BrittlenessCard:
+    return BrittlenessCard(
         radius=f"{view.threat.norm} {format_distance(view.threat.eps, view.threat.norm)}",
         plots=_brittleness_plots(view),
         detector=view.detector.terms,
@@ -202,10 +202,10 @@ def _scatter(view: BrittlenessView) -> Figure:
     )
 
 
-def _sample(sample: SampleView) -> Sample:
+def _sample(sample: SampleView) -> SampleCard:
     difference, factor = magnified_difference(sample)
     distance = f"{sample.norm} {format_distance(sample.distance, sample.norm)}"
-    return Sample(
+    return SampleCard(
         panels=(
             Panel(_picture(sample.image / 255, f"Image of class {sample.label}"), "predicted", sample.prediction),
             Panel(

@@ -23,7 +23,7 @@ from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
 from temper.evaluation.samples import Samples
 from temper.margins import EvidenceTable
 from temper.models import Classifier
-from temper.runs.results import EvaluationResult, Measured, Robustness, Search
+from temper.runs.results import EvaluationResult, Robustness, SearchCost, Subject
 from temper.runs.views import EXAMPLES, REPORT, SUMMARY, report
 from temper.threat import Threat, parse_threats
 from temper.training.seen import untrained
@@ -83,7 +83,7 @@ def evaluate_into(
         measured_on(model, dataset, done.table),
         done.table.clean_accuracy(),
         tuple(_robustness(done, threat, wanted, suite) for threat in wanted),
-        Search.of(done, folder / TABLE),
+        SearchCost.of(done, folder / TABLE),
         done.complete,
     )
     write_json(folder / SUMMARY, result.to_json())
@@ -91,9 +91,9 @@ def evaluate_into(
     return result
 
 
-def measured_on(model: str, dataset: Dataset, table: EvidenceTable | CorruptionTable) -> Measured:
+def measured_on(model: str, dataset: Dataset, table: EvidenceTable | CorruptionTable) -> Subject:
     """What a table is about: a model, as a command named it, and the data set that it was measured on."""
-    return Measured(model, table.identity["model"], dataset.name, len(dataset), table.identity["data"])
+    return Subject(model, table.identity["model"], dataset.name, len(dataset), table.identity["data"])
 
 
 def load(

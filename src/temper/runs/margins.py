@@ -38,7 +38,7 @@ from temper.runs.results import (
     FittedDetector,
     MarginsResult,
     Refused,
-    Search,
+    SearchCost,
     estimates,
 )
 from temper.runs.run import CONFIG
@@ -100,7 +100,7 @@ def margins_into(
     learnt_from = None if training is None else _training_data(training, dataset.digests(), seed)
     measured, names = from_dataset(dataset, classifier), class_names(classifier, dataset)
     done = _search(folder, classifier, measured, names, asked)
-    result = MarginsResult(measured_on(model, dataset, done.table), chosen, Search.of(done, folder / TABLE))
+    result = MarginsResult(measured_on(model, dataset, done.table), chosen, SearchCost.of(done, folder / TABLE))
     if not done.complete:
         return result
     pseudo = None

@@ -19,7 +19,7 @@ Fingerprints = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Subject:
     """What was measured.
 
     Attributes:
@@ -45,7 +45,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchCost:
     """What a search for evidence cost, and where the evidence is.
 
     Attributes:
@@ -62,7 +62,7 @@ class Search:
     table: Path
 
     @classmethod
-    def of(cls, done: Evaluation, table: Path) -> "Search":
+    def of(cls, done: Evaluation, table: Path) -> "SearchCost":
         """That of an evaluation whose evidence lies at ``table``."""
         passes = done.table.passes()
         return cls(passes["forward"], passes["backward"], done.table.provenance.precision, done.seconds, table)
@@ -116,16 +116,16 @@ class Robustness:
 class EvaluationResult:
     """What ``temper evaluate`` comes to; ``complete`` if every sample was searched at every radius."""
 
-    measured: Measured
+    subject: Subject
     clean_accuracy: Estimate
     threats: tuple[Robustness, ...]
-    search: Search
+    search: SearchCost
     complete: bool
 
     def to_json(self) -> dict[str, object]:
         """The object of ``temper evaluate --json``."""
         return {
-            **self.measured.to_json(),
+            **self.subject.to_json(),
             "clean_accuracy": self.clean_accuracy.to_json(),
             "threats": [each.to_json() for each in self.threats],
             **self.search.to_json(),
@@ -173,7 +173,7 @@ class CorruptionsResult:
     """What ``temper corruptions`` comes to.
 
     Attributes:
-        measured: what was measured.
+        subject: what was measured.
         summary: the numbers.
         stand_ins: corruptions that are drawn by Temper in place of pictures that it does not ship.
         seconds: of this call.
@@ -182,7 +182,7 @@ class CorruptionsResult:
         complete: whether all is.
     """
 
-    measured: Measured
+    subject: Subject
     summary: CorruptionSummary
     stand_ins: list[str]
     seconds: float
@@ -194,7 +194,7 @@ class CorruptionsResult:
         """The object of ``temper corruptions --json``."""
         own = self.summary
         return {
-            **self.measured.to_json(),
+            **self.subject.to_json(),
             "preset": own.preset,
             "rule": own.rule,
             "seed": own.seed,
@@ -317,9 +317,9 @@ class BrittlenessResult:
 class MarginsResult:
     """What ``temper margins`` comes to; without ``brittleness`` where the search was stopped."""
 
-    measured: Measured
+    subject: Subject
     threat: Threat
-    search: Search
+    search: SearchCost
     brittleness: BrittlenessResult | None = None
 
     @property
@@ -330,7 +330,7 @@ class MarginsResult:
     def to_json(self) -> dict[str, object]:
         """The object of ``temper margins --json``."""
         return {
-            **self.measured.to_json(),
+            **self.subject.to_json(),
             "threat": {"norm": self.threat.norm, "eps": self.threat.eps},
             **self.search.to_json(),
             **(self.brittleness.to_json() if self.brittleness else {}),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class InnerAttack:
+class InnerAttackFacts:
     """What there is to know of an attack before it is made; torch is not imported for that.
 
     Attributes:
@@ -27,8 +27,8 @@ class InnerAttack:
 
 
 INNER_ATTACKS = {
-    "apgd": InnerAttack("temper.attacks.apgd:APGD"),
-    "pgd": InnerAttack("temper.attacks.pgd:PGD", random_start=True, stride=2.5),
+    "apgd": InnerAttackFacts("temper.attacks.apgd:APGD"),
+    "pgd": InnerAttackFacts("temper.attacks.pgd:PGD", random_start=True, stride=2.5),
 }
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Description:
+class ObjectiveFacts:
     """What there is to know of an objective before it is made; torch is not imported for that.
 
     Attributes:
@@ -33,11 +33,11 @@ class Description:
 
 
 OBJECTIVES = {
-    "at": Description("adversarial:adversarial_training"),
-    "standard": Description("clean:standard", attacked=False),
-    "trades": Description("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
-    "trades-guide": Description("trades:trades_guide", beta=1.0, images=2),
-    "mart": Description("mart:mart", beta=5.0, smooths_labels=False, images=2),
+    "at": ObjectiveFacts("adversarial:adversarial_training"),
+    "standard": ObjectiveFacts("clean:standard", attacked=False),
+    "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
+    "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, images=2),
+    "mart": ObjectiveFacts("mart:mart", beta=5.0, smooths_labels=False, images=2),
 }
 
 
