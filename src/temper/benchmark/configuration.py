@@ -1,6 +1,7 @@
 """What a run is told apart by: its factors, and of these the configuration that is scored and ranked."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import pandas as pd
@@ -44,5 +45,6 @@ def with_protocol(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(epochs=[each["epochs"] for each in configurations], method=methods)
 
 
+FactorValues = Mapping[str, str | int]  # by the factors' names
 CONFIGURATION = tuple(field.name for field in fields(Configuration))
 FACTORS = tuple(field.name for field in fields(Factors))

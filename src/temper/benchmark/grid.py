@@ -7,18 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
 
-from temper.benchmark.configuration import FACTORS
-from temper.benchmark.presets import PRESETS
+from temper.benchmark.configuration import FACTORS, Factors, FactorValues
+from temper.benchmark.presets import Settings, preset_exceptions
 from temper.benchmark.spec import Exceptional, Measure, Search, Spec, merge
 from temper.errors import ArgumentError
 from temper.training.config import FinetuneConfig, completed, config_error
 
 FACTS = ("type", "tier", "pretraining", "pretraining_data", "parameters")
+
+Key = tuple[object, ...]
+HyperparameterTable = Mapping[Key, Mapping[str, object]]
 
 # What does not change the trained weights, and so not a run's name either.
 _NOT_TRAINED = ("out", "evaluation", "checkpoint_seconds", "loggers", "accelerator", "threads")
@@ -37,8 +39,8 @@ class Cell:
         keep_weights: whether the trained weights stay.
     """
 
-    factors: dict[str, Any]
-    facts: dict[str, Any]
+    factors: FactorValues
+    facts: Mapping[str, object]
     config: FinetuneConfig
     measure: Measure
     search: Search | None = None
@@ -61,11 +63,17 @@ class Cell:
         """How a person knows the run."""
         return _label(self.factors)
 
+    @property
+    def place(self) -> Factors:
+        """Its place in the grid."""
+        texts = {name: str(value) for name, value in self.factors.items() if name != "seed"}
+        return Factors(**texts, seed=int(self.factors["seed"]))
+
     def with_threads(self, threads: int) -> "Cell":
         """The same run, computed on so many threads."""
         return replace(self, config=self.config.model_copy(update={"threads": threads}))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Settings:
         """Factors and facts as columns of a result row."""
         return {"run": self.run, "training": self.training, **self.factors, **self.facts}
 
@@ -81,10 +89,10 @@ def cells(spec: Spec) -> list[Cell]:
     if of_table is not _NO_TABLE:
         _check_rows(spec, of_table)
     used: set[int] = set()
-    known: dict[tuple[Any, ...], Cell] = {}
+    known: dict[Key, Cell] = {}
     found = [_cell(spec, factors, of_table, used, known) for factors in _product(spec)]
     for index, exception in enumerate(spec.exceptions):
-        own = index >= len(PRESETS[spec.preset].get("exceptions", ()))
+        own = index >= len(preset_exceptions(spec.preset))
         if own and index not in used:
             raise ArgumentError("exceptions.where", exception.where, "applies to no cell of the grid; mend or drop it")
     grid = [cell for cell in found if cell is not None]
@@ -99,7 +107,7 @@ def cells(spec: Spec) -> list[Cell]:
     return grid
 
 
-def _product(spec: Spec) -> Iterator[dict[str, Any]]:
+def _product(spec: Spec) -> Iterator[FactorValues]:
     factors = (spec.backbones, spec.datasets, spec.objectives, spec.schedules, spec.protocols, spec.seeds)
     for values in itertools.product(*factors):
         yield dict(zip(FACTORS, values, strict=True))
@@ -107,10 +115,10 @@ def _product(spec: Spec) -> Iterator[dict[str, Any]]:
 
 def _cell(
     spec: Spec,
-    factors: dict[str, Any],
-    of_table: Mapping[tuple[Any, ...], Mapping[str, Any]],
+    factors: FactorValues,
+    of_table: HyperparameterTable,
     used: set[int],
-    known: dict[tuple[Any, ...], Cell],
+    known: dict[Key, Cell],
 ) -> Cell | None:
     """The run of these factors; None where it is left out. ``used`` collects the exceptions that applied, ``known``
     the runs that others differ from in their seed only: checking one of them checks them all."""
@@ -127,17 +135,17 @@ def _cell(
 
 def _checked(
     spec: Spec,
-    factors: dict[str, Any],
-    of_table: Mapping[tuple[Any, ...], Mapping[str, Any]],
+    factors: FactorValues,
+    of_table: HyperparameterTable,
     applying: Sequence[tuple[int, Exceptional]],
 ) -> Cell:
     """The run of these factors, whose settings fit together."""
-    label = _label(factors)
-    backbone, facts = _backbone(str(factors["backbone"]), spec.backbones[factors["backbone"]])
-    dataset = {"train": factors["dataset"]} | spec.datasets[factors["dataset"]]
-    schedule = {"name": factors["schedule"]} | spec.schedules[factors["schedule"]]
-    settings = merge(spec.finetune, spec.protocols[factors["protocol"]])
-    own = {"objective": {"name": factors["objective"]}, "schedule": schedule, "seed": factors["seed"]}
+    label, of = _label(factors), {name: str(value) for name, value in factors.items()}
+    backbone, facts = _backbone(of["backbone"], spec.backbones[of["backbone"]])
+    dataset = {"train": of["dataset"]} | spec.datasets[of["dataset"]]
+    schedule = {"name": of["schedule"]} | spec.schedules[of["schedule"]]
+    settings = merge(spec.finetune, spec.protocols[of["protocol"]])
+    own = {"objective": {"name": of["objective"]}, "schedule": schedule, "seed": factors["seed"]}
     settings = merge(settings, own | {"model": backbone, "data": dataset})
     if of_table is not _NO_TABLE:
         settings = merge(settings, {"optimiser": dict(of_table[_key(factors)])})
@@ -150,7 +158,7 @@ def _checked(
     return Cell(factors, facts, config, spec.measure, search, spec.keep_weights)
 
 
-def _backbone(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _backbone(name: str, given: Mapping[str, object]) -> tuple[Settings, Settings]:
     """Settings of the model, and the facts on it, which the catalogue completes."""
     from temper.models.catalogue import named_in
 
@@ -159,11 +167,11 @@ def _backbone(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     return model, (known.facts() if known else {}) | {key: value for key, value in given.items() if key in FACTS}
 
 
-def _exceptional(spec: Spec, applying: Sequence[tuple[int, Exceptional]], label: str) -> dict[str, Any]:
+def _exceptional(spec: Spec, applying: Sequence[tuple[int, Exceptional]], label: str) -> Settings:
     """The settings of all exceptions that apply; those of the file come after the preset's and may overrule them."""
-    from_preset = len(PRESETS[spec.preset].get("exceptions", ()))
-    merged: dict[str, Any] = {}
-    own: dict[str, Any] = {}
+    from_preset = len(preset_exceptions(spec.preset))
+    merged: Settings = {}
+    own: Settings = {}
     for index, exception in applying:
         if index >= from_preset:
             flat = _flat(exception.finetune)
@@ -176,14 +184,14 @@ def _exceptional(spec: Spec, applying: Sequence[tuple[int, Exceptional]], label:
     return merged
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(settings: Mapping[str, object], before: str = "") -> Settings:
+    flat: Settings = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
     return flat
 
 
-_NO_TABLE: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+_NO_TABLE: HyperparameterTable = {}
 
 _TABLE_KEY = ("backbone", "dataset", "objective", "protocol")
 
@@ -192,7 +200,7 @@ NAMED = 3  # cells that an error names
 _OPTIMISER = ("backbone_lr", "head_lr", "backbone_weight_decay", "head_weight_decay", "lr_schedule")
 
 
-def _from_table(spec: Spec) -> Mapping[tuple[Any, ...], Mapping[str, Any]]:
+def _from_table(spec: Spec) -> HyperparameterTable:
     if not isinstance(spec.hyperparameters, Path):
         return _NO_TABLE
     frame = _read_table(spec.hyperparameters)
@@ -219,7 +227,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _check_rows(spec: Spec, table: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> None:
+def _check_rows(spec: Spec, table: HyperparameterTable) -> None:
     """Every cell that is not left out has its row in the table of hyper-parameters."""
     lacking = [
         _label(factors)
@@ -232,11 +240,11 @@ def _check_rows(spec: Spec, table: Mapping[tuple[Any, ...], Mapping[str, Any]]) 
         raise ArgumentError("hyperparameters", str(spec.hyperparameters), fix)
 
 
-def _key(factors: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(factors: FactorValues) -> Key:
     return tuple(factors[key] for key in _TABLE_KEY)
 
 
-def _label(factors: Mapping[str, Any]) -> str:
+def _label(factors: FactorValues) -> str:
     return " / ".join(str(factors[name]) for name in FACTORS)
 
 
@@ -248,5 +256,5 @@ def _resolved(config: FinetuneConfig) -> FinetuneConfig:
     return completed(config).model_copy(update={"threads": config.threads or 1})
 
 
-def _hash(content: Any) -> str:
+def _hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -187,7 +186,7 @@ class Parts:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return {}
 
-    def _file(self, name: str) -> Any:
+    def _file(self, name: str) -> object:
         return self.place.path(name) if self.place.folder else self.place.open(name)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -86,7 +86,7 @@ def plan(cells: Sequence[Cell]) -> pd.DataFrame:
         ArgumentError, DataError: a data set is not there.
     """
     known: dict[str, Sizes] = {}
-    costs: dict[tuple[Any, ...], Cost] = {}
+    costs: dict[tuple[object, ...], Cost] = {}
     searches: set[str] = set()
     rows = []
     for cell in cells:
@@ -130,7 +130,7 @@ def _check_backbones(cells: Sequence[Cell]) -> None:
         models.check(name, weights)
 
 
-def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -> dict[str, Any]:
+def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -> dict[str, object]:
     """What ``temper bench plan --json`` prints: size, and passes and hours of what is not done yet, by backbone.
 
     Args:
@@ -148,29 +148,38 @@ def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -
     finished = set(rows.loc[rows["status"] == DONE, "run"])
     costs = plan([cell for cell in cells if cell.run not in finished] or list(cells))
     speeds = past_throughput(rows)
-    first = {cell.factors["backbone"]: cell for cell in reversed(cells)}
+    first = {str(cell.factors["backbone"]): cell for cell in reversed(cells)}
     if measure:
         speeds |= {name: measure_throughput(first[name]) for name in first if name not in speeds}
-    by_backbone = {}
-    for name, own in costs[~costs["run"].isin(finished)].groupby("backbone", sort=False):
-        passes, speed = int(own["training"].sum() + own["measuring"].sum()), speeds.get(str(name))
-        by_backbone[str(name)] = {
-            "runs": len(own),
-            "training": int(own["training"].sum()),
-            "measuring": int(own["measuring"].sum()),
-            "throughput": speed,
-            "hours": passes / speed / 3600 if speed else None,
-        }
-    hours = [row["hours"] for row in by_backbone.values()]
+    missing = costs[~costs["run"].isin(finished)].groupby("backbone", sort=False)
+    by_backbone = {str(name): _cost_of_backbone(own, speeds.get(str(name))) for name, own in missing}
+    hours = [each.hours for each in by_backbone.values() if each.hours is not None]
     return {
         "name": spec.name,
         "runs": len(cells),
         "done": len(finished & {cell.run for cell in cells}),
         "factors": {name: list(dict.fromkeys(cell.factors[name] for cell in cells)) for name in FACTORS},
-        "backbones": by_backbone,
-        "hours": None if None in hours else sum(hours),
+        "backbones": {name: vars(each) for name, each in by_backbone.items()},
+        "hours": sum(hours) if len(hours) == len(by_backbone) else None,
         "device": "GPU" if torch.cuda.is_available() else "process of this machine",
     }
+
+
+@dataclass(frozen=True)
+class BackboneCost:
+    """What the missing runs of a backbone cost: passes, and hours where its passes per second are known."""
+
+    runs: int
+    training: int
+    measuring: int
+    throughput: float | None
+    hours: float | None
+
+
+def _cost_of_backbone(runs: pd.DataFrame, throughput: float | None) -> BackboneCost:
+    training, measuring = int(runs["training"].sum()), int(runs["measuring"].sum())
+    hours = (training + measuring) / throughput / 3600 if throughput else None
+    return BackboneCost(len(runs), training, measuring, throughput, hours)
 
 
 def _rows(place: str) -> pd.DataFrame:

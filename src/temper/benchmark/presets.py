@@ -9,9 +9,9 @@
   were never what the networks did.
 """
 
-from typing import Any
+Settings = dict[str, object]  # nested, of a SPEC or of a run; what they say is checked by the schema that they fill
 
-GUIDE_PROTOCOLS: dict[str, dict[str, Any]] = {
+GUIDE_PROTOCOLS: dict[str, Settings] = {
     "full-50": {"protocol": {"name": "full"}, "epochs": 50},
     "full-5": {"protocol": {"name": "full"}, "epochs": 5},
     "linear-50": {"protocol": {"name": "linear"}, "epochs": 50},
@@ -22,27 +22,29 @@ CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130
 # Built as bare encoders and given a classifier's weights, of which none fitted (the facts sheet, section 2).
 UNTRAINED = ("efficientnet-b0", "mobilevit-small")
 
-_GUIDE: dict[str, Any] = {
+_GUIDE_FINETUNE: Settings = {
+    "eps": "4/255",
+    "attack": {"name": "apgd", "steps": 10, "random_start": False},
+    "data": {"augmentation": "paper", "split_seed": 0},
+    "model": {"image_size": 224},
+    "batch_size": 1024,
+    "optimiser": {
+        "betas": (0.9, 0.95), "warmup": 0.0, "lr_schedule": "constant",
+        "backbone_lr": 1.2164941464151844e-4, "head_lr": 3.995972283135062e-3,
+        "backbone_weight_decay": 1.0010539860510488e-6, "head_weight_decay": 1.6193110912440726e-5,
+    },
+}  # fmt: skip
+
+_GUIDE: Settings = {
     "objectives": ["at", "trades-guide"],
     "schedules": ["fixed"],
     "protocols": GUIDE_PROTOCOLS,
     "seeds": [1],
-    "finetune": {
-        "eps": "4/255",
-        "attack": {"name": "apgd", "steps": 10, "random_start": False},
-        "data": {"augmentation": "paper", "split_seed": 0},
-        "model": {"image_size": 224},
-        "batch_size": 1024,
-        "optimiser": {
-            "betas": (0.9, 0.95), "warmup": 0.0, "lr_schedule": "constant",
-            "backbone_lr": 1.2164941464151844e-4, "head_lr": 3.995972283135062e-3,
-            "backbone_weight_decay": 1.0010539860510488e-6, "head_weight_decay": 1.6193110912440726e-5,
-        },
-    },
+    "finetune": _GUIDE_FINETUNE,
     "measure": {"threats": GUIDE_THREATS, "suite": "standard", "points": 4, "tau": 256, "limit": 1000},
-}  # fmt: skip
+}
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Settings] = {
     "temper": {
         "objectives": ["at", "trades"],
         "schedules": ["fixed", "hinge"],
@@ -57,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "guide": _GUIDE,
     "guide-exact": _GUIDE
     | {
-        "finetune": _GUIDE["finetune"]
+        "finetune": _GUIDE_FINETUNE
         | {"data": {"augmentation": "paper-twice", "split_seed": 0}, "model": {"image_size": 224} | IMAGENET},
         "exceptions": [
             {"where": {"objective": "trades-guide"}, "finetune": {"batch_size": 2048}},
@@ -66,3 +68,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         ],
     },
 }
+
+
+def preset_exceptions(preset: str) -> list[object]:
+    """The cells that differ in a preset; they stand before those of a SPEC."""
+    exceptions = PRESETS[preset].get("exceptions", [])
+    assert isinstance(exceptions, list)
+    return exceptions

@@ -13,7 +13,7 @@ import yaml
 
 from temper.benchmark.analysis import perturbation_sum, rank_intervals, whole
 from temper.benchmark.columns import Column, columns, from_columns, names
-from temper.benchmark.configuration import CONFIGURATION, FACTORS, BackboneFacts, Configuration, Factors, with_protocol
+from temper.benchmark.configuration import CONFIGURATION, FACTORS, BackboneFacts, Configuration, with_protocol
 from temper.benchmark.findings import Finding, findings
 from temper.benchmark.grid import Cell
 from temper.benchmark.leaderboard import (
@@ -130,7 +130,7 @@ def _metric(column: Column) -> Metric:
 def _run(cell: Cell, row: "pd.Series[Any]", store: Store) -> LeaderboardRun:
     shared = LeaderboardRun(
         run=cell.run,
-        factors=Factors(**{name: cell.factors[name] for name in FACTORS}),
+        factors=cell.place,
         about=BackboneFacts(**{each.name: str(cell.facts.get(each.name, "")) for each in fields(BackboneFacts)}),
         facts=_facts(cell, row),
     )

@@ -16,7 +16,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,9 @@ def searched(cell: Cell, store: Store, folder: Path) -> FinetuneConfig:
         ArgumentError, DataError, ModelError: data or model cannot be read.
     """
     name = search_name(cell)
-    found = _result(cell, store, name, folder.with_name(f"search-{name}"))["best"]
-    return _with_optimiser(cell.config, found)
+    best = _result(cell, store, name, folder.with_name(f"search-{name}"))["best"]
+    assert isinstance(best, dict)
+    return _with_optimiser(cell.config, best)
 
 
 def search_name(cell: Cell) -> str:
@@ -121,11 +122,11 @@ def _same_test(config: DataConfig) -> bool:
     return given or "test" in data.available_splits(config.train)
 
 
-def _with_optimiser(config: FinetuneConfig, values: dict[str, Any]) -> FinetuneConfig:
+def _with_optimiser(config: FinetuneConfig, values: dict[str, object]) -> FinetuneConfig:
     return config.model_copy(update={"optimiser": config.optimiser.model_copy(update=values)})
 
 
-def _result(cell: Cell, store: Store, name: str, folder: Path) -> dict[str, Any]:
+def _result(cell: Cell, store: Store, name: str, folder: Path) -> dict[str, object]:
     """What the store keeps of a search, once it does."""
     owner = uuid.uuid4().hex
     with Stop() as stop:
@@ -150,7 +151,7 @@ def _clear(store: Store, folder: Path) -> None:
     folder.rmdir()
 
 
-def _search(cell: Cell, store: Store, name: str, folder: Path, stop: Stop) -> dict[str, Any]:
+def _search(cell: Cell, store: Store, name: str, folder: Path, stop: Stop) -> dict[str, object]:
     """Run the trials that are still to do; returns the best values, and what became of each trial.
 
     Proposal n is drawn from a stream of (seed, name, n), so that no two searches propose the same, and one that goes
@@ -351,7 +352,7 @@ def _diverged(trial: "FrozenTrial") -> bool:
     return "diverged" in trial.user_attrs
 
 
-def _describe(trial: "FrozenTrial") -> dict[str, Any]:
+def _describe(trial: "FrozenTrial") -> dict[str, object]:
     """A trial as the store keeps it; ``epochs`` holds the value after each."""
     return {
         "number": trial.number,

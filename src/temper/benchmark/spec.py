@@ -8,12 +8,13 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from temper.attacks.names import check_suite
-from temper.benchmark.presets import PRESETS
+from temper.benchmark.configuration import FactorValues
+from temper.benchmark.presets import PRESETS, Settings, preset_exceptions
 from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
 from temper.text import did_you_mean, nearest
@@ -95,9 +96,9 @@ class Measure(_Part):
 class Exceptional(_Part):
     """Cells that differ: settings of their own, or left out."""
 
-    where: dict[Literal["backbone", "dataset", "objective", "schedule", "protocol", "seed"], Any]
+    where: dict[Literal["backbone", "dataset", "objective", "schedule", "protocol", "seed"], object]
     """Factor and value, or list of values; names may hold * and ?."""
-    finetune: dict[str, Any] = {}
+    finetune: Settings = {}
     """Settings that these cells have instead."""
     skip: bool = False
     """Leave these cells out of the grid."""
@@ -108,7 +109,7 @@ class Exceptional(_Part):
             raise ValueError("an exception needs either finetune settings or skip: true")
         return self
 
-    def matches(self, factors: Mapping[str, Any]) -> bool:
+    def matches(self, factors: FactorValues) -> bool:
         """Whether a cell of these factors is meant."""
         return all(_matches(factors[name], wanted) for name, wanted in self.where.items())
 
@@ -133,18 +134,18 @@ class Spec(_Part):
     """Heading of the leaderboard."""
     preset: Literal["temper", "guide", "guide-exact"] = "temper"
     """Where everything that is not given here comes from."""
-    backbones: dict[str, dict[str, Any]]
+    backbones: dict[str, Settings]
     """Names of the catalogue or MODELs; or a name, and the settings of its model (name, weights, image_size ...) and
     facts (type, tier, pretraining)."""
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, Settings]
     """Names of the catalogue or DATA; or a name, and the settings of its data (train, test, classes ...)."""
     objectives: list[str]
-    schedules: dict[str, dict[str, Any]]
+    schedules: dict[str, Settings]
     """Names of schedules; or a name, and the settings of the schedule."""
-    protocols: dict[str, dict[str, Any]]
+    protocols: dict[str, Settings]
     """A name, and the settings it stands for: protocol, epochs and others."""
     seeds: list[Seed]
-    finetune: dict[str, Any] = {}
+    finetune: Settings = {}
     """Settings of all runs, as in temper finetune."""
     measure: Measure = Measure()
     exceptions: list[Exceptional] = []
@@ -157,7 +158,7 @@ class Spec(_Part):
 
     @field_validator("backbones", "datasets", "schedules", mode="before")
     @classmethod
-    def _named(cls, value: Any) -> Any:
+    def _named(cls, value: object) -> object:
         if isinstance(value, Sequence) and not isinstance(value, str):
             _check_distinct(value)
             return {str(name): {} for name in value}
@@ -167,13 +168,13 @@ class Spec(_Part):
 
     @field_validator("objectives", "seeds")
     @classmethod
-    def _distinct(cls, value: list[Any]) -> list[Any]:
+    def _distinct(cls, value: list[object]) -> list[object]:
         _check_distinct(value)
         return value
 
     @field_validator("finetune")
     @classmethod
-    def _contradicts_no_factor(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _contradicts_no_factor(cls, settings: Settings) -> Settings:
         _check_undecided(settings, "finetune")
         return settings
 
@@ -187,7 +188,7 @@ class Spec(_Part):
         return self
 
 
-def read_spec(source: str | Path | Mapping[str, Any]) -> Spec:
+def read_spec(source: str | Path | Mapping[str, object]) -> Spec:
     """A benchmark from a YAML file or a mapping; what it leaves out is its preset's.
 
     Raises:
@@ -195,15 +196,19 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> Spec:
     """
     given = dict(source) if isinstance(source, Mapping) else dict(read_yaml(Path(source), "SPEC"))
     preset = given.get("preset", "temper")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ArgumentError("preset", preset, _nearest(str(preset), PRESETS))
     base = PRESETS[preset]
     merged = base | given
     for key in ("finetune", "measure"):
-        merged[key] = merge(base.get(key, {}), given.get(key) or {})
-    if "threats" in (given.get("measure") or {}):  # they are a list with names: those given are meant, and no others
-        merged["measure"]["threats"] = given["measure"]["threats"]
-    merged["exceptions"] = [*base.get("exceptions", ()), *(given.get("exceptions") or ())]
+        merged[key] = _over(base.get(key, {}), given.get(key))
+    measure, own = merged["measure"], given.get("measure")
+    if isinstance(measure, dict) and isinstance(own, Mapping) and "threats" in own:
+        measure["threats"] = own["threats"]  # a list with names: those given are meant, and no others
+    exceptions = given.get("exceptions") or []
+    merged["exceptions"] = (
+        [*preset_exceptions(preset), *exceptions] if isinstance(exceptions, list | tuple) else exceptions
+    )
     try:
         spec = Spec.model_validate(merged)
     except ValidationError as error:
@@ -214,37 +219,43 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> Spec:
     return spec
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], over: Mapping[str, object]) -> Settings:
     """Two nested mappings as one; where both say something, ``over`` holds."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
-def _matches(value: Any, wanted: Any) -> bool:
+def _over(base: object, given: object) -> object:
+    """A section of the preset with what is given in it; what is no section is left for the schema to refuse."""
+    return merge(base, given) if isinstance(base, Mapping) and isinstance(given, Mapping) else given or base
+
+
+def _matches(value: object, wanted: object) -> bool:
     options = wanted if isinstance(wanted, list) else [wanted]
     return any(fnmatch.fnmatchcase(str(value), str(option)) for option in options)
 
 
-def _check_distinct(values: Sequence[Any]) -> None:
+def _check_distinct(values: Sequence[object]) -> None:
     for value in values:
         if list(values).count(value) > 1:
             raise ValueError(f"{value!r} is there twice; name it once")
 
 
-def _check_undecided(settings: Mapping[str, Any], where: str) -> None:
+def _check_undecided(settings: Mapping[str, object], where: str) -> None:
     for section, keys in _DECIDED.items():
         if section not in settings:
             continue
+        given = settings[section]
         for key in keys or ("",):
-            if not key or (isinstance(settings[section], Mapping) and key in settings[section]):
+            if not key or (isinstance(given, Mapping) and key in given):
                 name = f"{section}.{key}".rstrip(".")
                 raise ValueError(f"{where} sets {name}, which the grid decides; leave it out there")
 
 
-def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+def _nearest(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
     return did_you_mean(nearest(name, known, 3), f"choose one of {', '.join(known)}")
 
 

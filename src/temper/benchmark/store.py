@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -58,15 +58,15 @@ class Store:
         self._claims = Claims(self._files, "claims")
         self._check_header(create)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         # Where it travels to, the working folder may be another one.
         return Store, (str(self.folder or self.place),)
 
-    def write_run(self, row: Mapping[str, Any]) -> None:
+    def write_run(self, row: Mapping[str, object]) -> None:
         """Put a result row down; there is one per run, and the last one stands."""
         frame = pd.DataFrame([row])
         self._files.write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False, write_page_checksum=True))
-        if zlib.crc32(row["run"].encode()) % parts.SIZE == 0:  # now and then, whoever writes
+        if zlib.crc32(str(row["run"]).encode()) % parts.SIZE == 0:  # now and then, whoever writes
             for kind in KINDS:
                 self.compact(kind)
 
@@ -129,14 +129,15 @@ class Store:
             self._fs.get_file(target, str(local))
             yield local
 
-    def note(self, kind: str, name: str, content: Any) -> None:
+    def note(self, kind: str, name: str, content: object) -> None:
         """Keep something JSON-able."""
         self._files.write(f"{kind}/{name}.json", json.dumps(content, indent=1).encode())
 
-    def noted(self, kind: str, name: str) -> Any:
+    def noted(self, kind: str, name: str) -> object:
         """What :meth:`note` kept; None where there is nothing, or something damaged, which a warning says."""
         try:
-            return json.loads(self._files.read(f"{kind}/{name}.json").decode())
+            content: object = json.loads(self._files.read(f"{kind}/{name}.json").decode())
+            return content
         except FileNotFoundError:
             return None
         except ValueError as error:
