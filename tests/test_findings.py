@@ -1,5 +1,6 @@
 """What is said about schedules, losses and backbones: repeats are not counted as evidence, nor many looks as one."""
 
+import dataclasses
 import itertools
 import re
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temper.benchmark.analysis import holm, paired_comparison, ranks, whole
+from temper.benchmark.analysis import holm, paired_comparison, whole
+from temper.benchmark.analysis.draws import Draws
 from temper.benchmark.findings import findings, schedule_tests
 
 METRICS = ["clean", "linf", "l2"]
@@ -99,7 +101,7 @@ CONFIGURATIONS = SMALL[CONFIGURATION].drop_duplicates().apply(tuple, axis=1).tol
 def few_draws():
     """What can be said does not depend on how often it is drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "_enough", lambda *how_many: 20)
+        patch.setattr(Draws, "enough", lambda draws, comparisons: dataclasses.replace(draws, count=20))
         yield
 
 
