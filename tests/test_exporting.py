@@ -90,7 +90,7 @@ def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys
 def test_what_the_exporter_thinks_is_not_told(caplog):
     """Of a network with rotary positions it tells in 48 lines that it leaves a Split as it is."""
     inside = logging.getLogger("onnxscript.optimizer._constant_folding")
-    with exporting._unheard():
+    with exporting._quiet_exporter():
         inside.warning("Skipping constant folding")
         warnings.warn("of its own", UserWarning, stacklevel=1)
     assert not caplog.records

@@ -11,7 +11,7 @@ from temper.errors import TemperError
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(TemperError):  # noqa: N818  (it is the news, not a fault)
+class Stopped(TemperError):  # noqa: N818  (an outcome, not a fault)
     """Work stopped early on request; everything done is saved, and the same command continues."""
 
 

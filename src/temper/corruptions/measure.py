@@ -137,7 +137,9 @@ def guide_accuracy(
 
 def _adapted(model: nn.Module, dataset: Dataset) -> nn.Module:
     few = few_images(dataset)
-    return model if few is None else models.adapted(model, few)  # sizes that differ are told where they are read
+    return (
+        model if few is None else models.adapted(model, few)
+    )  # images of several sizes are refused where they are read
 
 
 def _whole(done: Measurement) -> CorruptionTable:
@@ -179,7 +181,7 @@ def measure(
     finished = set(table.cells())
     remaining = {cell: part for cell, part in plan.parts.items() if cell not in finished}
     if remaining:
-        _look(model, dataset)
+        _check_fitness(model, dataset)
     total, left = (sum(map(len, parts.values())) for parts in (plan.parts, remaining))
     with progress_bar("corruptions", total, total - left) as bar, Stop() as stop:
         for cell, part in remaining.items():
@@ -218,7 +220,7 @@ def _rows(part: Dataset, cell: Condition, predictions: NDArray[np.int64]) -> pd.
 
 
 @torch.no_grad()
-def _look(model: nn.Module, dataset: Dataset) -> None:
+def _check_fitness(model: nn.Module, dataset: Dataset) -> None:
     """Raise, or warn, where a few clean samples show that no accuracy can be trusted."""
     few = dataset.subset(np.arange(min(len(dataset), LOOKED_AT)))
     device = device_of(model)

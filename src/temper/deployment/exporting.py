@@ -187,7 +187,7 @@ def _to_onnx(deployed: Deployed, example: Tensor, outputs: tuple[str, ...], fact
     import onnx
 
     try:
-        with _unheard():
+        with _quiet_exporter():
             program = torch.onnx.export(
                 deployed, (example,), None, dynamo=True, verbose=False, external_data=False,
                 input_names=["images"], output_names=outputs, dynamic_shapes=_any_batch(), opset_version=OPSET,
@@ -206,8 +206,8 @@ def _to_onnx(deployed: Deployed, example: Tensor, outputs: tuple[str, ...], fact
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Inside, nothing is told of the exporter's own insides, such as a line for each node that it leaves as it is."""
+def _quiet_exporter() -> Iterator[None]:
+    """Inside, the exporter logs and warns of nothing, such as a line for each node that it leaves as it is."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     with warnings.catch_warnings():

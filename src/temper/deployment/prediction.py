@@ -191,12 +191,12 @@ class Predictor:
     def _outcomes(self, paths: Sequence[str], size: int, interrupted: Callable[[], bool]) -> Iterator[Outcome]:
         deployed = Deployed(self.classifier, self.detector.threshold if self.detector else None)
         pool = ThreadPoolExecutor(DECODERS)
-        looked = False
+        checked = False
         try:
             loaded = _ahead(pool, self._load, paths, 2 * size)
             while not interrupted() and (batch := list(islice(loaded, size))):
                 outcomes = self._decide(deployed, batch)
-                looked = looked or self._look(batch, outcomes)
+                checked = checked or self._check_fitness(batch, outcomes)
                 yield from outcomes
         finally:
             pool.shutdown(cancel_futures=True)
@@ -223,7 +223,7 @@ class Predictor:
                 outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _look(self, batch: Sequence[Loaded], outcomes: Sequence[Outcome]) -> bool:
+    def _check_fitness(self, batch: Sequence[Loaded], outcomes: Sequence[Outcome]) -> bool:
         """Warn of a model that is random or whose outputs depend on the batch; whether any image could show it."""
         decided = zip(batch, outcomes, strict=True)
         images = [image for (_, image), made in decided if isinstance(made, Prediction) and isinstance(image, Tensor)]

@@ -67,7 +67,7 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
     if form not in (None, "logits"):
         log.info("%s: one %s per image, taken as that of class 1 of two", type(model).__name__, form)
     if not writes and main is output and form in (None, "logits"):
-        return model  # what is no classifier at all is told by those who look at its outputs
+        return model  # what is no classifier is refused where its outputs are read
     return Adapted(model, form or "logits", copies=writes)
 
 

@@ -48,7 +48,7 @@ def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
     own = torch.stack(made).mean(0)
     if isinstance(model, Classifier) and model.form != "logits":
         own = as_logits(own, "logit")  # a sigmoid may come after the head, and its logits are recovered
-    # Logits that are no numbers are for those to refuse who use them.
+    # Logits that are no numbers are refused where they are used.
     tolerance = 1e-3 * float(own.nan_to_num().abs().max())
     if own.shape != logits.shape or not torch.allclose(own, logits, rtol=1e-3, atol=tolerance, equal_nan=True):
         raise ModelError(

@@ -115,7 +115,7 @@ def _converted(content: "ModelProto", convert: Callable[["ModelProto"], nn.Modul
     except NotImplementedError as unknown:
         try:
             return convert(_older(content))
-        except Exception as error:  # the first one tells what is missing
+        except Exception as error:  # the first error says what is missing
             raise unknown from error
 
 
