@@ -110,6 +110,7 @@ class Evaluate(Measuring["EvaluationResult"]):
 
     name = "evaluate"
     subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
+    """What is measured."""
     threat: tyro.conf.UseAppendAction[tuple[str, ...]]
     """NORM:EPS[,EPS...], as in "Linf:2/255,4/255 L2:0.5"; may be given several times."""
     suite: str = "fast"
@@ -122,6 +123,7 @@ class Evaluate(Measuring["EvaluationResult"]):
     """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
     plus or minus this, as 0.01 for one point."""
     output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
+    """Where the results go."""
 
     def measure(self, out: Path) -> "EvaluationResult":
         """See :class:`Measuring`."""
@@ -151,6 +153,7 @@ class Corruptions(Measuring["CorruptionsResult"]):
 
     name = "corruptions"
     subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
+    """What is measured."""
     corruption: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Names such as fog or gaussian_noise; may be given several times. By default the 15 of ImageNet-C."""
     severity: str | None = None
@@ -163,6 +166,7 @@ class Corruptions(Measuring["CorruptionsResult"]):
     workers: Helpers = 0
     """Processes that corrupt images."""
     output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
+    """Where the results go."""
 
     def measure(self, out: Path) -> "CorruptionsResult":
         """See :class:`Measuring`."""
@@ -205,6 +209,7 @@ class Margins(Measuring["MarginsResult"]):
 
     name = "margins"
     subject: Annotated[SubjectOptions, tyro.conf.OmitArgPrefixes]
+    """What is measured."""
     threat: str
     """NORM:EPS, as in Linf:8/255: a decision is brittle if an image so near is classified otherwise."""
     alpha: float = 0.05
@@ -214,7 +219,9 @@ class Margins(Measuring["MarginsResult"]):
     time_budget: str | None = None
     """Stop the search for margins after so long, as in 90s, 10m or 2h; the same command continues."""
     learning: Annotated[PseudoMarginOptions, tyro.conf.OmitArgPrefixes] = PseudoMarginOptions()
+    """What is learned from training images."""
     output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
+    """Where the results go."""
 
     def measure(self, out: Path) -> "MarginsResult":
         """See :class:`Measuring`."""
