@@ -67,7 +67,7 @@ def cell(value: object) -> object:
     control characters are written as escapes; numbers, and text that is one, stay as they are."""
     if not isinstance(value, str):
         return value
-    text = _CONTROL.sub(lambda found: printable(found[0]), masked(value))
+    text = _CONTROL.sub(lambda match: printable(match[0]), masked(value))
     return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
 
 

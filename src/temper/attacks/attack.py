@@ -242,7 +242,7 @@ def perturb(
         raise ArgumentError("norm", norm, f"{type(attack).__name__} runs in {', '.join(attack.norms)} alone")
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
     state = attack.begin(Problem(x, y, radius, norm, keys, target))
-    kept, found = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    kept, flips = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def judge(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -251,12 +251,12 @@ def perturb(
     for step in range(attack.queries):
         answer = ask(attack, model, state, gradient=step < attack.steps)
         if keep_flips:
-            new = flipped(answer.logits, y) & ~found
-            kept, found = torch.where(rows(new, x), state["query"], kept), found | new
-            if found.all():
+            new = flipped(answer.logits, y) & ~flips
+            kept, flips = torch.where(rows(new, x), state["query"], kept), flips | new
+            if flips.all():
                 return kept
         learn(attack, state, answer, norm, judge)
-    return torch.where(rows(found, x), kept, state["best"])
+    return torch.where(rows(flips, x), kept, state["best"])
 
 
 def climb(loss: Loss, logits: Tensor, state: State) -> Tensor:

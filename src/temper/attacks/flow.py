@@ -57,7 +57,7 @@ class Flow:
         # How far each run came, and by how much its first step was promised to raise the loss and did.
         self.lead, self.promised, self.risen = (np.full((len(work), self.runs), np.nan) for _ in range(3))
         self.odd = np.zeros((len(work), self.runs), dtype=np.bool_)  # runs that met logits or gradients without numbers
-        self.found: dict[tuple[int, int], tuple[float, Tensor]] = {}
+        self.nearest_flips: dict[tuple[int, int], tuple[float, Tensor]] = {}
         self.strange: set[tuple[int, int]] = set()
         self.lost: dict[int, tuple[int, int]] = {}
         self.reached: Tensor  # how far each row's run came
@@ -316,12 +316,12 @@ class Flow:
     def _keep(self, row: int, reached: float, image: Tensor, y: Tensor) -> bool:
         """Whether a flip of this row is one alone too, off the class ``y`` []; then it is kept if it is the nearest."""
         key = int(self.who[row]), int(self.run[row])
-        if key in self.found and reached >= self.found[key][0]:
+        if key in self.nearest_flips and reached >= self.nearest_flips[key][0]:
             return True
         self.forward[key] += 1
         if not self.engine.alone(image, y):
             return False
-        self.found[key] = reached, image.clone()
+        self.nearest_flips[key] = reached, image.clone()
         return True
 
     def _leave(self, place: int) -> Iterator[Finished]:
@@ -331,10 +331,10 @@ class Flow:
         if (place, runs[-1]) in self.strange:
             self.lost[place] = forward, backward
             return
-        flips = [self.found[place, run] for run in runs if (place, run) in self.found]
+        flips = [self.nearest_flips[place, run] for run in runs if (place, run) in self.nearest_flips]
         reached, nearest = min(flips, key=lambda flip: flip[0], default=(float("inf"), None))
         for run in range(self.runs):
-            self.found.pop((place, run), None)
+            self.nearest_flips.pop((place, run), None)
         if self.odd[place, runs].any():
             self.engine.not_finite.add(int(self.work.ids[place]))
         leads = () if self.attack.nearest else tuple(self.lead[place, runs].tolist())

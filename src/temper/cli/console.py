@@ -281,19 +281,19 @@ def show_plan(summary: Mapping[str, Any]) -> None:
         say(f"{summary['hours']:.2f} hours of one {summary['device']}, at most; divide by the workers")
 
 
-def show_state(found: GridState, place: str) -> None:
+def show_state(state: GridState, place: str) -> None:
     """Print how far a grid is, with the error of every failed run and the first missing ones."""
-    total = len(found.done) + len(found.failed) + len(found.missing)
+    total = len(state.done) + len(state.failed) + len(state.missing)
     say(
-        f"{place}: {len(found.done):,} of {total:,} runs done, {len(found.failed):,} failed, "
-        f"{len(found.missing):,} missing"
+        f"{place}: {len(state.done):,} of {total:,} runs done, {len(state.failed):,} failed, "
+        f"{len(state.missing):,} missing"
     )
-    for label, error in found.errors().items():
+    for label, error in state.errors().items():
         say(f"failed: {label}: {error}")
-    for missing in found.missing[:SHOWN]:
+    for missing in state.missing[:SHOWN]:
         say(f"missing: {missing.label}")
-    if len(found.missing) > SHOWN:
-        say(f"and {len(found.missing) - SHOWN:,} more are missing")
+    if len(state.missing) > SHOWN:
+        say(f"and {len(state.missing) - SHOWN:,} more are missing")
 
 
 def show_frame(frame: pd.DataFrame) -> None:

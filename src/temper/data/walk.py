@@ -30,19 +30,21 @@ def walk(root: Path, refused: Callable[[OSError], None]) -> Walk:
     ``refused`` is told of each folder that cannot be listed. A link whose target is not there counts as a file: it
     shows when it is opened.
     """
-    found = _Found(seen={_identity(parent) for parent in (root.resolve(), *root.resolve().parents)})
-    found.enter(root, "", refused)
-    while found.links:  # all real entries are known before the first link: links outside may lead to more of both
-        place = found.links.popleft()
+    walked = _Found(seen={_identity(parent) for parent in (root.resolve(), *root.resolve().parents)})
+    walked.enter(root, "", refused)
+    while walked.links:  # all real entries are known before the first link: links outside may lead to more of both
+        place = walked.links.popleft()
         path = root / place
-        if not found.is_new(path):
-            found.repeated.append(place)
+        if not walked.is_new(path):
+            walked.repeated.append(place)
         elif path.is_dir():
-            found.folders.append(place)
-            found.enter(path, f"{place}/", refused)
+            walked.folders.append(place)
+            walked.enter(path, f"{place}/", refused)
         else:
-            found.files.append(place)
-    return Walk(frozenset(found.folders), tuple(sorted(found.files, key=_from_the_top)), tuple(sorted(found.repeated)))
+            walked.files.append(place)
+    return Walk(
+        frozenset(walked.folders), tuple(sorted(walked.files, key=_from_the_top)), tuple(sorted(walked.repeated))
+    )
 
 
 def _from_the_top(place: str) -> tuple[list[str], str]:
