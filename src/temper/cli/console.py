@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from temper.benchmark.advice import Advice, Choice
     from temper.benchmark.progress import GridState
     from temper.deployment.exporting import Exported
-    from temper.deployment.prediction import Failure, Outcome, Prediction
+    from temper.deployment.prediction import Failure, ImageResult, Prediction
     from temper.margins.intervals import Estimate
     from temper.runs.results import CorruptionsResult, EvaluationResult, MarginsResult
     from temper.runs.run import Run
@@ -178,7 +178,7 @@ BRITTLE = {True: "yes", False: "no", None: ""}
 
 
 def show_predictions(
-    outcomes: Sequence[Outcome], detector: Mapping[str, object] | None, out: TextIO
+    outcomes: Sequence[ImageResult], detector: Mapping[str, object] | None, out: TextIO
 ) -> tuple[int, int]:
     """Print a table of decisions to ``out``, failures to stderr; returns how many images, and how many failed."""
     from temper.deployment.prediction import Failure, Prediction
@@ -202,7 +202,7 @@ def show_predictions(
 
 
 def write_predictions_json(
-    outcomes: Sequence[Outcome], detector: Mapping[str, object] | None, out: TextIO
+    outcomes: Sequence[ImageResult], detector: Mapping[str, object] | None, out: TextIO
 ) -> tuple[int, int]:
     """Write one JSON object of all decisions; returns how many images, and how many failed."""
     from temper.deployment.prediction import Failure, Prediction
@@ -213,7 +213,7 @@ def write_predictions_json(
     return len(outcomes), len(failed)
 
 
-def write_predictions(outcomes: Iterable[Outcome], out: TextIO) -> tuple[int, int]:
+def write_predictions(outcomes: Iterable[ImageResult], out: TextIO) -> tuple[int, int]:
     """Write decisions as CSV while they come, failures to stderr; returns how many images, and how many failed."""
     from temper.deployment.prediction import Failure, Prediction
 

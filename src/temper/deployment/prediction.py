@@ -89,7 +89,7 @@ class Failure:
     reason: str
 
 
-Outcome = Prediction | Failure
+ImageResult = Prediction | Failure
 Loaded = tuple[str, Tensor | Failure]
 
 
@@ -151,7 +151,7 @@ class Predictor:
 
     def __call__(
         self, paths: Sequence[str], batch_size: int | None = None, interrupted: Callable[[], bool] = lambda: False
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[ImageResult]:
         """Decide on images, in their order; those ahead are decoded meanwhile.
 
         Args:
@@ -188,7 +188,7 @@ class Predictor:
         one = torch.zeros(1, self.classifier.channels, size, size, device=device_of(self.classifier))
         return min(fitting_batch(self.classifier, one), LARGEST_BATCH)
 
-    def _outcomes(self, paths: Sequence[str], size: int, interrupted: Callable[[], bool]) -> Iterator[Outcome]:
+    def _outcomes(self, paths: Sequence[str], size: int, interrupted: Callable[[], bool]) -> Iterator[ImageResult]:
         deployed = Deployed(self.classifier, self.detector.threshold if self.detector else None)
         pool = ThreadPoolExecutor(DECODERS)
         checked = False
@@ -207,9 +207,9 @@ class Predictor:
         except DataError as error:
             return path, Failure(path, str(error))
 
-    def _decide(self, deployed: Deployed, batch: Sequence[Loaded]) -> list[Outcome]:
+    def _decide(self, deployed: Deployed, batch: Sequence[Loaded]) -> list[ImageResult]:
         """The outcomes of a batch, in its order; images of one size go through the model together."""
-        outcomes: list[Outcome | None] = [None] * len(batch)
+        outcomes: list[ImageResult | None] = [None] * len(batch)
         groups: dict[torch.Size, list[int]] = {}
         for place, (_, image) in enumerate(batch):
             if isinstance(image, Failure):
@@ -223,7 +223,7 @@ class Predictor:
                 outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _check_fitness(self, batch: Sequence[Loaded], outcomes: Sequence[Outcome]) -> bool:
+    def _check_fitness(self, batch: Sequence[Loaded], outcomes: Sequence[ImageResult]) -> bool:
         """Warn of a model that is random or whose outputs depend on the batch; whether any image could show it."""
         decided = zip(batch, outcomes, strict=True)
         images = [image for (_, image), made in decided if isinstance(made, Prediction) and isinstance(image, Tensor)]
@@ -235,7 +235,7 @@ class Predictor:
             fitness.warn_if_inconstant(self.classifier, x)
         return True
 
-    def _group(self, deployed: Deployed, paths: Sequence[str], images: Tensor) -> list[Outcome]:
+    def _group(self, deployed: Deployed, paths: Sequence[str], images: Tensor) -> list[ImageResult]:
         """The outcomes of images uint8 [N, C, H, W]."""
         try:
             logits, margin, *brittle = _forward(deployed, images)
@@ -285,7 +285,7 @@ def _ahead(
         yield begun.popleft().result()
 
 
-def watched(outcomes: Iterator[Outcome], total: int, *, enabled: bool) -> Iterator[Outcome]:
+def watched(outcomes: Iterator[ImageResult], total: int, *, enabled: bool) -> Iterator[ImageResult]:
     """The same outcomes, with a progress bar once they have taken a while."""
     started = time.monotonic()
     bar: Bar | None = None

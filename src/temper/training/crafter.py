@@ -12,7 +12,7 @@ from temper.core import randomness
 from temper.models import Classifier
 from temper.training import inner_attacks
 from temper.training.config import FinetuneConfig
-from temper.training.objectives.objective import Attack
+from temper.training.objectives.objective import Craft
 
 
 class Crafter:
@@ -32,7 +32,7 @@ class Crafter:
         with crafting(self._classifier, self._pairs) as model, self._autocast():
             return model(x)
 
-    def attack(self, eps: float, epoch: int, ids: Tensor) -> Attack | None:
+    def attack(self, eps: float, epoch: int, ids: Tensor) -> Craft | None:
         """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
         if eps == 0:
             return None

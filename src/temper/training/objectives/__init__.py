@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from temper.core.lazily import loaded
 
 if TYPE_CHECKING:
-    from temper.training.objectives.objective import Model, Objective
+    from temper.attacks.attack import Model
+    from temper.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class ObjectiveFacts:
     """What there is to know of an objective before it is made; torch is not imported for that.
 
     Attributes:
-        maker: ``module:function`` in this package, from :class:`~temper.training.objectives.objective.Settings`.
+        maker: ``module:function`` in this package, which takes ``ObjectiveSettings``.
         attacked: whether it trains on attacked images, and so has an epsilon.
         beta: default weight of its KL term; None if it has none.
         smooths_labels: whether it heeds label smoothing.
@@ -50,9 +51,9 @@ def make(name: str, craft_logits: "Model", beta: float | None, label_smoothing: 
         beta: weight of the KL term; None takes the objective's own.
         label_smoothing: share of the label spread over all classes.
     """
-    from temper.training.objectives.objective import Settings
+    from temper.training.objectives.objective import ObjectiveSettings
 
     own = OBJECTIVES[name].beta or 0.0
-    settings = Settings(craft_logits, own if beta is None else beta, label_smoothing)
+    settings = ObjectiveSettings(craft_logits, own if beta is None else beta, label_smoothing)
     objective: Objective = loaded(f"{__name__}.{OBJECTIVES[name].maker}")(settings)
     return objective

@@ -2,13 +2,14 @@
 
 from torch import Tensor
 
-from temper.training.objectives.objective import Attack, Model, Objective, Result, Settings, smoothed
+from temper.attacks.attack import Model
+from temper.training.objectives.objective import Craft, Objective, ObjectiveSettings, Result, smoothed
 
 
-def standard(settings: Settings) -> Objective:
+def standard(settings: ObjectiveSettings) -> Objective:
     """Cross-entropy on clean images, whatever the epsilon."""
 
-    def objective(model: Model, x: Tensor, y: Tensor, attack: Attack | None) -> Result:
+    def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         return smoothed(model(x), y, settings.label_smoothing)
 
     return objective

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
+from temper.attacks.attack import Model
 from temper.attacks.losses import cross_entropy
-from temper.training.objectives.objective import Attack, Model, Objective, Result, Settings, both, divergence
+from temper.training.objectives.objective import Craft, Objective, ObjectiveSettings, Result, both, divergence
 
 
-def mart(settings: Settings) -> Objective:
+def mart(settings: ObjectiveSettings) -> Objective:
     """Misclassification-aware adversarial training (Wang et al. 2020, "Improving Adversarial Robustness Requires
     Revisiting Misclassified Examples", eq. 11): boosted CE(attacked) + beta * KL(clean || attacked) * (1 - p_y)."""
 
-    def objective(model: Model, x: Tensor, y: Tensor, attack: Attack | None) -> Result:
+    def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         if attack is None:
             logits = model(x)
             return Result(_boosted_cross_entropy(logits, y).mean(), logits)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from temper.attacks.attack import Model
 from temper.attacks.losses import Loss
 
-Model = Callable[[Tensor], Tensor]
-Attack = Callable[[Tensor, Tensor, Loss], Tensor]
+Craft = Callable[[Tensor, Tensor, Loss], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Result:
     logits: Tensor
 
 
-Objective = Callable[[Model, Tensor, Tensor, Attack | None], Result]
+Objective = Callable[[Model, Tensor, Tensor, Craft | None], Result]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ObjectiveSettings:
     """What an objective is made with.
 
     Attributes:

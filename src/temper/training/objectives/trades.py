@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
+from temper.attacks.attack import Model
 from temper.attacks.losses import cross_entropy, kl_divergence
-from temper.training.objectives.objective import Attack, Model, Objective, Result, Settings, both, divergence, smoothed
+from temper.training.objectives.objective import Craft, Objective, ObjectiveSettings, Result, both, divergence, smoothed
 
 
-def trades(settings: Settings) -> Objective:
+def trades(settings: ObjectiveSettings) -> Objective:
     """CE(clean) + beta * KL(clean || attacked), the attack climbing the same KL (arXiv:1901.08573, eq. 5; beta is
     1 / lambda there, and 6 in its experiments)."""
 
-    def objective(model: Model, x: Tensor, y: Tensor, attack: Attack | None) -> Result:
+    def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         if attack is None:
             return smoothed(model(x), y, settings.label_smoothing)
         with torch.no_grad():
@@ -21,11 +22,11 @@ def trades(settings: Settings) -> Objective:
     return objective
 
 
-def trades_guide(settings: Settings) -> Objective:
+def trades_guide(settings: ObjectiveSettings) -> Objective:
     """TRADES as in arXiv:2508.14079: the inner attack climbs cross-entropy with the true label, beta is 1, and
     gradients flow through the clean branch of the KL too."""
 
-    def objective(model: Model, x: Tensor, y: Tensor, attack: Attack | None) -> Result:
+    def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         if attack is None:
             return smoothed(model(x), y, settings.label_smoothing)
         return _trades(model, x, attack(x, y, cross_entropy), y, settings)
@@ -33,7 +34,7 @@ def trades_guide(settings: Settings) -> Objective:
     return objective
 
 
-def _trades(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, settings: Settings) -> Result:
+def _trades(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, settings: ObjectiveSettings) -> Result:
     clean_logits, logits = both(model, x, x_adv)
     clean = smoothed(clean_logits, y, settings.label_smoothing).loss
     return Result(clean + settings.beta * divergence(clean_logits, logits).mean(), logits)
