@@ -9,7 +9,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from temper.cli import DONE, FAILED, STOPPED, end
-from temper.core.calls import BatchSize, Pixels
+from temper.core.calls import BatchSize, PixelCount
 from temper.errors import ArgumentError
 
 
@@ -32,7 +32,7 @@ class Predict:
     """Print a header and a row per image, as they come."""
     batch_size: BatchSize = "auto"
     """Images classified at once; it does not change the result."""
-    image_size: Pixels | None = None
+    image_size: PixelCount | None = None
     """Height and width in pixels that images are brought to, as in training; the model's own by default."""
 
     def run(self) -> int:
@@ -82,7 +82,7 @@ class Export:
     """The file to write, .onnx or .pt2."""
     detector: Path | None = None
     """A detector's JSON file; by default the run's own."""
-    image_size: Pixels | None = None
+    image_size: PixelCount | None = None
     """Height and width in pixels of the file's images; the model's own by default."""
 
     def run(self) -> int:

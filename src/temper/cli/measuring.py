@@ -13,7 +13,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from temper.cli import DONE, STOPPED, end
-from temper.core.calls import BatchSize, Count, Helpers, Pixels, Precision, Seed
+from temper.core.calls import BatchSize, Count, Helpers, PixelCount, Precision, Seed
 from temper.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SubjectOptions:
     """Measure at most so many samples, stratified by class."""
     seed: Seed = 0
     """Seed of all that is random: the choice of samples, corruptions, starts of attacks, what is held out."""
-    image_size: Pixels | None = None
+    image_size: PixelCount | None = None
     """Height and width in pixels that images are brought to, as in training; the model's own by default."""
     batch_size: BatchSize = "auto"
     """Images in a batch; it does not change the result."""

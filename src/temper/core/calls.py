@@ -28,7 +28,7 @@ LARGEST = 2**63 - 1  # what a seed, and a number of samples, fits into everywher
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
-Pixels = Annotated[int, Field(ge=1, le=16_384)]
+PixelCount = Annotated[int, Field(ge=1, le=16_384)]
 Processes = Annotated[int, Field(ge=1, le=1024)]
 Helpers = Annotated[int, Field(ge=0, le=1024)]
 Precision = Annotated[float, Field(gt=0, lt=0.5)]

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
-from temper.corruptions.corruption import FINE_ZOOMS, Corruption, Generator, Pixels, each, zooms
+from temper.corruptions.corruption import FINE_ZOOMS, Corruption, Generator, ImageArray, each, zooms
 
 
-def gaussian_blur(image: Pixels, rng: Generator, unit: float, sigma: float) -> Pixels:
+def gaussian_blur(image: ImageArray, rng: Generator, unit: float, sigma: float) -> ImageArray:
     """Convolves with a Gaussian, the border repeated."""
     return smoothed(image, sigma * unit)
 
@@ -23,7 +23,7 @@ GAUSSIAN_BLUR = Corruption(
 )
 
 
-def glass_blur(image: Pixels, rng: Generator, unit: float, sigma: float, reach: float, rounds: float) -> Pixels:
+def glass_blur(image: ImageArray, rng: Generator, unit: float, sigma: float, reach: float, rounds: float) -> ImageArray:
     """Smooths, moves every pixel at random by up to ``reach`` pixels, ``rounds`` times, and smooths again.
 
     In between the image has 8 bits, as published.
@@ -67,7 +67,7 @@ def _shuffled(height: int, width: int, step: int, rng: Generator) -> NDArray[np.
     return source
 
 
-def defocus_blur(image: Pixels, rng: Generator, unit: float, radius: float, alias: float) -> Pixels:
+def defocus_blur(image: ImageArray, rng: Generator, unit: float, radius: float, alias: float) -> ImageArray:
     """Convolves with a disk whose rim is smoothed by a Gaussian of ``alias`` pixels, the border mirrored."""
     kernel = _disk(radius * unit, alias * unit)
     reach = len(kernel) // 2
@@ -103,7 +103,7 @@ def _disk(radius: float, alias: float) -> NDArray[np.float32]:
     return disk[reach - used : reach + used + 1, reach - used : reach + used + 1]
 
 
-def motion_blur(image: Pixels, rng: Generator, unit: float, radius: float, sigma: float) -> Pixels:
+def motion_blur(image: ImageArray, rng: Generator, unit: float, radius: float, sigma: float) -> ImageArray:
     """Smears in a direction up to 45 degrees off the horizontal."""
     return smeared(image, radius * unit, sigma * unit, rng.uniform(-45, 45))
 
@@ -117,7 +117,7 @@ MOTION_BLUR = Corruption(
 )
 
 
-def smeared(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixels:
+def smeared(image: ImageArray, radius: float, sigma: float, degrees: float) -> ImageArray:
     """One-sided motion blur of 2 * ceil(radius) + 1 steps with the weights of half a Gaussian, the border repeated.
 
     This is ImageMagick's MotionBlurImage, which made the published sets.
@@ -136,7 +136,7 @@ def smeared(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixel
     return blurred
 
 
-def zoom_blur(image: Pixels, rng: Generator, unit: float, *factors: float) -> Pixels:
+def zoom_blur(image: ImageArray, rng: Generator, unit: float, *factors: float) -> ImageArray:
     """The mean of the image and its enlargements about the centre by all ``factors``."""
     total = image.copy()
     for factor in factors:
@@ -153,7 +153,7 @@ ZOOM_BLUR = Corruption(
 )
 
 
-def zoomed(image: Pixels, factor: float) -> Pixels:
+def zoomed(image: ImageArray, factor: float) -> ImageArray:
     """The middle of a [H, W, ...] image enlarged to its full size, bilinear."""
     for axis in (0, 1):
         position = _enlarged(image.shape[axis], factor)
@@ -176,6 +176,6 @@ def _enlarged(length: int, factor: float) -> NDArray[np.float64]:
     return np.asarray(start + (cut + np.arange(length)) * ((middle - 1) / max(enlarged - 1, 1)), dtype=np.float64)
 
 
-def smoothed(image: Pixels, sigma: float) -> Pixels:
+def smoothed(image: ImageArray, sigma: float) -> ImageArray:
     """A [H, W, ...] image convolved with a Gaussian, cut at 4 sigma, the border repeated."""
     return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=4.0, axes=(0, 1))

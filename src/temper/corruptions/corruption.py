@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.floating]
+ImageArray = NDArray[np.floating]
 Generator = np.random.Generator
 
 Group = Literal["noise", "blur", "weather", "digital", "extra"]
@@ -35,13 +35,13 @@ class Corruption:
             something else than ImageNet-C.
     """
 
-    function: Callable[..., Pixels]
+    function: Callable[..., ImageArray]
     group: Group
     cifar: Row
     tiny_imagenet: Row
     imagenet: Row
     is_stand_in: bool = False
-    by_imagecorruptions: Callable[[Pixels, Generator, int], Pixels] | None = None
+    by_imagecorruptions: Callable[[ImageArray, Generator, int], ImageArray] | None = None
 
     @property
     def name(self) -> str:

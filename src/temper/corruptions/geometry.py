@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft, ndimage
 
-from temper.corruptions.corruption import Corruption, Generator, Pixels, each, of_side
+from temper.corruptions.corruption import Corruption, Generator, ImageArray, each, of_side
 
 
-def elastic_transform(image: Pixels, rng: Generator, unit: float, alpha: float, sigma: float, shift: float) -> Pixels:
+def elastic_transform(
+    image: ImageArray, rng: Generator, unit: float, alpha: float, sigma: float, shift: float
+) -> ImageArray:
     """Moves three points of the image by up to ``shift`` pixels, then every pixel by smoothed noise.
 
     ``alpha`` times uniform noise in (-1, 1), smoothed over ``sigma`` pixels. The smoothing divides the noise by about
@@ -20,7 +22,7 @@ def elastic_transform(image: Pixels, rng: Generator, unit: float, alpha: float, 
     return _displaced(moved, rng, (sigma * unit,) * 2, alpha * unit**2)
 
 
-def elastic_as_imagecorruptions(image: Pixels, rng: Generator, severity: int) -> Pixels:
+def elastic_as_imagecorruptions(image: ImageArray, rng: Generator, severity: int) -> ImageArray:
     """The package's own variant, whose lengths are shares of height and width, and which moves no points."""
     height, width = image.shape[:2]
     alpha = (12.5, 16.25, 21.25, 25, 30)[severity - 1]
@@ -40,7 +42,7 @@ ELASTIC_TRANSFORM = Corruption(
 )
 
 
-def _sheared(image: Pixels, shift: float, rng: Generator) -> Pixels:
+def _sheared(image: ImageArray, shift: float, rng: Generator) -> ImageArray:
     """The image under the affine map that moves three points, by up to ``shift`` pixels a coordinate, the border
     mirrored."""
     height, width = image.shape[:2]
@@ -57,7 +59,7 @@ def _sheared(image: Pixels, shift: float, rng: Generator) -> Pixels:
     return sheared
 
 
-def _displaced(image: Pixels, rng: Generator, sigma: tuple[float, float], alpha: float) -> Pixels:
+def _displaced(image: ImageArray, rng: Generator, sigma: tuple[float, float], alpha: float) -> ImageArray:
     """The image with every pixel fetched from alpha * smoothed noise away, bilinear."""
     shape = image.shape[:2]
     places = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
@@ -86,7 +88,7 @@ def _smoothed(noise: NDArray[np.float64], sigma: tuple[float, float]) -> NDArray
     return np.asarray(fft.idctn(waves, norm="ortho"))
 
 
-def pixelate(image: Pixels, rng: Generator, unit: float, share: float) -> Pixels:
+def pixelate(image: ImageArray, rng: Generator, unit: float, share: float) -> ImageArray:
     """Averages down to this share of height and width, and enlarges again without smoothing."""
     height, width = image.shape[:2]
     small = (max(1, int(width * share)), max(1, int(height * share)))
@@ -103,7 +105,7 @@ PIXELATE = Corruption(
 )
 
 
-def jpeg_compression(image: Pixels, rng: Generator, unit: float, quality: float) -> Pixels:
+def jpeg_compression(image: ImageArray, rng: Generator, unit: float, quality: float) -> ImageArray:
     """Saves as JPEG of this quality, and reads it back."""
     stream = io.BytesIO()
     _picture(image).save(stream, "JPEG", quality=int(quality))
@@ -120,11 +122,11 @@ JPEG_COMPRESSION = Corruption(
 )
 
 
-def _picture(image: Pixels) -> Image.Image:
+def _picture(image: ImageArray) -> Image.Image:
     levels = np.rint(image * 255).astype(np.uint8)
     return Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels)
 
 
-def _pixels(picture: Image.Image) -> Pixels:
+def _pixels(picture: Image.Image) -> ImageArray:
     levels = np.asarray(picture).astype(np.float32) / 255
     return levels[:, :, np.newaxis] if levels.ndim == 2 else levels

@@ -8,10 +8,10 @@ parameters. It returns float [H, W, C], which may leave [0, 1]: whoever calls it
 import numpy as np
 from numpy.typing import NDArray
 
-from temper.corruptions.corruption import Corruption, Generator, Pixels, each
+from temper.corruptions.corruption import Corruption, Generator, ImageArray, each
 
 
-def gaussian_noise(image: Pixels, rng: Generator, unit: float, std: float) -> Pixels:
+def gaussian_noise(image: ImageArray, rng: Generator, unit: float, std: float) -> ImageArray:
     """Adds normal noise to every value."""
     return image + std * _normal(rng, image.shape)
 
@@ -25,7 +25,7 @@ GAUSSIAN_NOISE = Corruption(
 )
 
 
-def shot_noise(image: Pixels, rng: Generator, unit: float, photons: float) -> Pixels:
+def shot_noise(image: ImageArray, rng: Generator, unit: float, photons: float) -> ImageArray:
     """Poisson noise of a sensor that counts ``photons`` at full brightness."""
     return rng.poisson(image * photons) / photons
 
@@ -39,7 +39,7 @@ SHOT_NOISE = Corruption(
 )
 
 
-def impulse_noise(image: Pixels, rng: Generator, unit: float, share: float) -> Pixels:
+def impulse_noise(image: ImageArray, rng: Generator, unit: float, share: float) -> ImageArray:
     """Sets this share of all values to 0 or 1, each as likely."""
     hit = rng.random(image.shape, dtype=np.float32) < share
     return np.where(hit, rng.integers(0, 2, image.shape), image)
@@ -54,7 +54,7 @@ IMPULSE_NOISE = Corruption(
 )
 
 
-def speckle_noise(image: Pixels, rng: Generator, unit: float, std: float) -> Pixels:
+def speckle_noise(image: ImageArray, rng: Generator, unit: float, std: float) -> ImageArray:
     """Adds normal noise in proportion to every value."""
     return image + image * std * _normal(rng, image.shape)
 
@@ -68,7 +68,7 @@ SPECKLE_NOISE = Corruption(
 )
 
 
-def contrast(image: Pixels, rng: Generator, unit: float, factor: float) -> Pixels:
+def contrast(image: ImageArray, rng: Generator, unit: float, factor: float) -> ImageArray:
     """Shrinks the distance of every value to its channel's mean."""
     mean = image.mean(axis=(0, 1), dtype=np.float64)
     return mean + factor * (image - mean)
@@ -83,7 +83,7 @@ CONTRAST = Corruption(
 )
 
 
-def brightness(image: Pixels, rng: Generator, unit: float, shift: float) -> Pixels:
+def brightness(image: ImageArray, rng: Generator, unit: float, shift: float) -> ImageArray:
     """Raises the V of HSV, which is the largest of the three channels; hue and saturation stay.
 
     All channels then grow by the factor that V grows by; black, which has no hue, becomes grey.
@@ -103,7 +103,7 @@ BRIGHTNESS = Corruption(
 )
 
 
-def saturate(image: Pixels, rng: Generator, unit: float, factor: float, shift: float) -> Pixels:
+def saturate(image: ImageArray, rng: Generator, unit: float, factor: float, shift: float) -> ImageArray:
     """Changes the S of HSV to factor * S + shift, clipped to [0, 1]; hue and V stay.
 
     The distance of every channel to V then grows by the factor that S grows by. Grey has the hue 0, red, as in the
@@ -131,14 +131,14 @@ SATURATE = Corruption(
 )
 
 
-def luma(image: Pixels) -> Pixels:
+def luma(image: ImageArray) -> ImageArray:
     """Brightness [H, W, 1] by Rec. 601; a grey image's is itself."""
     if image.shape[2] == 1:
         return image
     return image @ np.array([[0.299], [0.587], [0.114]], dtype=image.dtype)
 
 
-def in_channels_of(image: Pixels, colour: tuple[int, int, int]) -> Pixels:
+def in_channels_of(image: ImageArray, colour: tuple[int, int, int]) -> ImageArray:
     """A colour, 0 to 255, as float [C] in [0, 1] of the image's channels."""
     rgb = np.array(colour, dtype=np.float32).reshape(1, 1, 3) / 255
     return (rgb if image.shape[2] == 3 else luma(rgb)).reshape(-1)

@@ -8,7 +8,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from temper.corruptions.blur import smeared, smoothed, zoomed
-from temper.corruptions.corruption import Corruption, Generator, Pixels
+from temper.corruptions.corruption import Corruption, Generator, ImageArray
 from temper.corruptions.pixelwise import in_channels_of, luma
 
 PALE_TURQUOISE, MUD = (175, 238, 238), (63, 42, 20)
@@ -17,7 +17,7 @@ _FINEST_ICE = 256
 
 
 def snow(
-    image: Pixels,
+    image: ImageArray,
     rng: Generator,
     unit: float,
     mean: float,
@@ -27,7 +27,7 @@ def snow(
     radius: float,
     sigma: float,
     kept: float,
-) -> Pixels:
+) -> ImageArray:
     """Bleaches the image and adds flakes: normal noise, enlarged by ``flake``, thresholded and smeared downwards."""
     layer = zoomed(_normal(rng, image.shape[:2], mean, std), max(1.0, flake * unit))
     layer = np.clip(np.where(layer < threshold, 0, layer), 0, 1)
@@ -63,7 +63,7 @@ SNOW = Corruption(
 )
 
 
-def frost(image: Pixels, rng: Generator, unit: float, kept: float, added: float) -> Pixels:
+def frost(image: ImageArray, rng: Generator, unit: float, kept: float, added: float) -> ImageArray:
     """Adds a pane of ice crystals to a dimmed image.
 
     A STAND-IN: the published sets add one of a few photographs of frost, which are not ours to ship. The pane is
@@ -92,7 +92,7 @@ FROST = Corruption(
 )
 
 
-def _ice(shape: tuple[int, int], rng: Generator) -> Pixels:
+def _ice(shape: tuple[int, int], rng: Generator) -> ImageArray:
     """Needles of ice, float [H, W]: patches that each have a direction of their own, thick here and thin there."""
     directions = rng.uniform(0, 360, 5)
     needles = np.stack([_needles(shape, degrees, rng) for degrees in directions])
@@ -111,7 +111,7 @@ def _patches(shape: tuple[int, int], count: int, rng: Generator) -> NDArray[np.i
     return cKDTree(rng.uniform(0, 1, (count, 2)) * shape).query(places)[1].astype(np.int64)
 
 
-def _needles(shape: tuple[int, int], degrees: float, rng: Generator) -> Pixels:
+def _needles(shape: tuple[int, int], degrees: float, rng: Generator) -> ImageArray:
     """Streaks along one direction with shorter ones branching off at 60 degrees: float [H, W], of std about 1."""
     side = max(shape)
     margin = side // 5  # the smearing repeats the border for so long
@@ -121,7 +121,7 @@ def _needles(shape: tuple[int, int], degrees: float, rng: Generator) -> Pixels:
     return np.sum([np.abs(streak) / max(float(streak.std()), 1e-6) for streak in inner], axis=0)
 
 
-def fog(image: Pixels, rng: Generator, unit: float, amount: float, decay: float) -> Pixels:
+def fog(image: ImageArray, rng: Generator, unit: float, amount: float, decay: float) -> ImageArray:
     """Adds a plasma fractal and scales back to the image's own maximum."""
     brightest = float(image.max())
     height, width = image.shape[:2]
@@ -164,7 +164,7 @@ def plasma(side: int, decay: float, rng: Generator) -> NDArray[np.float32]:
 
 
 def spatter(
-    image: Pixels,
+    image: ImageArray,
     rng: Generator,
     unit: float,
     mean: float,
@@ -173,7 +173,7 @@ def spatter(
     threshold: float,
     strength: float,
     mud: float,
-) -> Pixels:
+) -> ImageArray:
     """Drops of water, or of mud: smoothed normal noise above a threshold.
 
     The noise grows with the length it is smoothed over, so that the drops cover the same share at every size.
@@ -216,7 +216,7 @@ SPATTER = Corruption(
 )
 
 
-def _relief(drops: Pixels, unit: float) -> Pixels:
+def _relief(drops: ImageArray, unit: float) -> ImageArray:
     """How light falls on drops, float [H, W] from 0 to 255.
 
     The distance to the nearest outline, up to 20 pixels, equalised and embossed, as published.
@@ -234,7 +234,7 @@ def _relief(drops: Pixels, unit: float) -> Pixels:
     return ndimage.uniform_filter(lit.astype(np.float64), 3, mode="mirror")
 
 
-def _outlines(grey: Pixels, low: float = 50, high: float = 150) -> NDArray[np.bool_]:
+def _outlines(grey: ImageArray, low: float = 50, high: float = 150) -> NDArray[np.bool_]:
     """Canny's edges (1986) of a [H, W] image from 0 to 255: bool [H, W].
 
     Sobel's slope |dx| + |dy|, kept where it is the largest across the edge and above ``low``, and joined to one
@@ -245,7 +245,7 @@ def _outlines(grey: Pixels, low: float = 50, high: float = 150) -> NDArray[np.bo
     around = np.pad(slope, 1)
     height, width = slope.shape
 
-    def neighbour(y: int, x: int) -> Pixels:
+    def neighbour(y: int, x: int) -> ImageArray:
         return around[1 + y : 1 + y + height, 1 + x : 1 + x + width]
 
     angle_is_flat = np.abs(down) < math.tan(math.pi / 8) * np.abs(right)

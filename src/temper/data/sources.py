@@ -77,7 +77,7 @@ def _whole(spec: str, split: SplitName | None) -> Dataset:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A kind of data set.
 
     Attributes:
@@ -114,15 +114,15 @@ def _npz(spec: str) -> Path | None:
 
 
 _NAMED = (
-    Source("digits", lambda spec: spec if spec == "digits" else None, "temper.data.digits:load_digits"),
-    Source(
+    DataSource("digits", lambda spec: spec if spec == "digits" else None, "temper.data.digits:load_digits"),
+    DataSource(
         "torchvision:NAME[:ROOT]",
         _after("torchvision"),
         "temper.data.torchvision_sets:load_torchvision",
         "temper.data.torchvision_sets:torchvision_parts",
     ),
-    Source("parquet:DIR", _table, "temper.data.tables:load_table", "temper.data.tables:table_parts"),
-    Source(
+    DataSource("parquet:DIR", _table, "temper.data.tables:load_table", "temper.data.tables:table_parts"),
+    DataSource(
         "NAME[:ROOT] of temper.data.catalogue",
         lambda spec: spec if catalogue.named_in(spec) else None,
         "temper.data.catalogue:load_published",
@@ -130,8 +130,8 @@ _NAMED = (
     ),
 )
 _FILES = (
-    Source("FILE.npz", _npz, "temper.data.arrays:load_npz"),
-    Source(
+    DataSource("FILE.npz", _npz, "temper.data.arrays:load_npz"),
+    DataSource(
         "a folder or zip with one folder per class", _tree, "temper.data.tree:load_tree", "temper.data.tree:tree_parts"
     ),
 )
@@ -141,7 +141,7 @@ SOURCES = (*_NAMED, *_FILES)
 _FORMS = f"{', '.join(_OTHERS)} or {_LAST}"
 
 
-def _source_of(spec: str) -> tuple[Source, str | Path]:
+def _source_of(spec: str) -> tuple[DataSource, str | Path]:
     """The kind of source and what of ``spec`` says which one.
 
     Raises:

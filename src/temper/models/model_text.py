@@ -6,7 +6,7 @@ from pathlib import Path
 from temper.core.files import near
 from temper.errors import ArgumentError
 from temper.models.catalogue import CATALOGUE, Backbone, nearest_backbones
-from temper.models.sources import SOURCES, Source, find_source
+from temper.models.sources import SOURCES, ModelSource, find_source
 from temper.models.sources.bundled import BundledSource
 from temper.text import did_you_mean
 
@@ -23,19 +23,19 @@ class ModelText:
     """
 
     text: str
-    origin: Path | Source
+    origin: Path | ModelSource
     weights_file: str | None = None
     known: Backbone | None = None
 
     @property
     def builds_heads(self) -> bool:
         """Whether its source builds a head for the classes, or brings one."""
-        return isinstance(self.origin, Source) and self.origin.builds_heads
+        return isinstance(self.origin, ModelSource) and self.origin.builds_heads
 
     @property
     def weights_are_optional(self) -> bool:
         """Whether the network can be built without weights."""
-        return isinstance(self.origin, Source) and self.origin.weights_are_optional and self.weights_file is None
+        return isinstance(self.origin, ModelSource) and self.origin.weights_are_optional and self.weights_file is None
 
 
 def parse_model(text: str) -> ModelText:
@@ -58,7 +58,7 @@ def run_folder(text: str) -> Path | None:
     return Path(text) if text != BundledSource.prefix and Path(text).is_dir() else None
 
 
-def source_of(text: str) -> Source:
+def source_of(text: str) -> ModelSource:
     """The network that a MODEL without weights file names, which is no folder.
 
     Raises:

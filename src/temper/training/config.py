@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
-from temper.core.calls import LARGEST, Count, Helpers, Pixels, Processes, Seed
+from temper.core.calls import LARGEST, Count, Helpers, PixelCount, Processes, Seed
 from temper.core.files import written
 from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
@@ -63,7 +63,7 @@ class ModelConfig(Section):
     """Normalisation mean in [0, 1] pixel units, one number or one per channel; the model's own by default."""
     std: Statistic | None = None
     """Normalisation standard deviation, as mean."""
-    image_size: Pixels | None = None
+    image_size: PixelCount | None = None
     """Height and width in pixels that images are resized to; the model's own by default."""
 
 

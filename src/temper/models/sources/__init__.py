@@ -1,9 +1,9 @@
 """Where networks come from: a file for each source, and the one table of them."""
 
 from temper.core.lazily import loaded
-from temper.models.sources.source import Request, Source
+from temper.models.sources.source import ModelSource, Request
 
-__all__ = ["SOURCES", "Request", "Source", "find_source"]
+__all__ = ["SOURCES", "ModelSource", "Request", "find_source"]
 
 _PLACES = (
     "bundled:BundledSource",
@@ -11,10 +11,10 @@ _PLACES = (
     "factory:FactorySource",
     "onnx:OnnxSource",
 )
-SOURCES: tuple[type[Source], ...] = tuple(loaded(f"{__name__}.{place}") for place in _PLACES)
+SOURCES: tuple[type[ModelSource], ...] = tuple(loaded(f"{__name__}.{place}") for place in _PLACES)
 
 
-def find_source(text: str) -> Source | None:
+def find_source(text: str) -> ModelSource | None:
     """The network that a MODEL without weights file names; None where it is no source's."""
     # A prefix goes before a module that is called so.
     by_precedence = sorted(SOURCES, key=lambda source: source.prefix == "")

@@ -3,13 +3,13 @@
 from temper.models import bundled
 from temper.models.built import Built
 from temper.models.preprocessing import Preprocessing
-from temper.models.sources.source import Request, Source
+from temper.models.sources.source import ModelSource, Request
 from temper.models.weights import load_weights
 
 PREPROCESSING = Preprocessing(bundled.MEAN, bundled.STD, bundled.IMAGE_SIZE)
 
 
-class BundledSource(Source):
+class BundledSource(ModelSource):
     """Pretrained on CIFAR-10 (see its card), or with random weights."""
 
     form = "bundled"
@@ -18,14 +18,14 @@ class BundledSource(Source):
 
     @classmethod
     def names(cls, text: str) -> bool:
-        """See :meth:`Source.names`."""
+        """See :meth:`ModelSource.names`."""
         return text == cls.prefix
 
     def check(self) -> None:
-        """See :meth:`Source.check`; it is always there."""
+        """See :meth:`ModelSource.check`; it is always there."""
 
     def build(self, request: Request) -> Built:
-        """See :meth:`Source.build`."""
+        """See :meth:`ModelSource.build`."""
         network = bundled.BundledNetwork()
         if request.pretrained:
             load_weights(network, bundled.WEIGHTS, ("head",), bundled.NUM_CLASSES)

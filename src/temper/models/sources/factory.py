@@ -18,7 +18,7 @@ from temper.models.built import Built, classifier_form
 from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, find_head, output_of, takes
 from temper.models.outputs import Form
 from temper.models.preprocessing import Preprocessing
-from temper.models.sources.source import Request, Source
+from temper.models.sources.source import ModelSource, Request
 from temper.text import did_you_mean, first_line, nearest
 
 # What image networks usually take: tried where nothing says what a factory's network takes.
@@ -28,7 +28,7 @@ _USUAL_CHANNELS = (3, 1)
 log = logging.getLogger(__name__)
 
 
-class FactorySource(Source):
+class FactorySource(ModelSource):
     """What the factory returns, found from the working directory too.
 
     The factory takes no argument, or ``num_classes``. Its normalisation is taken to be its own affair (mean 0, std 1
@@ -42,17 +42,17 @@ class FactorySource(Source):
 
     @classmethod
     def names(cls, text: str) -> bool:
-        """See :meth:`Source.names`."""
+        """See :meth:`ModelSource.names`."""
         module, _, name = text.partition(":")
         return all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
 
     def check(self) -> None:
-        """See :meth:`Source.check`."""
+        """See :meth:`ModelSource.check`."""
         with _working_directory_importable():
             _find_factory(self.text)
 
     def build(self, request: Request) -> Built:
-        """See :meth:`Source.build`; it cannot where what is returned is no network, or gives no [N, K], either."""
+        """See :meth:`ModelSource.build`; it cannot where what is returned is no network, or gives no [N, K], either."""
         with _working_directory_importable():
             network = _called(self.text, _find_factory(self.text), request.num_classes)
         if not isinstance(network, nn.Module):

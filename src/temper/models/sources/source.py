@@ -29,7 +29,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class ModelSource(ABC):
     """One network of a source: the text that names it, and how it is built.
 
     Attributes:

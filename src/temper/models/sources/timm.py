@@ -12,14 +12,14 @@ from temper.models.built import Built, classifier_form
 from temper.models.heads import configured_head, outputs_of
 from temper.models.hub import prompt_hub
 from temper.models.preprocessing import Preprocessing, for_channels
-from temper.models.sources.source import Request, Source
+from temper.models.sources.source import ModelSource, Request
 from temper.text import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 
-class TimmSource(Source):
+class TimmSource(ModelSource):
     """With the normalisation, input size and class count of timm's own configuration.
 
     ``num_classes`` matters only where the pretrained weights come without a classifier, and ``image_size`` only where
@@ -33,11 +33,11 @@ class TimmSource(Source):
     weights_are_optional = True
 
     def check(self) -> None:
-        """See :meth:`Source.check`."""
+        """See :meth:`ModelSource.check`."""
         self._config()
 
     def build(self, request: Request) -> Built:
-        """See :meth:`Source.build`; it cannot where there are no weights or no way to fetch them, either."""
+        """See :meth:`ModelSource.build`; it cannot where there are no weights or no way to fetch them, either."""
         self._check_arguments(request)
         config = self._config()
         self._check_weights(config, request)
