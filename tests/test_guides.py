@@ -1,6 +1,7 @@
 """What the guides for developers name is there."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,30 @@ def test_links_of_a_guide_lead_somewhere(guide):
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / guide).read_text())
     assert links
     assert [link for link in links if not ((ROOT / guide).parent / link).exists()] == []
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name of Temper's leads to something: a module, or what one has at any depth."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        import_module(name)
+    except ImportError:
+        return resolves(module) and hasattr(value_of(module), attribute)
+    return True
+
+
+def value_of(name: str) -> object:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return import_module(name)
+    except ImportError:
+        return getattr(value_of(module), attribute)
+
+
+@pytest.mark.slow
+def test_names_of_temper_in_guides_and_docstrings_exist():
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *SOURCE.rglob("*.py")]
+    named = {name for path in texts for name in re.findall(r"(?<![\w/.@-])temper(?:\.[A-Za-z_]\w*)+", path.read_text())}
+    named.remove("temper.json")  # a file inside an exported one
+    assert len(named) > 100
+    assert sorted(name for name in named if not resolves(name)) == []
