@@ -226,6 +226,21 @@ def test_passes_in_table_and_journal_count_once(tmp_path):
     assert more.passes()["forward"] > first.passes()["forward"]
 
 
+@pytest.mark.parametrize("suite", ["apgd", "margin"])
+def test_what_a_table_knows_is_in_the_journal_from_then_on(tmp_path, monkeypatch, suite):
+    """A table from elsewhere, put into a folder whose journal knows less: it is taken in once, whole."""
+    model, images = Linear(), pictures(6)
+    samples, threats = from_arrays(images, predictions(model, images)), parse_threats("Linf:0.05")
+    whole = measure(model, samples, threats, suite, 0)
+    begun = measure(model, samples, threats, suite, 0, journal=tmp_path, time_budget=0)
+    assert begun.table.passes()["forward"] == 0
+    monkeypatch.setattr(searching, "search", None)  # nothing is searched again
+    for known in (whole.table, whole.table, None):  # None: from the journal alone
+        again = measure(model, samples, threats, suite, 0, journal=tmp_path, known=known)
+        assert again.complete
+        pd.testing.assert_frame_equal(again.table.frame, whole.table.frame)
+
+
 @pytest.mark.slow
 def test_a_precision_takes_a_part_of_the_attacks_and_holds_the_truth(tmp_path):
     model, images = Linear(), pictures(600)
