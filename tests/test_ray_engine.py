@@ -23,7 +23,7 @@ from temper.benchmark.engines.local import LocalEngine  # noqa: E402
 from temper.benchmark.engines.ray import RayEngine, _check_room, _Flight  # noqa: E402
 from temper.benchmark.grid import Cell  # noqa: E402
 from temper.benchmark.spec import Measure  # noqa: E402
-from temper.benchmark.store import FAILED, Store  # noqa: E402
+from temper.benchmark.store import RUN_FAILED, Store  # noqa: E402
 from temper.core.interrupt import Stopped  # noqa: E402
 from temper.errors import ArgumentError, RunError  # noqa: E402
 from temper.training.config import read_config, resolve  # noqa: E402
@@ -149,7 +149,7 @@ def test_a_run_whose_process_dies_is_begun_again_and_then_given_up(cluster: Clus
     state = run_grid(grid, store, engine_of(cluster), task=lambda _: task)
     assert [task.attempts(seed) for seed in (0, 1)] == [DEATHS, 2]
     assert state.failed == grid[:1]
-    assert store.rows()["status"].tolist() == [FAILED]  # the other writes no row here
+    assert store.rows()["status"].tolist() == [RUN_FAILED]  # the other writes no row here
     assert f"died {DEATHS} times" in store.rows()["error"][0]
 
 

@@ -15,7 +15,7 @@ from temper.benchmark.configuration import CONFIGURATION, FACTORS, Configuration
 from temper.benchmark.findings import Finding, comparisons
 from temper.benchmark.presets import GUIDE_PROTOCOLS
 from temper.benchmark.published import read_published
-from temper.benchmark.store import DONE, Store, require
+from temper.benchmark.store import RUN_DONE, Store, require
 from temper.data import catalogue
 from temper.errors import ArgumentError, EvidenceError
 
@@ -163,7 +163,7 @@ def _rows(results: str) -> pd.DataFrame:
         rows = read_published(results)
         return with_protocol(rows.assign(config=rows["protocol"].map(lambda name: json.dumps(GUIDE_PROTOCOLS[name]))))
     rows = Store(results).rows()
-    rows = rows[rows["status"] == DONE].reset_index(drop=True) if len(rows) else rows
+    rows = rows[rows["status"] == RUN_DONE].reset_index(drop=True) if len(rows) else rows
     if rows.empty:
         raise EvidenceError(f"{results}: holds no finished run; temper bench run makes some")
     require(rows, [*FACTORS, "config"], results)
@@ -200,9 +200,9 @@ def _near(rows: pd.DataFrame, data_spec: str | None) -> tuple[pd.DataFrame, list
     if not known:
         return rows, ["the results do not say how many images per class they had: all data sets count"]
     near = sorted(known, key=lambda name: abs(np.log(known[name] / per_class)))[: max(len(known) // 2, 1)]
-    told = ", ".join(f"{name} ({known[name]:.0f})" for name in near)
+    sizes = ", ".join(f"{name} ({known[name]:.0f})" for name in near)
     return rows[rows["dataset"].isin(near)], [
-        f"your data have {per_class:.0f} training images per class; nearest in that among the results: {told}"
+        f"your data have {per_class:.0f} training images per class; nearest in that among the results: {sizes}"
     ]
 
 

@@ -8,7 +8,7 @@ from temper.benchmark.engines.base import CellTask, Died, Engine, Execute
 from temper.benchmark.grid import Cell
 from temper.benchmark.progress import COUNTED, GridState, state
 from temper.benchmark.running import record_failure
-from temper.benchmark.store import FAILED, Store
+from temper.benchmark.store import RUN_FAILED, Store
 from temper.core.progress import progress_bar
 from temper.errors import RunError
 
@@ -42,7 +42,7 @@ def run_grid(
     work = task(store)
     if retry_failed:
         rows = store.rows()
-        for run in rows.loc[rows["status"] == FAILED, "run"]:
+        for run in rows.loc[rows["status"] == RUN_FAILED, "run"]:
             store.remove_run(run)
     waiting = state(cells, store, COUNTED).missing
     with progress_bar("benchmark", len(cells), len(cells) - len(waiting)) as bar:

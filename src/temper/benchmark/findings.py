@@ -97,8 +97,8 @@ def schedule_tests(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
             tables.append(tests.reset_index().assign(schedule=other, protocol=protocol))
     if not tables:
         return pd.DataFrame()
-    found = pd.concat(tables, ignore_index=True)
-    return found.assign(holm=holm(found["p"].to_numpy(np.float64)))
+    tests_of_all = pd.concat(tables, ignore_index=True)
+    return tests_of_all.assign(holm=holm(tests_of_all["p"].to_numpy(np.float64)))
 
 
 def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
@@ -106,14 +106,14 @@ def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
     if tests.empty:
         return
     for (other, protocol), own in tests.groupby(["schedule", "protocol"], sort=False):
-        told = "; ".join(
+        differences = "; ".join(
             f"{row['metric']} {_difference(str(row['metric']), row['mean_difference'])} (higher in {row['wins']:.0f}, "
             f"lower in {row['losses']:.0f} of {row['n']:.0f} pairs, p = {row['p']:.2g}, corrected {row['holm']:.2g})"
             for _, row in own.iterrows()
         )
         yield (
             f"{other} against {BASELINE} epsilon, protocol {protocol}",
-            f"Mean difference: {told}. A pair is a backbone on a data set, averaged over losses and seeds. "
+            f"Mean difference: {differences}. A pair is a backbone on a data set, averaged over losses and seeds. "
             + _made(tests["p"].notna().sum(), "comparisons of schedules"),
         )
 
@@ -130,10 +130,11 @@ def _rankings_by_schedule(
             backbones = sorted(own["backbone"].unique())
             if len(backbones) < 2:
                 continue
-            told = None if outcomes is None else outcomes.merge(own[[*CONFIGURATION, "protocol", "dataset", "seed"]])
+            runs = own[[*CONFIGURATION, "protocol", "dataset", "seed"]]
+            own_outcomes = None if outcomes is None else outcomes.merge(runs)
             tables = {
                 pair: rank_correlation_interval(
-                    own, "schedule", (BASELINE, other), pair=pair, outcomes=told, metrics=metrics
+                    own, "schedule", (BASELINE, other), pair=pair, outcomes=own_outcomes, metrics=metrics
                 ).iloc[0]
                 for pair in itertools.combinations(backbones, 2)
             }
@@ -168,16 +169,16 @@ def _objectives(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]
             tests.append((other, str(protocol), odds))
     corrected = holm(np.array([odds["p"] for *_, odds in tests], dtype=np.float64))
     for other in others:
-        told = [
+        wins = [
             f"{protocol}: {odds['wins']:.0f} to {odds['losses']:.0f} by the sum of perturbations "
             f"(sign test p = {odds['p']:.2g}, corrected {p:.2g})"
             for (name, protocol, odds), p in zip(tests, corrected, strict=True)
             if name == other
         ]
-        if told:
+        if wins:
             yield (
                 f"{other} against at, wins over backbones",
-                "; ".join(told) + ". Averaged over schedules and seeds. " + _made(len(tests), "comparisons of losses"),
+                "; ".join(wins) + ". Averaged over schedules and seeds. " + _made(len(tests), "comparisons of losses"),
             )
 
 
@@ -195,7 +196,7 @@ def _facts(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
             tests.append((fact, str(protocol), one_way(own, fact, equal_variances=False)))
     corrected = holm(np.array([test.p for *_, test in tests], dtype=np.float64))
     for fact in dict.fromkeys(fact for fact, *_ in tests):
-        told = [
+        means = [
             f"{protocol}: {', '.join(f'{name} {value:.0f}' for name, value in test.groups['mean'].items())} "
             f"(Welch p = {test.p:.2g}, corrected {p:.2g}; {test.groups['n'].sum()} backbones)"
             for (name_of_fact, protocol, test), p in zip(tests, corrected, strict=True)
@@ -203,7 +204,7 @@ def _facts(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
         ]
         yield (
             f"Mean Borda by {fact}",
-            "; ".join(told)
+            "; ".join(means)
             + ". A backbone's configurations are averaged. "
             + _made(len(tests), "comparisons of facts"),
         )
@@ -218,12 +219,12 @@ def _proxies(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
         both = both[both.groupby([*CONFIGURATION])["protocol"].transform("nunique") == 2]
         if both["backbone"].nunique() < FEWEST:
             continue
-        told = proxy(_by_backbone(scored(both, metrics)), one, other).loc["all"]
+        rho = proxy(_by_backbone(scored(both, metrics)), one, other).loc["all"]
         yield (
             f"Does {one} predict {other}?",
-            f"Over {told['n']:.0f} backbones, averaged over losses and schedules, the sums of perturbations "
-            f"correlate with Spearman {told['spearman']:.2f} (95 % interval {told['spearman_low']:.2f} to "
-            f"{told['spearman_high']:.2f}).",
+            f"Over {rho['n']:.0f} backbones, averaged over losses and schedules, the sums of perturbations "
+            f"correlate with Spearman {rho['spearman']:.2f} (95 % interval {rho['spearman_low']:.2f} to "
+            f"{rho['spearman_high']:.2f}).",
         )
 
 

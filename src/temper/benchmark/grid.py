@@ -90,12 +90,12 @@ def cells(spec: Spec) -> list[Cell]:
         _check_rows(spec, of_table)
     used: set[int] = set()
     known: dict[Key, Cell] = {}
-    found = [_cell(spec, factors, of_table, used, known) for factors in _product(spec)]
+    kept = [_cell(spec, factors, of_table, used, known) for factors in _product(spec)]
     for index, exception in enumerate(spec.exceptions):
         own = index >= len(preset_exceptions(spec.preset))
         if own and index not in used:
             raise ArgumentError("exceptions.where", exception.where, "applies to no cell of the grid; mend or drop it")
-    grid = [cell for cell in found if cell is not None]
+    grid = [cell for cell in kept if cell is not None]
     seen: dict[str, Cell] = {}
     for cell in grid:
         other = seen.setdefault(cell.run, cell)

@@ -26,6 +26,26 @@ READERS = 16  # of an object store's files at once
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a store keeps of each run in files of its own.
+
+    Attributes:
+        folder: where they lie; a run's file is named as the run.
+        is_result: whether the file is the run's result row, which says itself whose it is.
+        by_suite: whether there is a file for each suite, RUN-SUITE.
+    """
+
+    folder: str
+    is_result: bool = False
+    by_suite: bool = False
+
+
+KINDS = {
+    kind.folder: kind for kind in (Kind("runs", is_result=True), Kind("margins", by_suite=True), Kind("corruptions"))
+}
+
+
+@dataclass(frozen=True)
 class Part:
     """A file of many runs.
 
@@ -52,27 +72,27 @@ class Parts:
 
     Args:
         place: of the store.
-        kind: the folder in it: runs, margins or corruptions.
+        kind: the folder in it, of :data:`KINDS`.
     """
 
     def __init__(self, place: Place, kind: str) -> None:
-        self.place, self.kind = place, kind
+        self.place, self.kind = place, KINDS[kind]
 
     def look(self) -> Contents:
         """What holds at this moment; no run is in it twice."""
-        files = _parquet(self.place.stamps(self.kind))
-        found, loose, useless = [], dict(files), []
+        files = _parquet(self.place.stamps(self.kind.folder))
+        whole, loose, useless = [], dict(files), []
         for name in sorted(_parquet(self.place.stamps(FOLDER))):
-            if not name.startswith(f"{self.kind}-"):
+            if not name.startswith(f"{self.kind.folder}-"):
                 continue
             part = Part(f"{FOLDER}/{name}.parquet", self._sources(f"{FOLDER}/{name}.parquet"))
             if part.sources and all(loose.get(name) == stamp for name, stamp in part.sources.items()):
-                found.append(part)
+                whole.append(part)
                 for source in part.sources:
                     del loose[source]
             else:
                 useless.append(part.name)
-        return Contents(found, loose, useless)
+        return Contents(whole, loose, useless)
 
     def compact(self) -> None:
         """Write parts of all files that can fill one, and remove those that hold no longer."""
@@ -115,11 +135,11 @@ class Parts:
         if len(names) > SIZE:  # what is in a part was read when that was made
             names &= self.look().loose.keys()
         with ThreadPoolExecutor(1 if self.place.folder else READERS) as pool:
-            found = [error for error in pool.map(self._damage, names) if error is not None]
-        for _, error in found:
-            told = "its run counts as not done, and temper bench run does it again"
-            warnings.warn(f"{error}; {told}", TemperWarning, stacklevel=2)
-        return {name for name, _ in found}
+            errors = [error for error in pool.map(self._damage, names) if error is not None]
+        for _, error in errors:
+            effect = "its run counts as not done, and temper bench run does it again"
+            warnings.warn(f"{error}; {effect}", TemperWarning, stacklevel=2)
+        return {name for name, _ in errors}
 
     def _damage(self, name: str) -> tuple[str, DamagedError] | None:
         try:
@@ -141,13 +161,13 @@ class Parts:
         except FileNotFoundError:  # removed just now
             return None
         except DamagedError as error:
-            told = "counts as not done, and temper bench run does it again" if self.kind == "runs" else "is left out"
-            warnings.warn(f"{error}; it {told}", TemperWarning, stacklevel=2)
+            effect = "counts as not done, and temper bench run does it again" if self.kind.is_result else "is left out"
+            warnings.warn(f"{error}; it {effect}", TemperWarning, stacklevel=2)
             return None
 
     def _load(self, name: str, columns: Sequence[str] | None) -> pa.Table:
         """A single run's file with the column ``run``; DamagedError where it cannot be read."""
-        path = f"{self.kind}/{name}.parquet"
+        path = f"{self.kind.folder}/{name}.parquet"
         place = f"{self.place.location}/{path}"
         try:
             table = self.open(path, columns)
@@ -155,12 +175,12 @@ class Parts:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DamagedError(f"{place}: damaged ({' '.join(str(error).split())[:100]})") from None
-        if self.kind == "runs":
+        if self.kind.is_result:
             wanted = {"run", "status"} & set(columns or ("run", "status"))
             if table.num_rows != 1 or not wanted <= set(table.column_names):
                 raise DamagedError(f"{place}: damaged (no result row)")
             return table
-        run = name.rpartition("-")[0] if self.kind == "margins" else name
+        run = name.rpartition("-")[0] if self.kind.by_suite else name
         return table.add_column(0, "run", pa.array([run] * table.num_rows, pa.string()))
 
     def _write(self, chunk: dict[str, str]) -> None:
@@ -172,7 +192,7 @@ class Parts:
         pq.write_table(
             table.replace_schema_metadata({SOURCES: noted}), content, compression="zstd", write_page_checksum=True
         )
-        name = f"{FOLDER}/{self.kind}-{hashlib.sha256(noted).hexdigest()[:16]}.parquet"
+        name = f"{FOLDER}/{self.kind.folder}-{hashlib.sha256(noted).hexdigest()[:16]}.parquet"
         self.place.write(name, content.getvalue())
 
     def _sources(self, name: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from temper.benchmark.costs import Cost, Sizes, cost
 from temper.benchmark.grid import Cell
 from temper.benchmark.search import search_name
 from temper.benchmark.spec import Spec
-from temper.benchmark.store import DONE, NoResultsError, Store
+from temper.benchmark.store import RUN_DONE, NoResultsError, Store
 from temper.data import catalogue
 from temper.errors import naming
 from temper.models.model_text import parse_model
@@ -45,7 +45,7 @@ def past_throughput(rows: pd.DataFrame) -> dict[str, float]:
     """Passes per second by backbone, from runs that are done: their passes divided by the time they took."""
     if not {"backbone", "passes", "seconds", "status"} <= set(rows):
         return {}
-    done = rows[rows["status"] == DONE].groupby("backbone")[["passes", "seconds"]].sum()
+    done = rows[rows["status"] == RUN_DONE].groupby("backbone")[["passes", "seconds"]].sum()
     return {str(name): float(row.passes / row.seconds) for name, row in done.iterrows() if row.seconds > 0}
 
 
@@ -145,7 +145,7 @@ def summarise(spec: Spec, cells: Sequence[Cell], place: str, *, measure: bool) -
     """
     rows = _rows(place)
     _check_backbones(cells)
-    finished = set(rows.loc[rows["status"] == DONE, "run"])
+    finished = set(rows.loc[rows["status"] == RUN_DONE, "run"])
     costs = plan([cell for cell in cells if cell.run not in finished] or list(cells))
     speeds = past_throughput(rows)
     first = {str(cell.factors["backbone"]): cell for cell in reversed(cells)}

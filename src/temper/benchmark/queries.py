@@ -81,7 +81,7 @@ def _copied(parts: Parts, loose: dict[str, str], here: Path) -> Iterator[Path]:
     for number, chunk in enumerate(chunks(loose)):
         table, whole = parts.joined(chunk)
         if whole:
-            path = here / f"{parts.kind}-{number}.parquet"
+            path = here / f"{parts.kind.folder}-{number}.parquet"
             pq.write_table(table, path)
             yield path
 
@@ -90,8 +90,8 @@ def _answer(connection: duckdb.DuckDBPyConnection, sql: str, limit: int | None) 
     """Run the query in a thread, so that this one hears Ctrl-C."""
 
     def run() -> pd.DataFrame:
-        found = connection.sql(sql)
-        return (found if limit is None else found.limit(limit)).df()
+        answer = connection.sql(sql)
+        return (answer if limit is None else answer.limit(limit)).df()
 
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(run)

@@ -28,7 +28,7 @@ from temper.benchmark.leaderboard import (
 from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.progress import GridState, state
 from temper.benchmark.spec import Measure, Spec
-from temper.benchmark.store import DONE, Store, require
+from temper.benchmark.store import RUN_DONE, Store, require
 from temper.errors import EvidenceError
 from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
@@ -54,7 +54,7 @@ def write_site(spec: Spec, cells: Sequence[Cell], store: Store, out: Path, *, pa
         raise EvidenceError(_refusal(reached, len(cells), store))
     if not reached.done:
         raise EvidenceError(f"{store.place}: no run of this grid is done; temper bench run carries it out")
-    _check_rows(reached.rows[reached.rows["status"] == DONE], spec.measure, store.place)
+    _check_rows(reached.rows[reached.rows["status"] == RUN_DONE], spec.measure, store.place)
     return write_leaderboard(_board(spec, reached, store), out)
 
 
@@ -134,7 +134,7 @@ def _run(cell: Cell, row: "pd.Series[Any]", store: Store) -> LeaderboardRun:
         about=BackboneFacts(**{each.name: str(cell.facts.get(each.name, "")) for each in fields(BackboneFacts)}),
         facts=_facts(cell, row),
     )
-    if row["status"] != DONE:
+    if row["status"] != RUN_DONE:
         return replace(shared, failure=str(row["error"]))
     return replace(shared, measured=Measured(_estimates(cell.measure, row), _curve(cell, store)), history=_history(row))
 
@@ -152,7 +152,7 @@ def _estimates(measure: Measure, row: "pd.Series[Any]") -> dict[str, Estimate]:
 
 def _facts(cell: Cell, row: "pd.Series[Any]") -> dict[str, str]:
     facts = {"run": cell.run, "took": f"{row['seconds']:.0f} s"}
-    if row["status"] == DONE:
+    if row["status"] == RUN_DONE:
         facts |= {
             "training images": f"{row['train_n']:.0f} of {row['classes']:.0f} classes",
             "passes": f"{row['passes']:,.0f}",

@@ -18,7 +18,7 @@ from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.grid import Cell
 from temper.benchmark.progress import damaged
 from temper.benchmark.spec import NEAREST
-from temper.benchmark.store import DONE, FAILED, Ending, Store
+from temper.benchmark.store import RUN_DONE, RUN_FAILED, Ending, Store
 from temper.core.claims import repeated
 from temper.core.files import unless_damaged
 from temper.core.interrupt import Stopped
@@ -63,9 +63,9 @@ def execute(cell: Cell, store: Store, owner: str) -> Ending:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", TemperWarning)
-                row = {"status": DONE, "error": "", **_carry_out(cell, store)}
-            told = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, TemperWarning))
-            row["warnings"] = "\n".join(told)
+                row = {"status": RUN_DONE, "error": "", **_carry_out(cell, store)}
+            messages = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, TemperWarning))
+            row["warnings"] = "\n".join(messages)
         except (Stopped, MissingExtraError, UnreachableError):  # no fault of this run: all would end alike
             raise
         except Exception as error:
@@ -74,7 +74,7 @@ def execute(cell: Cell, store: Store, owner: str) -> Ending:
             row = failed_row(error)
         seconds = time.monotonic() - started
         store.write_run(cell.describe() | {"config": _configuration(cell)} | row | {"seconds": seconds})
-    return "done" if row["status"] == DONE else "failed"
+    return "done" if row["status"] == RUN_DONE else "failed"
 
 
 def _whole(cell: Cell, store: Store) -> bool:
@@ -87,7 +87,7 @@ def _whole(cell: Cell, store: Store) -> bool:
 def failed_row(error: Exception) -> dict[str, object]:
     """What a result row says of an error."""
     name = "" if isinstance(error, TemperError) else f"{type(error).__name__}: "
-    return {"status": FAILED, "error": f"{name}{error}"[:MAX_ERROR]}
+    return {"status": RUN_FAILED, "error": f"{name}{error}"[:MAX_ERROR]}
 
 
 def record_failure(cell: Cell, store: Store, error: Exception) -> None:
@@ -137,12 +137,12 @@ def _measured(
 ) -> dict[str, EvidenceTable]:
     """Evidence by suite: of the threats and the curve, and of the nearest flips."""
     measure, seed = cell.measure, cell.config.seed
-    found = {measure.suite: (test, measure.searched)}
+    by_suite = {measure.suite: (test, measure.searched)}
     if measure.tau:
         few = test.limit(min(measure.tau, len(test)), seed)
-        found[NEAREST] = (few, [measure.curve or Threat("Linf", cell.config.eps)])
+        by_suite[NEAREST] = (few, [measure.curve or Threat("Linf", cell.config.eps)])
     tables = {}
-    for suite, (part, wanted) in found.items():
+    for suite, (part, wanted) in by_suite.items():
         path = folder / f"{cell.run}-{suite}.parquet"
         done = measurement.measure(
             classifier, samples.from_dataset(part, classifier), wanted, suite, seed,

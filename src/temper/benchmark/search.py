@@ -179,8 +179,8 @@ def _search(cell: Cell, store: Store, name: str, folder: Path, stop: Stop) -> di
                 _save(study, folder / JOURNAL)
                 with contextlib.suppress(OSError):  # a hiccup of the network; the next trial's comes
                     store.push(folder.name, folder)
-                told = _describe(ended)
-                log.info(f"search {name}, trial {number + 1}/{search.trials}: {told['state']} at {told['value']:.3f}")
+                state, value = _describe(ended)["state"], ended.value
+                log.info(f"search {name}, trial {number + 1}/{search.trials}: {state} at {value:.3f}")
                 bar.advance(f"best {_best(study.trials).value:.3f}")
         best = _best(study.trials)
     return {

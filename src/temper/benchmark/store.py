@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 HEADER = "store.json"
-KINDS = ("runs", "margins", "corruptions")
-DONE, FAILED = "done", "failed"
+RUN_DONE, RUN_FAILED = "done", "failed"
 Ending = Literal["done", "failed", "elsewhere"]  # elsewhere: another process is at the run
 
 
@@ -54,7 +53,7 @@ class Store:
         self._files = Place(place)
         self.place, self._fs, self._path = self._files.location, self._files.fs, self._files.path
         self._root, self.folder = self._files.root, self._files.folder
-        self.parts = {kind: parts.Parts(self._files, kind) for kind in KINDS}
+        self.parts = {kind: parts.Parts(self._files, kind) for kind in parts.KINDS}
         self._claims = Claims(self._files, "claims")
         self._check_header(create)
 
@@ -67,7 +66,7 @@ class Store:
         frame = pd.DataFrame([row])
         self._files.write(f"runs/{row['run']}.parquet", frame.to_parquet(index=False, write_page_checksum=True))
         if zlib.crc32(str(row["run"]).encode()) % parts.SIZE == 0:  # now and then, whoever writes
-            for kind in KINDS:
+            for kind in parts.KINDS:
                 self.compact(kind)
 
     def rows(self, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -52,8 +52,8 @@ def whole(rows: pd.DataFrame, planned: pd.DataFrame) -> pd.DataFrame:
     """
     cells = planned[["protocol", "dataset", "seed"]].drop_duplicates()
     wanted = rows["protocol"].map(cells.groupby("protocol").size())
-    found = rows.groupby(["protocol", *CONFIGURATION], observed=True)["dataset"].transform("size")
-    return rows[found == wanted]
+    present = rows.groupby(["protocol", *CONFIGURATION], observed=True)["dataset"].transform("size")
+    return rows[present == wanted]
 
 
 def grid(
@@ -86,23 +86,28 @@ def grid(
         labels.append(rows[[*axis]].iloc[first].reset_index(drop=True))
         cells = cells * len(first) + codes
     shape = tuple(map(len, labels))
-    found = np.bincount(cells, minlength=math.prod(shape))
-    if (found > 1).any():
-        twice = _name_cell(int(np.argmax(found > 1)), labels)
+    counts = np.bincount(cells, minlength=math.prod(shape))
+    _check_each_once(counts, labels)
+    values = np.empty((len(counts), len(metrics)))
+    values[cells] = rows[[*metrics]].to_numpy(float)
+    return labels, values.reshape(*shape, len(metrics))
+
+
+def _check_each_once(counts: NDArray[np.int64], labels: Sequence[pd.DataFrame]) -> None:
+    """Require one row for each cell of the product of the labels."""
+    if (counts > 1).any():
+        twice = _name_cell(int(np.argmax(counts > 1)), labels)
         raise EvidenceError(
-            f"{found.max()} rows for {twice}: drop all but one, or tell them apart by a further column (such as seed)"
+            f"{counts.max()} rows for {twice}: drop all but one, or tell them apart by a further column (such as seed)"
         )
-    missing = np.flatnonzero(found == 0)
+    missing = np.flatnonzero(counts == 0)
     if len(missing):
         listed = "; ".join(_name_cell(int(cell), labels) for cell in missing[:_LISTED])
         more = f"; and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise EvidenceError(
-            f"{len(missing)} of {len(found)} cells are missing: {listed}{more}: "
+            f"{len(missing)} of {len(counts)} cells are missing: {listed}{more}: "
             "run them, or leave their configurations or data sets out of the rows"
         )
-    values = np.empty((len(found), len(metrics)))
-    values[cells] = rows[[*metrics]].to_numpy(float)
-    return labels, values.reshape(*shape, len(metrics))
 
 
 def _name_cell(cell: int, labels: Sequence[pd.DataFrame]) -> str:

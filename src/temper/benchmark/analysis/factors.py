@@ -173,8 +173,8 @@ def spearman_matrix(rows: pd.DataFrame, metrics: Sequence[str] = PERTURBATIONS) 
     )
     for place, first in enumerate(metrics):
         for second in metrics[place + 1 :]:
-            found = _correlation(rows[first].to_numpy(float), rows[second].to_numpy(float), "spearman")
-            rho.loc[first, second], p.loc[first, second] = rho.loc[second, first], p.loc[second, first] = found
+            rho_and_p = _correlation(rows[first].to_numpy(float), rows[second].to_numpy(float), "spearman")
+            rho.loc[first, second], p.loc[first, second] = rho.loc[second, first], p.loc[second, first] = rho_and_p
     return rho, p
 
 
@@ -203,12 +203,7 @@ def proxy(scored: pd.DataFrame, cheap: str, full: str, *, score: str = "sum", co
     if not 0 < confidence < 1:
         raise ArgumentError("confidence", confidence, "give a share between 0 and 1, such as 0.95")
     check_columns(scored, (), ["protocol", *CONFIGURATION, score])
-    for argument, value in (("cheap", cheap), ("full", full)):
-        if value not in set(scored["protocol"]):
-            known = ", ".join(map(repr, sorted(scored["protocol"].unique())))
-            raise ArgumentError(argument, value, f"no row has it as protocol; there are {known}")
-    if cheap == full:
-        raise ArgumentError("cheap", cheap, "name another protocol than full")
+    _check_protocols(scored, cheap, full)
     chosen = scored[scored["protocol"].isin([cheap, full])]
     (protocols, configurations), values = grid(chosen, [("protocol",), CONFIGURATION], [score])
     of = {name: values[place, :, 0] for place, name in enumerate(protocols["protocol"])}
@@ -227,6 +222,15 @@ def proxy(scored: pd.DataFrame, cheap: str, full: str, *, score: str = "sum", co
             | _correlated(*pair, "spearman", confidence)
         )
     return pd.DataFrame(records, index=pd.Index([*groups], name="objective"))
+
+
+def _check_protocols(scored: pd.DataFrame, cheap: str, full: str) -> None:
+    for argument, value in (("cheap", cheap), ("full", full)):
+        if value not in set(scored["protocol"]):
+            known = ", ".join(map(repr, sorted(scored["protocol"].unique())))
+            raise ArgumentError(argument, value, f"no row has it as protocol; there are {known}")
+    if cheap == full:
+        raise ArgumentError("cheap", cheap, "name another protocol than full")
 
 
 def _one_protocol(scored: pd.DataFrame) -> None:

@@ -51,16 +51,11 @@ def paired_comparison(
         EvidenceError: when a configuration lacks one of the two, has one twice, or a metric is missing; with
             fewer than two pairs.
     """
+    check_columns(rows, [factor, *pair_by, *average_over], metrics)
     keys = [*pair_by, *average_over]
-    check_columns(rows, [factor, *keys], metrics)
     minuend = _by_configuration(rows, factor, treatment, keys, "treatment")
     subtrahend = _by_configuration(rows, factor, baseline, keys, "baseline")
-    unpaired = minuend.index.symmetric_difference(subtrahend.index)
-    if len(unpaired):
-        raise EvidenceError(
-            f"{len(unpaired)} configurations have only one of {treatment!r} and {baseline!r}, "
-            f"the first is {name_of(unpaired[0], keys)}: run it, or leave it out of the rows"
-        )
+    _check_paired(minuend, subtrahend, treatment, baseline)
     by_row = minuend[[*metrics]] - subtrahend.loc[minuend.index, [*metrics]]
     differences = by_row.groupby(level=[*pair_by], sort=False, dropna=False).mean().to_numpy(float)
     if len(differences) < 2:
@@ -138,6 +133,16 @@ def spread_over_seeds(
     seeds = rows.groupby([*by, seed], sort=False, observed=True, dropna=False)[[*metrics]].mean()
     spread = seeds.groupby(level=[*by], sort=False, dropna=False).agg(["mean", "std", "min", "max", "count"])
     return spread.rename(columns={"count": "n"}, level=1)
+
+
+def _check_paired(minuend: pd.DataFrame, subtrahend: pd.DataFrame, treatment: str, baseline: str) -> None:
+    unpaired = minuend.index.symmetric_difference(subtrahend.index)
+    if len(unpaired):
+        first = name_of(unpaired[0], [*map(str, minuend.index.names)])
+        raise EvidenceError(
+            f"{len(unpaired)} configurations have only one of {treatment!r} and {baseline!r}, "
+            f"the first is {first}: run it, or leave it out of the rows"
+        )
 
 
 def _by_configuration(

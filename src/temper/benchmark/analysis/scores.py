@@ -140,8 +140,8 @@ def _facts(rows: pd.DataFrame) -> pd.DataFrame:
     twice = facts[facts["backbone"].duplicated(keep=False)]
     if len(twice):
         name = twice["backbone"].iloc[0]
-        told = twice[twice["backbone"] == name]
-        fact = next(column for column in told.columns if told[column].nunique(dropna=False) > 1)
-        values = " and ".join(map(repr, told[fact].unique()))
+        facts_of_it = twice[twice["backbone"] == name]
+        fact = next(column for column in facts_of_it.columns if facts_of_it[column].nunique(dropna=False) > 1)
+        values = " and ".join(map(repr, facts_of_it[fact].unique()))
         raise EvidenceError(f"backbone {name} has several values of {fact!r}, {values}: make the rows agree")
     return facts
