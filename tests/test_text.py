@@ -17,7 +17,7 @@ from temper.cli import console
 from temper.deployment.prediction import Failure, Prediction
 from temper.errors import ArgumentError, DataError, MissingExtraError, RunError, TemperError
 from temper.margins.intervals import Estimate
-from temper.runs.results import EvaluationResult, Measured, Search
+from temper.runs.results import EvaluationResult, SearchCost, Subject
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)  # surrogates and control characters, too
 SECRET = st.text("abcXYZ0189+/=_-:@", min_size=4, max_size=30).map(lambda body: f"S3CR{body}ET")
@@ -139,9 +139,9 @@ def test_anything_can_be_said(name):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_is_markup_or_moves_the_cursor(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    measured, estimate = Measured(name, {}, name, 10, ""), Estimate(0.5, 0.4, 0.6, 10)
-    search = Search(1, 1, [], 0.0, Path(name))
-    console.show_evaluation(EvaluationResult(measured, estimate, (), search, True), Path(name))
+    subject, estimate = Subject(name, {}, name, 10, ""), Estimate(0.5, 0.4, 0.6, 10)
+    search = SearchCost(1, 1, [], 0.0, Path(name))
+    console.show_evaluation(EvaluationResult(subject, estimate, (), search, True), Path(name))
     out = said(capsys)
     assert f"evidence: {text.printable(name)}\n" in out
     assert f"report: {text.printable(name)}/report.html\n" in out
