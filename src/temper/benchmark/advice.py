@@ -20,7 +20,7 @@ from temper.data import catalogue
 from temper.errors import ArgumentError, EvidenceError
 
 TIERS = ("small", "medium", "large")
-Size = Literal["small", "medium", "large", "any"]
+WantedSize = Literal["small", "medium", "large", "any"]
 SHOWN = 5  # configurations per protocol
 
 
@@ -102,7 +102,9 @@ class Advice:
         }
 
 
-def advise(results: str, *, size: Size = "any", budget: int | None = None, data_spec: str | None = None) -> Advice:
+def advise(
+    results: str, *, size: WantedSize = "any", budget: int | None = None, data_spec: str | None = None
+) -> Advice:
     """Advice from a store, or from the published rows of arXiv:2508.14079 (a CSV file).
 
     Args:
@@ -170,7 +172,7 @@ def _rows(results: str) -> pd.DataFrame:
     return with_protocol(rows)
 
 
-def _affordable(rows: pd.DataFrame, size: Size, budget: int | None) -> pd.DataFrame:
+def _affordable(rows: pd.DataFrame, size: WantedSize, budget: int | None) -> pd.DataFrame:
     if size not in (*TIERS, "any"):
         raise ArgumentError("size", size, f"choose one of {', '.join(TIERS)} or any")
     if size != "any":

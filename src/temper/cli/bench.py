@@ -139,7 +139,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """Write the leaderboard of a grid: one static site, index.html, that needs no network. A grid with missing or
     failed runs is refused and they are listed; --partial writes what there is, says what is missing, and ranks only
     configurations that are whole.
@@ -239,7 +239,7 @@ class Advise:
         return DONE
 
 
-COMMANDS = {"plan": PlanGrid, "run": RunGrid, "status": Status, "report": Report, "query": Query, "advise": Advise}
+COMMANDS = {"plan": PlanGrid, "run": RunGrid, "status": Status, "report": BenchReport, "query": Query, "advise": Advise}
 
 
 def bench(words: list[str]) -> int:

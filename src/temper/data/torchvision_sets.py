@@ -22,13 +22,13 @@ from temper.text import nearest
 _LOG = logging.getLogger(__name__)
 
 #: The arguments that choose a part of a set.
-Parts = dict[SplitName, dict[str, str | bool]]
+SplitArguments = dict[SplitName, dict[str, str | bool]]
 
-_BY_FLAG: Parts = {"train": {"train": True}, "test": {"train": False}}
-_UNDIVIDED: Parts = {}
+_BY_FLAG: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
+_UNDIVIDED: SplitArguments = {}
 
 
-def _by_word(**words: str) -> Parts:
+def _by_word(**words: str) -> SplitArguments:
     return {part: {"split": words[part]} for part in PART_NAMES if part in words}
 
 
@@ -37,7 +37,7 @@ _TRAIN_VAL = _by_word(train="train", validation="val", test="val")
 _TRAIN_VAL_TEST = _by_word(train="train", validation="val", test="test")
 
 #: torchvision's image classification sets and the parts they are published in.
-SETS: dict[str, Parts] = {
+SETS: dict[str, SplitArguments] = {
     "CIFAR10": _BY_FLAG,
     "CIFAR100": _BY_FLAG,
     "Caltech101": _UNDIVIDED,

@@ -52,7 +52,7 @@ class Died:
 
 
 Ended = tuple[Cell, Ending | Died]
-Answer = Ending | Died | Exception
+CellAnswer = Ending | Died | Exception
 
 
 class Engine(Protocol):
@@ -84,7 +84,7 @@ class Pool(Protocol):
     def launch(self, cell: Cell) -> None:
         """Begin a cell."""
 
-    def landed(self) -> Iterator[tuple[Cell, Answer]]:
+    def landed(self) -> Iterator[tuple[Cell, CellAnswer]]:
         """Cells that ended, and what became of them; waits for one, but not for ever."""
 
     def forward(self, number: int) -> None:
@@ -134,7 +134,7 @@ def _settled(pool: Pool, waiting: deque[Cell], deaths: Counter[tuple[str, type[D
         time.sleep(pause)
 
 
-def attempt(task: CellTask, cell: Cell) -> Answer:
+def attempt(task: CellTask, cell: Cell) -> CellAnswer:
     """Carry a cell out in a worker; what it raised is an answer too, for the engine to raise in its own process."""
     try:
         return task(cell)

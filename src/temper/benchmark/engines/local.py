@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from temper.benchmark.engines import Placement
-from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, Answer, CellTask, Died, Ended, attempt, drive
+from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, CellAnswer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
 from temper.core.orphans import end_with_parent
 from temper.errors import ArgumentError
@@ -85,7 +85,7 @@ class _Workers:
             self._workers.append(idle)
         idle.give(cell)
 
-    def landed(self) -> Iterator[tuple[Cell, Answer]]:
+    def landed(self) -> Iterator[tuple[Cell, CellAnswer]]:
         busy = {worker.pipe: worker for worker in self._workers if worker.cell}
         for pipe in wait(list(busy), timeout=POLL_SECONDS):
             worker = busy[pipe]  # type: ignore[index]
@@ -119,7 +119,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # it died; taking its answer tells
             self.pipe.send(cell)
 
-    def take(self) -> tuple[Cell, Answer]:
+    def take(self) -> tuple[Cell, CellAnswer]:
         """Its cell and what became of it."""
         cell, self.cell = self.cell, None
         assert cell is not None

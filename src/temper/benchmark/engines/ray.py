@@ -19,7 +19,7 @@ from types import ModuleType, TracebackType
 from typing import Self, TypedDict
 
 from temper.benchmark.engines import Placement
-from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, Answer, CellTask, Died, Ended, attempt, drive
+from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, CellAnswer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
 from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError, MissingExtraError, RunError
@@ -135,17 +135,17 @@ class _Flight:
         for ref in self.cells:
             self._ray.cancel(ref, force=False)
 
-    def landed(self) -> Iterator[tuple[Cell, Answer]]:
+    def landed(self) -> Iterator[tuple[Cell, CellAnswer]]:
         first, others = self._ray.wait(list(self.cells), timeout=POLL_SECONDS) if self.cells else ([], [])
         if first and others:
             first += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
         for ref in first:
             yield self.cells.pop(ref), self._answer(ref)
 
-    def _answer(self, ref: object) -> Answer:
+    def _answer(self, ref: object) -> CellAnswer:
         errors = self._ray.exceptions
         try:
-            answer: Answer = self._ray.get(ref)
+            answer: CellAnswer = self._ray.get(ref)
             return answer
         except errors.TaskCancelledError:
             return Stopped("taken back before it began")
@@ -160,7 +160,7 @@ class _Flight:
             return RunError(f"the Ray cluster failed: {type(error).__name__}: {_line(error)}")
 
 
-def _attempt(cell: Cell, pickled: bytes, folder: str, path: Sequence[str]) -> Answer:
+def _attempt(cell: Cell, pickled: bytes, folder: str, path: Sequence[str]) -> CellAnswer:
     """A cell, in a worker of Ray."""
     import ray.cloudpickle
 
