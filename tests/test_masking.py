@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,17 @@ def test_a_clear_sign_counts_and_so_do_two_faint_ones(notes, shown):
     assert {sign for sign, samples in found.signs().items() if samples[0]} == shown
     assert found.masked()[0] == bool(shown)
     assert found.survived()[0] == (0 if shown else min(0.1, notes.get("radius", 0.1)))  # deeper attacks are to come
+
+
+def test_what_a_table_adds_leaves_the_signs_that_were_noted():
+    found = noted(rise=0.001)
+    row = {"sample": [7], "upper": [np.inf], "survived": [0.1], "attack": [""], "forward": [90], "backward": [70]}
+    for outcome in list(found.missing(pd.DataFrame(row), [0.1])):
+        found.add(outcome)
+    assert found.signs()["slope"][0]
+    assert found.survived()[0] == 0.1
+    assert (found.forward[0], found.backward[0]) == (90, 70)
+    assert list(found.missing(pd.DataFrame(row), [0.1])) == []
 
 
 @pytest.mark.parametrize(

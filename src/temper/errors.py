@@ -6,7 +6,7 @@ are never part of it.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from temper.text import masked, shown
 
@@ -16,6 +16,16 @@ class TemperError(Exception):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*(masked(each) if isinstance(each, str) else each for each in arguments))
+
+    def __reduce__(self) -> tuple[Callable[..., Exception], tuple[object, ...], dict[str, object]]:
+        """How it travels to another process, whatever its constructor takes."""
+        return _remade, (type(self), *self.args), self.__dict__
+
+
+def _remade(kind: type[TemperError], *args: object) -> TemperError:
+    error = kind.__new__(kind, *args)
+    BaseException.__init__(error, *args)  # an OSError leaves its arguments to the constructor
+    return error
 
 
 class CallError(TemperError, ValueError):

@@ -226,7 +226,7 @@ def in_turn(folder: Path, name: str) -> Iterator[None]:
     me, claims, logged = owner(), Claims(Place(folder), ""), False
     while not claims.take(name, me):
         if not logged and (holder := claims.holder(name, me)):
-            log.info("%s: waiting for %s, which is writing results there", folder, holder)
+            log.info("%s: waiting for %s, which is at work there", folder, holder)
             logged = True
         time.sleep(MOMENT)
     try:

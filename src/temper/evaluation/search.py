@@ -126,8 +126,11 @@ class Findings:
             outcomes = []
             if nearer[place]:
                 outcomes.append(Outcome(sample, str(table.attack[place]), np.inf if self.suite.nearest else flip, flip))
-            for stage in self.suite.stages if longer[place] else ():
-                outcomes.append(Outcome(sample, stage.name, float(table.failed[stage.name][place]), np.inf))
+            for name, survived in table.failed.items() if longer[place] else ():
+                if survived[place] > self.failed[name][place]:  # or what that stage noted would be forgotten
+                    outcomes.append(Outcome(sample, name, float(survived[place]), np.inf))
+            if not outcomes:
+                continue
             forward = max(int(table.forward[place] - self.forward[place]), 0)
             backward = max(int(table.backward[place] - self.backward[place]), 0)
             yield replace(outcomes[0], forward=forward, backward=backward)

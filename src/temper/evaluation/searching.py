@@ -19,7 +19,7 @@ from temper.core.progress import Bar, progress_bar
 from temper.evaluation.clean import Clean, clean_batch
 from temper.evaluation.journal import Journal
 from temper.evaluation.samples import Samples, on_device
-from temper.evaluation.search import Findings, search
+from temper.evaluation.search import Findings, Outcome, search
 from temper.margins.subset import SubsetEstimate, SubsetPlan
 from temper.margins.table import EvidenceTable
 from temper.threat import ROUNDING, Norm
@@ -73,15 +73,23 @@ class Searching:
 
     def recall(self, table: EvidenceTable) -> None:
         """Take in what a table says beyond the journal, which holds it from then on, so that it is counted once."""
+        self._listen()
+        if not any(self._missing(table)):
+            return
         with in_turn(self.journal.folder, "recalling") if self.journal else nullcontext():
-            self._listen()
-            for norm, own in self.findings.items():
-                radii = table.provenance.radii.get(own.suite.name, {}).get(norm)
-                rows = (table.frame["norm"] == norm) & (table.frame["suite"] == own.suite.name)
-                for outcome in list(own.missing(table.frame[rows], radii)) if radii else ():
-                    own.add(outcome)
-                    if self.journal:
-                        self.journal.append(norm, outcome)
+            self._listen()  # another process may have just taken it in
+            for norm, outcome in list(self._missing(table)):
+                self.findings[norm].add(outcome)
+                if self.journal:
+                    self.journal.append(norm, outcome)
+
+    def _missing(self, table: EvidenceTable) -> Iterator[tuple[Norm, Outcome]]:
+        """What a table says beyond all that is known."""
+        for norm, own in self.findings.items():
+            radii = table.provenance.radii.get(own.suite.name, {}).get(norm)
+            rows = (table.frame["norm"] == norm) & (table.frame["suite"] == own.suite.name)
+            for outcome in own.missing(table.frame[rows], radii) if radii else ():
+                yield norm, outcome
 
     def run(self) -> bool:
         """Search what is open; whether everything is settled in the end."""

@@ -49,7 +49,7 @@ def parse_model(text: str) -> ModelText:
         return ModelText(text, folder)
     name, _, file = text.partition("@")
     if file and _takes_weights_file(name):
-        return ModelText(name, source_of(name), file, CATALOGUE.get(name))
+        return ModelText(name, run_folder(name) or source_of(name), file, CATALOGUE.get(name))
     return ModelText(text, source_of(text), known=CATALOGUE.get(text))
 
 

@@ -45,21 +45,22 @@ def brittleness_view(folder: Path, table: EvidenceTable, ends: Sequence[SampleVi
         threat = Threat(summary["threat"]["norm"], summary["threat"]["eps"])
         scores = pd.read_parquet(folder / SCORES, page_checksum_verification=True)
         weights = np.load(folder / WEIGHTS, allow_pickle=False) if (folder / WEIGHTS).exists() else None
-    except (*DAMAGE, DamagedError) as error:
+        taus = {words(name): Estimate(**each["tau"]) for name, each in summary["consistency"].items()}
+        detector, adaptive = _detector(summary["detector"]), _adaptive(summary.get("adaptive"))
+    except (*DAMAGE, DamagedError, TypeError) as error:
         reason = " ".join(str(error).split()) or f"{WEIGHTS}: {type(error).__name__}"
         raise RunError(
             f"{folder}: its {SUMMARY}, {SCORES} or {WEIGHTS} cannot be read ({reason}); run temper margins again"
         ) from None
     decisions = brittleness(table, threat.norm, threat.eps, SUITE)
-    taus = {words(name): Estimate(**each["tau"]) for name, each in summary["consistency"].items()}
     return BrittlenessView(
         threat=threat,
         decisions=decisions,
         scores=_score_curves(decisions, scores.drop(columns="sample"), taus),
         detector=DetectorView(
             threshold=summary["detector"].get("threshold"),
-            terms=detector_in_words(_detector(summary["detector"])),
-            attacks=attacks_in_words(_adaptive(summary.get("adaptive"))),
+            terms=detector_in_words(detector),
+            attacks=attacks_in_words(adaptive),
         ),
         equidistance=weights,
         ends=ends,

@@ -241,7 +241,7 @@ def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classif
 
 
 def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stopped | NonFiniteLossError | None:
-    """One of several processes: each loads data and backbone for itself; all of them end with the same news."""
+    """One of several processes: each loads data and backbone for itself; all of them end alike."""
     splits = splits_of(config)
     try:
         schedule = make_schedule(config.schedule, config.seed)
