@@ -2,12 +2,13 @@
 
 import csv
 import io
+import itertools
 import math
 from html.parser import HTMLParser
 from math import nan
 
-from temper.benchmark.configuration import BackboneFacts, Factors
-from temper.benchmark.leaderboard import LeaderboardRun, Measured, Metric
+from temper.benchmark.configuration import BackboneFacts, Configuration, Factors
+from temper.benchmark.leaderboard import Leaderboard, LeaderboardRun, Measured, Metric, Ranking, RankingRow
 from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
 
@@ -46,6 +47,33 @@ def run(place, cell, **parts):
         "history": [EpochRow(e, e / 255, 2.0 / e, 0.3, None, 1e-3) for e in (1, 2, 3)],
     }
     return LeaderboardRun(f"run{place}", Factors(*cell), **{**full, **parts})
+
+
+def whole_board():
+    """The grid of all that may stand in a board, but for one cell that is missing and one that failed."""
+    grid = itertools.product(
+        BACKBONES, ("pets", "flowers"), ("at",), ("fixed", "hinge"), ("full-50", "linear-50"), (0, 1)
+    )
+    runs = []
+    for place, cell in enumerate(grid):
+        if cell == FAILED:
+            runs.append(run(place, cell, failure=f"ValueError: {EVIL}", measured=Measured(), history=()))
+        elif cell != GAP:
+            runs.append(run(place, cell))
+    rows = [
+        RankingRow(Configuration("convnext", "at", "hinge"), 31, 1, 1, 2, 0.8),
+        RankingRow(Configuration("vit", "at", "fixed"), 27, 2, 1, 3, 0.2),
+        RankingRow(Configuration(EVIL, "at", "fixed"), 12, 3, 2, 3, 0.001),
+    ]
+    return Leaderboard(
+        f"Board of {EVIL}",
+        runs,
+        METRICS,
+        [Ranking("Borda", "full-50", rows, "Over two data sets.")],
+        [MISSING, *(f"gap {i}" for i in range(12))],
+        [("Scheduling helps", f"In most cells.\n\nBut see {EVIL}")],
+        "1.2.3",
+    )
 
 
 class Page(HTMLParser):

@@ -1,5 +1,13 @@
 """The command evaluate in a folder with a module of networks and images that they are right about."""
 
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
 from temper.cli import main as cli
 
 FACTORY = """
@@ -45,3 +53,17 @@ def refusal(capsys, *words: object, status: int = 2) -> str:
     assert len(lines) == 1
     assert lines[0].startswith("temper: error: ")
     return lines[0]
+
+
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a module of factories, and images that its networks are right about."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(FACTORY)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        linear = nn.Linear(3 * 32 * 32, 10)
+    logits = linear(torch.from_numpy(images).permute(0, 3, 1, 2).flatten(1) / 255 - 0.5)
+    np.savez("some.npz", images=images, labels=logits.argmax(1).numpy())
+    return tmp_path

@@ -9,13 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
 
-from evaluate_command import FACTORY, call, refusal, usual
+from evaluate_command import call, refusal, usual, working_directory
 from temper.cli import main as cli
 from temper.margins import EvidenceTable
 
@@ -24,17 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """A working directory with a module of factories, and images that its networks are right about."""
-    monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(FACTORY)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        linear = nn.Linear(3 * 32 * 32, 10)
-    logits = linear(torch.from_numpy(images).permute(0, 3, 1, 2).flatten(1) / 255 - 0.5)
-    np.savez("some.npz", images=images, labels=logits.argmax(1).numpy())
-    return tmp_path
+    return working_directory(tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_one_line(place, capsys, monkeypatch):

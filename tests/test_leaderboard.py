@@ -1,7 +1,6 @@
 """The leaderboard: one static site, its pages and its data."""
 
 import dataclasses
-import itertools
 import json
 import re
 import stat
@@ -10,13 +9,12 @@ from math import nan
 
 import pytest
 
-from boards import BACKBONES, EVIL, FAILED, GAP, METRICS, MISSING, Page, assert_same_rows, rows_of, run
+from boards import EVIL, METRICS, Page, assert_same_rows, rows_of, whole_board
 from temper.benchmark.configuration import Configuration
 from temper.benchmark.leaderboard import (
     Leaderboard,
     Measured,
     Metric,
-    Ranking,
     RankingRow,
     write_leaderboard,
 )
@@ -26,29 +24,7 @@ from temper.margins.intervals import Estimate
 
 @pytest.fixture(scope="module")
 def board():
-    grid = itertools.product(
-        BACKBONES, ("pets", "flowers"), ("at",), ("fixed", "hinge"), ("full-50", "linear-50"), (0, 1)
-    )
-    runs = []
-    for place, cell in enumerate(grid):
-        if cell == FAILED:
-            runs.append(run(place, cell, failure=f"ValueError: {EVIL}", measured=Measured(), history=()))
-        elif cell != GAP:
-            runs.append(run(place, cell))
-    rows = [
-        RankingRow(Configuration("convnext", "at", "hinge"), 31, 1, 1, 2, 0.8),
-        RankingRow(Configuration("vit", "at", "fixed"), 27, 2, 1, 3, 0.2),
-        RankingRow(Configuration(EVIL, "at", "fixed"), 12, 3, 2, 3, 0.001),
-    ]
-    return Leaderboard(
-        f"Board of {EVIL}",
-        runs,
-        METRICS,
-        [Ranking("Borda", "full-50", rows, "Over two data sets.")],
-        [MISSING, *(f"gap {i}" for i in range(12))],
-        [("Scheduling helps", f"In most cells.\n\nBut see {EVIL}")],
-        "1.2.3",
-    )
+    return whole_board()
 
 
 @pytest.fixture(scope="module")

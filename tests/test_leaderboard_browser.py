@@ -1,19 +1,13 @@
 """The leaderboard in a browser: sorting, filters, ranks, curves, downloads."""
 
 import dataclasses
-import itertools
 import shutil
 from urllib.parse import urlsplit
 
 import pytest
 
-from boards import BACKBONES, EVIL, FAILED, GAP, METRICS, MISSING, assert_same_rows, rows_of, run
-from temper.benchmark.configuration import Configuration
+from boards import assert_same_rows, rows_of, whole_board
 from temper.benchmark.leaderboard import (
-    Leaderboard,
-    Measured,
-    Ranking,
-    RankingRow,
     write_leaderboard,
 )
 
@@ -22,29 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def board():
-    grid = itertools.product(
-        BACKBONES, ("pets", "flowers"), ("at",), ("fixed", "hinge"), ("full-50", "linear-50"), (0, 1)
-    )
-    runs = []
-    for place, cell in enumerate(grid):
-        if cell == FAILED:
-            runs.append(run(place, cell, failure=f"ValueError: {EVIL}", measured=Measured(), history=()))
-        elif cell != GAP:
-            runs.append(run(place, cell))
-    rows = [
-        RankingRow(Configuration("convnext", "at", "hinge"), 31, 1, 1, 2, 0.8),
-        RankingRow(Configuration("vit", "at", "fixed"), 27, 2, 1, 3, 0.2),
-        RankingRow(Configuration(EVIL, "at", "fixed"), 12, 3, 2, 3, 0.001),
-    ]
-    return Leaderboard(
-        f"Board of {EVIL}",
-        runs,
-        METRICS,
-        [Ranking("Borda", "full-50", rows, "Over two data sets.")],
-        [MISSING, *(f"gap {i}" for i in range(12))],
-        [("Scheduling helps", f"In most cells.\n\nBut see {EVIL}")],
-        "1.2.3",
-    )
+    return whole_board()
 
 
 @pytest.fixture(scope="module")

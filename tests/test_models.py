@@ -16,18 +16,6 @@ from temper.models import Classifier, bundled, fingerprint, load
 from temper.models.preprocessing import Preprocessing
 from written import one_line, write_module
 
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """An empty working directory whose modules are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if (tmp_path / f"{name}.py").exists():
-            del sys.modules[name]
-
-
 # --- the classifier -------------------------------------------------------------------------------
 
 

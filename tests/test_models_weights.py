@@ -21,17 +21,6 @@ from written import one_line, write_module
 TINY = {"depth": 1, "embed_dim": 12, "num_heads": 2}  # of a timm vision transformer
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """An empty working directory whose modules are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if (tmp_path / f"{name}.py").exists():
-            del sys.modules[name]
-
-
 # --- weights from files ---------------------------------------------------------------------------
 
 
