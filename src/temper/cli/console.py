@@ -140,7 +140,9 @@ def show_margins(result: MarginsResult, out: Path) -> None:
 
 def _radius(threat: Threat) -> str:
     """A norm and a radius as a sentence has them."""
-    return str(threat).replace(":", " ")
+    from temper.threat import format_eps
+
+    return f"{threat.norm} {format_eps(threat.norm, threat.eps)}"
 
 
 def _plain(estimate: Estimate) -> str:
