@@ -63,6 +63,7 @@ def store_of_equals(place, seeds: int, count: int = 40):
     return str(place)
 
 
+@pytest.mark.slow
 def test_the_best_of_many_equals_is_not_said_to_be_better(tmp_path):
     found = advise(store_of_equals(tmp_path, seeds=5))
     assert found.among == 40
@@ -80,6 +81,7 @@ def test_one_seed_cannot_say_how_flattered_the_best_is(tmp_path):
     assert any("best of 5 configurations" in line and "cannot say by how much" in line for line in found.basis)
 
 
+@pytest.mark.slow
 def test_size_budget_and_data_narrow_the_choice(results):
     assert advise(results.place, size="small").choices[0].configuration.backbone == "tiny"
     assert [each.protocol for each in advise(results.place, budget=10).choices] == ["linear-5"]
@@ -127,6 +129,7 @@ def test_the_command_prints_json(results, capsys):
     assert "Take huge with" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_published_rows_advise_as_their_authors_do():
     if not RESULTS.exists():
         pytest.skip("the published rows are not in ../shared/papers")

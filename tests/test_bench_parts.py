@@ -88,6 +88,7 @@ OPERATION = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(OPERATION, max_size=40))
 def test_no_order_of_events_loses_or_doubles_a_row(operations):

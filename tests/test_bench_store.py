@@ -145,6 +145,7 @@ def test_sql_reads_results_and_nothing_else(place, tmp_path):
         query(store, f"SELECT * FROM read_csv('{tmp_path / 'secret.csv'}')")
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_gets_the_claim(tmp_path):
     Store(tmp_path, create=True)
     code = (

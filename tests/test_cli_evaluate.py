@@ -42,6 +42,7 @@ def folder_of_images(root: Path, classes: int, per_class: int = 2) -> Path:
 # --- the main road --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_nothing_else(place, capsys):
     status = call(*usual("--threat", "L2:0.1", "--json", model="mine:Net"))
     out, err = capsys.readouterr()

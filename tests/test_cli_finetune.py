@@ -46,6 +46,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return call
 
 
+@pytest.mark.slow
 def test_flags_override_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"eps": "8/255", "seed": 3, "schedule": {"name": "fixed"}}))
     words = ["finetune", "--config", "run.yaml", "--eps", "16/255", "--out", "mine", *TINY, *FAST]
@@ -115,6 +116,7 @@ def test_existing_run_is_never_overwritten_without_force(complaint: Callable[...
     assert Path("run/weights.safetensors").read_bytes() != weights
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, complaint: Callable[..., str]
 ) -> None:

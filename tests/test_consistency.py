@@ -76,6 +76,7 @@ def test_with_equidistant_weights_the_logit_margin_ranks_as_the_input_margin():
 DISTINCT = st.lists(st.integers(1, 1000), min_size=4, max_size=8, unique=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(DISTINCT, st.data())
 def test_consistent_margins_are_told_apart_at_every_radius(margins, data):

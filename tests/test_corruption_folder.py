@@ -31,6 +31,7 @@ def rows(folder):
     return CorruptionTable.load(folder / "corruptions.parquet").to_pandas()
 
 
+@pytest.mark.slow
 def test_a_folder_holds_table_summary_and_figure(tmp_path):
     summary, complete = into(tmp_path, baseline=None)
     assert complete

@@ -94,6 +94,7 @@ def test_the_mean_share_of_missed_decisions_is_at_most_alpha(ties):
         assert missed.mean() == pytest.approx(2 / 26, abs=4 * noise)
 
 
+@pytest.mark.slow
 def test_a_fitted_detector_keeps_its_promise_on_the_average():
     """Decisions of both kinds, scores with ties: of new brittle ones at most alpha pass, averaged over calibrations."""
     alpha, missed = 0.15, []

@@ -59,6 +59,7 @@ def test_evidence_on_a_linear_classifier_lies_on_the_right_sides_of_its_margins(
     assert integral.unknown < 0.1
 
 
+@pytest.mark.slow
 def test_proven_networks_keep_their_word(network, shared_data):
     with np.load(shared_data / "proven" / "cifar10_resnet21__resnet_4b.npz") as proven:
         chosen = np.flatnonzero(proven["verdict"] == "robust")[:6]

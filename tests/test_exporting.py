@@ -98,6 +98,7 @@ def test_what_the_exporter_thinks_is_not_told(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_without_a_detector_there_is_no_output_brittle(tmp_path, capsys):
     out = tmp_path / "model.pt2"
     assert cli.main(["export", "--run", "bundled", "--format", "torch", "--out", str(out)]) == 0

@@ -85,6 +85,7 @@ def test_resume_refuses_another_configuration(reference: Run) -> None:
         finetune(config(reference.folder, epochs=4), resume=True)
 
 
+@pytest.mark.slow
 def test_schedule_object_and_callable(tmp_path: Path) -> None:
     half = finetune(config(tmp_path / "half"), schedule=lambda epoch, epochs: 0.5)
     assert {row["eps"] for row in steps(half)} == {8 / 255}

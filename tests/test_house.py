@@ -68,6 +68,7 @@ def joined(test: ast.expr) -> bool:
     return isinstance(inner, ast.BoolOp) and isinstance(inner.op, operation)
 
 
+@pytest.mark.slow
 @BOTH
 def test_functions_are_short(folder):
     functions = of_kind(folder, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -279,6 +279,7 @@ def test_distances_are_written_without_idle_zeros(distance, norm, words):
     assert format_distance(distance, norm) == words
 
 
+@pytest.mark.slow
 def test_training_curves_share_the_epochs_and_draw_epsilon_under_them():
     figure = training_curves([view(), view("other")])
     accuracy, loss, eps, lr = figure.axes
