@@ -15,7 +15,7 @@ from temper.attacks.ball import distance, exact_distance, into_ball, rows
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.suites import Stage
 from temper.attacks.verification import GRAIN, Lent, filled_size
-from temper.attacks.work import Finished, Note, Work
+from temper.attacks.work import Finished, Flip, Note, Work
 from temper.core import randomness
 from temper.errors import ModelError
 from temper.threat import Norm
@@ -57,7 +57,7 @@ class Flow:
         # How far each run came, and by how much its first step was promised to raise the loss and did.
         self.lead, self.promised, self.risen = (np.full((len(work), self.runs), np.nan) for _ in range(3))
         self.odd = np.zeros((len(work), self.runs), dtype=np.bool_)  # runs that met logits or gradients without numbers
-        self.nearest_flips: dict[tuple[int, int], tuple[float, Tensor]] = {}
+        self.nearest_flips: dict[tuple[int, int], Flip] = {}
         self.strange: set[tuple[int, int]] = set()
         self.lost: dict[int, tuple[int, int]] = {}
         self.reached: Tensor  # how far each row's run came
@@ -316,12 +316,13 @@ class Flow:
     def _keep(self, row: int, reached: float, image: Tensor, y: Tensor) -> bool:
         """Whether a flip of this row is one alone too, off the class ``y`` []; then it is kept if it is the nearest."""
         key = int(self.who[row]), int(self.run[row])
-        if key in self.nearest_flips and reached >= self.nearest_flips[key][0]:
+        if key in self.nearest_flips and reached >= self.nearest_flips[key].distance:
             return True
         self.forward[key] += 1
-        if not self.engine.alone(image, y):
+        becomes = self.engine.alone(image, y)
+        if becomes is None:
             return False
-        self.nearest_flips[key] = reached, image.clone()
+        self.nearest_flips[key] = Flip(reached, image.clone(), becomes)
         return True
 
     def _leave(self, place: int) -> Iterator[Finished]:
@@ -332,14 +333,14 @@ class Flow:
             self.lost[place] = forward, backward
             return
         flips = [self.nearest_flips[place, run] for run in runs if (place, run) in self.nearest_flips]
-        reached, nearest = min(flips, key=lambda flip: flip[0], default=(float("inf"), None))
+        nearest = min(flips, key=lambda flip: flip.distance, default=None)
         for run in range(self.runs):
             self.nearest_flips.pop((place, run), None)
         if self.odd[place, runs].any():
             self.engine.not_finite.add(int(self.work.ids[place]))
         leads = () if self.attack.nearest else tuple(self.lead[place, runs].tolist())
         led, note = bool(self.led[place, runs].any()), Note(leads, self._rise(place))
-        yield Finished(place, reached, nearest, forward, backward, led, note)
+        yield Finished(place, nearest, forward, backward, led, note)
 
     def _rise(self, place: int) -> float:
         """Rise of the loss in a sample's first steps, over what was promised; 1 where this is not noted."""

@@ -95,6 +95,11 @@ class Suite:
         return replace(self, stages=stages, closer=closer)
 
     @property
+    def every(self) -> tuple[Stage, ...]:
+        """All stages, and what brings flips closer."""
+        return (*self.stages, *([self.closer] if self.closer else []))
+
+    @property
     def first(self) -> tuple[Stage, ...]:
         """The stages that every sample gets."""
         return tuple(stage for stage in self.stages if stage.on == "all")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.crafting import Fold, Pair, folded
-from temper.attacks.losses import flipped
+from temper.attacks.losses import flipped, predicted
 from temper.core.precision import full_precision
 
 # Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
@@ -57,13 +57,13 @@ class Lent:
         return flipped(logits, y) & in_box
 
     @torch.no_grad()
-    def alone(self, image: Tensor, y: Tensor) -> bool:
-        """Whether an image [C, H, W] is a flip for the plain model asked about it alone, in its default settings.
+    def alone(self, image: Tensor, y: Tensor) -> int | None:
+        """The class that the plain model gives an image [C, H, W] alone, in its default settings, if that is a flip.
 
         Kernels round otherwise in a batch of one, and next to the boundary that decides.
         """
         logits = self.model(image.float().contiguous()[None])
-        return bool(flipped(logits, y[None]).item())
+        return int(predicted(logits)) if flipped(logits, y[None]).item() else None
 
 
 def filled(images: Tensor) -> Tensor:

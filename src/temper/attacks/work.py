@@ -47,22 +47,45 @@ NOTHING = Note()
 
 
 @dataclass(frozen=True)
+class Flip:
+    """A verified flip.
+
+    Attributes:
+        distance: to the image that it was made from.
+        image: float [C, H, W].
+        becomes: the class that the plain model gives it alone.
+    """
+
+    distance: float
+    image: Tensor
+    becomes: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """A sample that is done with one attack.
 
     Attributes:
         place: which of the samples.
-        distance: of the nearest verified flip; inf where there is none.
-        nearest: the flip, float [C, H, W], or None.
+        flip: the nearest verified one, or None.
         forward, backward: passes spent on it.
         led: whether any question's gradient had a finite entry, or none was asked for: otherwise nothing was searched.
         note: what the runs noted.
     """
 
     place: int
-    distance: float
-    nearest: Tensor | None
+    flip: Flip | None
     forward: int
     backward: int
     led: bool = True
     note: Note = NOTHING
+
+    @property
+    def distance(self) -> float:
+        """Of the flip; inf where there is none."""
+        return self.flip.distance if self.flip else float("inf")
+
+    @property
+    def nearest(self) -> Tensor | None:
+        """The flip's image; None where there is none."""
+        return self.flip.image if self.flip else None

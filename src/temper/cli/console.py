@@ -172,6 +172,7 @@ def show_evaluation(result: EvaluationResult, out: Path) -> None:
     say(
         f"{search.forward:,} forward and {search.backward:,} backward passes, {search.seconds:.1f} s",
         f"evidence: {search.table}",
+        *(f"adversarial images: {path}" for path in result.adversarial.values()),
         f"report: {out / REPORT}",
     )
 

@@ -122,6 +122,8 @@ class Evaluate(Measuring["EvaluationResult"]):
     precision: Precision | None = None
     """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
     plus or minus this, as 0.01 for one point."""
+    save_adversarial: bool = False
+    """Keep each sample's nearest adversarial image, at full precision, in OUT/adversarial/NORM.npz."""
     output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
     """Where the results go."""
 
@@ -134,6 +136,7 @@ class Evaluate(Measuring["EvaluationResult"]):
             out, subject.model, subject.data, self.threat,
             suite=self.suite, limit=subject.limit, seed=subject.seed, batch_size=subject.batch,
             time_budget=_budget(self.time_budget), precision=self.precision, image_size=subject.image_size,
+            save_adversarial=self.save_adversarial,
         )  # fmt: skip
 
     def show(self, result: "EvaluationResult", out: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.engine import AttackEngine
-from temper.attacks.losses import flipped, predicted
+from temper.attacks.losses import predicted
 from temper.attacks.suites import CLOSER
 from temper.attacks.work import Work
 from temper.evaluation.samples import Samples, on_device
@@ -64,13 +64,12 @@ def examples(
             rivals = model(x).topk(2, 1).indices[:, 1:]
         unlimited = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         for done in engine.flow(CLOSER, Work(x, y, ids, rivals), norm, unlimited, seed):
-            if done.nearest is None:
+            if done.flip is None:
                 continue
-            with torch.no_grad(), crafting(model):  # each alone, as whoever looks at the pictures would ask
-                clean, moved = (model(each[None].contiguous()) for each in (x[done.place], done.nearest))
-            label, becomes = int(y[done.place]), int(predicted(moved))
-            if int(predicted(clean)) != label or not flipped(moved, y[done.place, None]).item():
-                continue
-            image, nearest = x[done.place].cpu(), done.nearest.cpu()
-            picked.append(Example(image, nearest, label, label, becomes, done.distance, norm))
+            label, image = int(y[done.place]), x[done.place]
+            with torch.no_grad(), crafting(model):  # alone, as the flip was, and as whoever looks at the pictures would
+                if int(predicted(model(image[None].contiguous()))) != label:
+                    continue
+            flip = done.flip
+            picked.append(Example(image.cpu(), flip.image.cpu(), label, label, flip.becomes, flip.distance, norm))
     return sorted(picked, key=lambda example: example.distance)

@@ -18,16 +18,18 @@ from temper import models
 from temper.attacks.crafting import foldable
 from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Suite, get_suite
+from temper.core.files import check_writable
 from temper.core.interrupt import Stop
 from temper.core.precision import half
 from temper.errors import ArgumentError, EvidenceError
 from temper.evaluation import fitness
 from temper.evaluation.clean import Clean, clean_batch, clean_pass
 from temper.evaluation.journal import Journal
+from temper.evaluation.kept import Kept
 from temper.evaluation.memory import fitting_batch
 from temper.evaluation.samples import Samples, device_of, from_arrays
 from temper.evaluation.search import Findings
-from temper.evaluation.searching import Searched, Searching, evidence_rows
+from temper.evaluation.searching import Records, Searched, Searching, evidence_rows
 from temper.margins.subset import SubsetEstimate
 from temper.margins.table import EvidenceTable, Provenance
 from temper.models import Classifier
@@ -48,12 +50,18 @@ class Evaluation:
         complete: whether every sample was searched at every radius, or as many as the precision asked for takes.
         seconds: time spent, in this call.
         subset: robust accuracy from the samples that were drawn, where a precision was asked for.
+        kept: the adversarial images, where they were asked for; :meth:`pack` brings them into one file per norm.
     """
 
     table: EvidenceTable
     complete: bool
     seconds: float
     subset: SubsetEstimate | None = None
+    kept: Kept | None = None
+
+    def pack(self) -> dict[Norm, Path]:
+        """Bring what is kept into one file per norm, and return their paths; see :meth:`Kept.pack`."""
+        return self.kept.pack(self.table.frame) if self.kept else {}
 
 
 @torch.inference_mode(False)
@@ -66,6 +74,7 @@ def evaluate(
     seed: int = 0,
     *,
     batch_size: int | None = None,
+    save_adversarial: str | Path | None = None,
 ) -> EvidenceTable:
     """Search for evidence on a model's margins.
 
@@ -77,9 +86,12 @@ def evaluate(
         suite: which attacks; see :data:`temper.attacks.suites.SUITES`.
         seed: of the random starts; the same seed gives the same table.
         batch_size: samples attacked at once, chosen from size and memory by default; it does not change what is found.
+        save_adversarial: a folder in which each sample's nearest flip is kept, as ``Linf.npz`` and so on
+            (:mod:`temper.evaluation.packed`); of flips of these samples that are there already the nearer ones stay.
 
     Raises:
-        ArgumentError: images, labels, threats or suite cannot be used.
+        ArgumentError: images, labels, threats or suite cannot be used, or ``save_adversarial`` cannot be written to.
+        EvidenceError: ``save_adversarial`` holds images of another model or other data.
         ModelError: the model cannot be loaded or gives no usable logits, or no gradient reaches the pixels and every
             attack of the suite climbs one.
     """
@@ -88,7 +100,11 @@ def evaluate(
     network = models.adapted(model, few) if isinstance(model, nn.Module) else load_classifier(model, example=few)
     if isinstance(network, Classifier):
         _check_size(network, samples.shape)
-    done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size)
+    folder = None if save_adversarial is None else Path(save_adversarial)
+    if folder is not None:
+        check_writable(folder, "save_adversarial")
+    done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size, adversarial=folder)
+    done.pack()
     if not done.complete:  # nothing but Ctrl-C stops it, and the caller is to hear of that
         raise KeyboardInterrupt
     return done.table
@@ -113,6 +129,7 @@ def measure(
     journal: Path | None = None,
     time_budget: float = float("inf"),
     precision: float | None = None,
+    adversarial: Path | None = None,
 ) -> Evaluation:
     """Search every sample at every radius that the evidence has not settled yet.
 
@@ -131,9 +148,11 @@ def measure(
         time_budget: seconds.
         precision: search only as many samples, drawn by their logit margins, as it takes to know robust accuracy to
             plus or minus this (95 %); for one threat.
+        adversarial: folder where each sample's nearest flip is kept, on the disk before the journal knows of it, in
+            files that :meth:`Evaluation.pack` brings together; several processes may share it.
 
     Raises:
-        EvidenceError: ``known`` or the journal is of another model, data, seed or suite of that name.
+        EvidenceError: ``known``, the journal or the images kept are of another model, data, seed or suite of that name.
         ModelError: the model gives no logits, or non-finite ones, or computes in less than full precision.
         ArgumentError: no such suite, labels that the model has no class for, or a precision for several threats or for
             a suite that looks for the nearest flips.
@@ -143,12 +162,15 @@ def measure(
     radii = {norm: sorted(t.eps for t in threats if t.norm == norm) for norm in dict.fromkeys(t.norm for t in threats)}
     about = identity(model, samples)
     _check_call(chosen, threats, batch_size, precision)
+    kept = None if adversarial is None else Kept(adversarial, about, samples.shape, list(radii))
     if known is not None and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
     low = half(device_of(model).type)
     clean = clean_pass(model, samples, batch_size or clean_batch(samples), chosen)
     fitness.note_few_classes(chosen, clean.classes)
     provenance = _provenance(chosen, radii, seed, low, clean)
+    if kept:
+        kept.announce(len(samples) if chosen.nearest else int(clean.correct.sum()))
     findings = {norm: Findings(chosen.in_norm(norm), clean.columns["sample"], clean.gaps, norm) for norm in radii}
 
     def table() -> EvidenceTable:
@@ -169,14 +191,15 @@ def measure(
             size = batch_size or fitting_batch(model, x[:1])
             return AttackEngine(model, foldable(model, x), size, half=low, interrupted=interrupted)
 
-        searching = Searching(Searched(model, samples, clean), radii, findings, seed, record, interrupted, engine)
+        records = Records(record, kept)
+        searching = Searching(Searched(model, samples, clean), radii, findings, seed, records, interrupted, engine)
         if known is not None:
             searching.recall(known)
         complete, subset = (searching.run(), None) if precision is None else searching.run_subset(precision)
     fitness.warn_if_not_finite(searching.not_finite)
     if complete:
         _warn_of_signs(table(), findings, threats, chosen)
-    return Evaluation(table(), complete, time.monotonic() - started, subset)
+    return Evaluation(table(), complete, time.monotonic() - started, subset, kept)
 
 
 def _check_call(suite: Suite, threats: Sequence[Threat], batch_size: int | None, precision: float | None) -> None:

@@ -4,7 +4,7 @@ The order of radii is chosen per sample: one that survives the largest is settle
 broken at every larger radius. So a curve over many radii costs little more than its last point.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Stage, Suite
-from temper.attacks.work import NOTHING, Note, Work
+from temper.attacks.work import NOTHING, Flip, Note, Work
 from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
 from temper.threat import ROUNDING, Norm
+
+Keep = Callable[[int, Flip], None]
+"""Takes a sample's id and a flip, to keep its image."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Findings:
         norm: of the search.
         upper: float64 [N], distance of the nearest verified flip; inf where none was found.
         attack: [N], name of the stage that found it; empty where this suite did not.
+        radius: float64 [N], that it searched then, or one about as large where only a table is left of that.
         failed: per stage, float64 [N], largest radius at which it searched and found nothing; -1 before it ran.
         forward, backward: int64 [N], passes spent.
         notes: per stage that every sample gets, what it noted at the radius ``failed``.
@@ -64,6 +68,7 @@ class Findings:
     norm: Norm = "Linf"
     upper: NDArray[np.float64] = field(init=False)
     attack: NDArray[np.object_] = field(init=False)
+    radius: NDArray[np.float64] = field(init=False)
     failed: dict[str, NDArray[np.float64]] = field(init=False)
     forward: NDArray[np.int64] = field(init=False)
     backward: NDArray[np.int64] = field(init=False)
@@ -71,9 +76,9 @@ class Findings:
 
     def __post_init__(self) -> None:
         count = len(self.ids)
-        stages = [*self.suite.stages, *([self.suite.closer] if self.suite.closer else [])]
         self.upper, self.attack = np.full(count, np.inf), np.full(count, "", dtype=object)
-        self.failed = {stage.name: np.full(count, -1.0) for stage in stages}
+        self.radius = np.full(count, np.nan)
+        self.failed = {stage.name: np.full(count, -1.0) for stage in self.suite.every}
         self.forward, self.backward = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.notes = {stage.name: Notes.none(count, stage.attack.runs) for stage in self.suite.first}
 
@@ -98,6 +103,7 @@ class Findings:
             return
         if outcome.distance < self.upper[place]:
             self.upper[place], self.attack[place] = outcome.distance, outcome.stage
+            self.radius[place] = outcome.radius
         # A search without a limit has survived everything below the flip that it ends with.
         if outcome.distance > outcome.radius or outcome.radius == np.inf:
             if outcome.stage in self.notes and outcome.radius >= self.failed[outcome.stage][place]:
@@ -125,7 +131,8 @@ class Findings:
             sample, flip = int(self.ids[place]), float(table.upper[place])
             outcomes = []
             if nearer[place]:
-                outcomes.append(Outcome(sample, str(table.attack[place]), np.inf if self.suite.nearest else flip, flip))
+                searched = np.inf if self.suite.nearest else min((r for r in radii if r >= flip), default=flip)
+                outcomes.append(Outcome(sample, str(table.attack[place]), searched, flip))
             for name, survived in table.failed.items() if longer[place] else ():
                 if survived[place] > self.failed[name][place]:  # or what that stage noted would be forgotten
                     outcomes.append(Outcome(sample, name, float(survived[place]), np.inf))
@@ -151,7 +158,7 @@ class Findings:
 
     def _columns(self) -> list[NDArray[np.generic]]:
         """All that is known, an array [N] each."""
-        return [self.upper, self.attack, self.forward, self.backward, *self.failed.values()]
+        return [self.upper, self.attack, self.radius, self.forward, self.backward, *self.failed.values()]
 
     def signs(self) -> dict[str, NDArray[np.bool_]]:
         """Which samples show which sign of masked gradients: bool [N] each; see :mod:`temper.evaluation.masking`."""
@@ -211,7 +218,13 @@ class Findings:
 
 
 def search(
-    engine: AttackEngine, work: Work, norm: Norm, radii: Sequence[float], findings: Findings, seed: int
+    engine: AttackEngine,
+    work: Work,
+    norm: Norm,
+    radii: Sequence[float],
+    findings: Findings,
+    seed: int,
+    keep: Keep | None = None,
 ) -> Iterator[Outcome]:
     """Search samples until every radius is settled; yields outcomes as they come and adds them to ``findings``.
 
@@ -222,6 +235,7 @@ def search(
         radii: in pixel units of [0, 1].
         findings: from where to go on.
         seed: of the random streams.
+        keep: is given each flip before its outcome is known to anyone.
     """
     places = np.searchsorted(findings.ids, work.ids.cpu().numpy())
     suite = findings.suite
@@ -234,6 +248,8 @@ def search(
             at = float(radius[rows[done.place]]) if done.led else 0.0
             sample = int(some.ids[done.place])
             note = Note(tuple(map(_digits, done.note.leads)), _digits(done.note.rise))
+            if keep and done.flip:
+                keep(sample, done.flip)
             outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward, note)
             findings.add(outcome)
             yield outcome
@@ -257,6 +273,32 @@ def search(
             if stage.on != "all" and standing.any():  # signs are looked for where they can matter
                 standing &= own.wanted()[stage.name]
             yield from run(stage, standing, radius)
+
+
+def search_again(
+    engine: AttackEngine, work: Work, norm: Norm, findings: Findings, seed: int, keep: Keep
+) -> Iterator[Outcome]:
+    """Find flips that are known again, for their images: each by the attack that found it. Yields what is nearer than
+    known, which another machine may find; passes are those of a search that was not asked for, and not counted.
+
+    Args: as of :func:`search`.
+    """
+    places = np.searchsorted(findings.ids, work.ids.cpu().numpy())
+    for stage in findings.suite.every:
+        rows = np.flatnonzero(findings.attack[places] == stage.name)
+        if not len(rows):
+            continue
+        some = work.take(torch.as_tensor(rows, device=work.x.device))
+        radius = np.inf if stage is findings.suite.closer else findings.radius[places[rows]]
+        eps = torch.as_tensor(np.broadcast_to(radius, rows.shape).copy(), device=work.x.device)
+        for done in engine.flow(stage, some, norm, eps, seed):
+            sample, at = int(some.ids[done.place]), float(eps[done.place])
+            if done.flip:
+                keep(sample, done.flip)
+            if done.distance < findings.upper[places[rows[done.place]]]:
+                outcome = Outcome(sample, stage.name, at, done.distance)
+                findings.add(outcome)
+                yield outcome
 
 
 def _any(shown: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:

@@ -1,9 +1,11 @@
 """Searching all samples, shard by shard, beside other processes, with a bar."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,11 +20,14 @@ from temper.core.claims import in_turn
 from temper.core.progress import Bar, progress_bar
 from temper.evaluation.clean import Clean, clean_batch
 from temper.evaluation.journal import Journal
+from temper.evaluation.kept import Kept
 from temper.evaluation.samples import Samples, on_device
-from temper.evaluation.search import Findings, Outcome, search
+from temper.evaluation.search import Findings, Keep, Outcome, search, search_again
 from temper.margins.subset import SubsetEstimate, SubsetPlan
 from temper.margins.table import EvidenceTable
 from temper.threat import ROUNDING, Norm
+
+log = logging.getLogger(__name__)
 
 SHARD = 512  # samples that are loaded, and claimed by a process, at once
 POLL_SECONDS = 0.5
@@ -43,6 +48,19 @@ class Searched:
     clean: Clean
 
 
+@dataclass(frozen=True)
+class Records:
+    """Where what is found is written down as it comes.
+
+    Attributes:
+        journal: of outcomes, which are read back; None keeps them in memory alone.
+        kept: the flips' images; None lets go of them.
+    """
+
+    journal: Journal | None = None
+    kept: Kept | None = None
+
+
 @dataclass
 class Searching:
     """The searching of a measurement: shard by shard, in one process or shared with others through a journal.
@@ -52,7 +70,7 @@ class Searching:
         radii: per norm, what is asked for.
         findings: per norm, all that is known; the journal holds the same, outcome by outcome.
         seed: of the random starts.
-        journal: where outcomes are written down as they come, and read back; None keeps them in memory alone.
+        records: where what is found is written down.
         interrupted: whether to stop.
         make_engine: given a few images, makes what attacks.
     """
@@ -61,7 +79,7 @@ class Searching:
     radii: Mapping[Norm, Sequence[float]]
     findings: Mapping[Norm, Findings]
     seed: int
-    journal: Journal | None
+    records: Records
     interrupted: Callable[[], bool]
     make_engine: Callable[[Tensor], AttackEngine]
 
@@ -76,12 +94,11 @@ class Searching:
         self._listen()
         if not any(self._missing(table)):
             return
-        with in_turn(self.journal.folder, "recalling") if self.journal else nullcontext():
+        with in_turn(self._journal.folder, "recalling") if self._journal else nullcontext():
             self._listen()  # another process may have just taken it in
             for norm, outcome in list(self._missing(table)):
                 self.findings[norm].add(outcome)
-                if self.journal:
-                    self.journal.append(norm, outcome)
+                self._note(norm, outcome)
 
     def _missing(self, table: EvidenceTable) -> Iterator[tuple[Norm, Outcome]]:
         """What a table says beyond all that is known."""
@@ -109,6 +126,7 @@ class Searching:
                     break
                 time.sleep(POLL_SECONDS)  # other processes work on what is left
                 self._listen()
+        self._find_images()
         return not any(unsettled.any() for unsettled in self._unsettled.values())
 
     def run_subset(self, precision: float) -> tuple[bool, SubsetEstimate | None]:
@@ -125,15 +143,21 @@ class Searching:
                 places = np.searchsorted(ids, asked)
                 self._settle(norm, places)
                 if self._unsettled[norm][places].any():  # interrupted: those that ended sooner are no fair sample
+                    self._find_images()
                     return False, plan.estimate() if plan.begun else None
                 broken = own.upper[places] <= eps * (1 + ROUNDING)
                 plan.observe(asked, ~broken, np.zeros_like(broken))
+        self._find_images()
         return True, plan.estimate()
 
     @property
     def not_finite(self) -> int:
         """Samples of this call on which logits or gradients were not finite."""
         return len(self._engine.not_finite) if self._engine else 0
+
+    @property
+    def _journal(self) -> Journal | None:
+        return self.records.journal
 
     @property
     def _clean(self) -> Clean:
@@ -161,16 +185,24 @@ class Searching:
         """Settle the samples at these places, unless another process does; whether they are settled or given up."""
         if not self._unsettled[norm][places].any():
             return True
-        name = f"{norm}-{places[0]}"
-        if self.journal and not self.journal.claim(name):
-            return False
-        try:
-            self._listen()  # another process may have just given it back, done
-            self._settle(norm, places)
-        finally:
-            if self.journal:
-                self.journal.release(name)
-        return True
+        with self._claimed(f"{norm}-{places[0]}") as mine:
+            if mine:
+                self._listen()  # another process may have just given it back, done
+                self._settle(norm, places)
+        return mine
+
+    @contextmanager
+    def _claimed(self, name: str) -> Iterator[bool]:
+        """Inside, no other process does this piece of work; yields whether that is so."""
+        if self._journal is None:
+            yield True
+        elif not self._journal.claim(name):
+            yield False
+        else:
+            try:
+                yield True
+            finally:
+                self._journal.release(name)
 
     def _settle(self, norm: Norm, places: NDArray[np.int64]) -> None:
         """Search the samples at these places that are open."""
@@ -178,13 +210,61 @@ class Searching:
         if not len(rows):
             return
         work = self._load(rows)
-        for outcome in search(self._ready(work), work, norm, self.radii[norm], self.findings[norm], self.seed):
-            if self.journal:
-                self.journal.append(norm, outcome)
+        own, keep = self.findings[norm], self._keep(norm)
+        for outcome in search(self._ready(work), work, norm, self.radii[norm], own, self.seed, keep):
+            self._note(norm, outcome)
             if time.monotonic() - self._moved >= BAR_SECONDS:
                 self._look(norm, rows)
                 self._show(outcome.stage)
         self._look(norm, rows)
+
+    def _note(self, norm: Norm, outcome: Outcome) -> None:
+        if self._journal:
+            self._journal.append(norm, outcome)
+
+    def _keep(self, norm: Norm) -> Keep | None:
+        return partial(self.records.kept.keep, norm) if self.records.kept else None
+
+    def _find_images(self) -> None:
+        """Find the flips again that are known without an image: from calls that kept none, or processes beside this one
+        that keep none."""
+        bare = self._all_bare()
+        count = sum(map(len, bare.values()))
+        if count and not self.interrupted():
+            log.info("%d flips were found earlier without keeping their images: finding them again", count)
+            open_ = [(norm, some) for norm in bare for some in self._shards(norm) if np.isin(some, bare[norm]).any()]
+            with progress_bar("finding images again", count) as bar:
+                while open_ and not self.interrupted():
+                    open_ = [(norm, shard) for norm, shard in open_ if not self._find_again(norm, shard, bar)]
+                    time.sleep(POLL_SECONDS if open_ else 0)
+            count = sum(map(len, self._all_bare().values()))
+        if count:
+            log.warning("%d flips that were found earlier have no image%s", count, self._way_out())
+
+    def _way_out(self) -> str:
+        if self.interrupted():
+            return " yet; the same command finds them again"
+        return ": this machine does not find them again; a search into another folder keeps the images of all it finds"
+
+    def _all_bare(self) -> dict[Norm, NDArray[np.int64]]:
+        return {norm: self._bare(norm, np.arange(len(own.ids))) for norm, own in self.findings.items()}
+
+    def _bare(self, norm: Norm, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of these places whose flip is known without an image, if images are kept."""
+        own, kept = self.findings[norm], self.records.kept
+        return places[kept.missing(norm, own.ids[places], own.upper[places])] if kept else places[:0]
+
+    def _find_again(self, norm: Norm, places: NDArray[np.int64], bar: Bar) -> bool:
+        """Find the flips at these places again that have no image, unless another process does; whether it was done."""
+        with self._claimed(f"images-{norm}-{places[0]}") as mine:
+            bare = self._bare(norm, places)
+            keep = self._keep(norm)
+            if mine and keep and len(bare):
+                work = self._load(bare)
+                for outcome in search_again(self._ready(work), work, norm, self.findings[norm], self.seed, keep):
+                    self._note(norm, outcome)
+                bar.advance(by=len(bare))
+        return mine
 
     def _begin(self) -> None:
         """Take in what the journal holds, and note what is open."""
@@ -196,7 +276,7 @@ class Searching:
     def _listen(self) -> None:
         """Take in what other processes, and earlier ones, have written down."""
         changed = {norm: set[int]() for norm in self.findings}
-        for norm, outcome in self.journal.unread() if self.journal else ():
+        for norm, outcome in self._journal.unread() if self._journal else ():
             if norm in changed:
                 self.findings[norm].add(outcome)
                 changed[norm].add(outcome.sample)

@@ -30,6 +30,7 @@ from temper.training.seen import untrained
 
 log = logging.getLogger(__name__)
 
+ADVERSARIAL = "adversarial"  # folder of the adversarial images
 ABOUT, SAVING = "about.json", "saving"  # in the journal's folder: what it is about, and the claim of who saves
 
 
@@ -62,10 +63,11 @@ def evaluate_into(
     time_budget: float,
     precision: float | None = None,
     image_size: int | None = None,
+    save_adversarial: bool = False,
 ) -> EvaluationResult:
     """Measure a model on data, keep the evidence in ``folder``, and write its report there.
 
-    Evidence that is there already is continued.
+    Evidence that is there already is continued. With ``save_adversarial`` each sample's nearest flip is kept, too.
 
     Raises:
         ArgumentError, ModelError, DataError: the call cannot work.
@@ -78,6 +80,7 @@ def evaluate_into(
     done = evaluate_loaded(
         folder, classifier, measured, names, wanted,
         suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget, precision=precision,
+        save_adversarial=save_adversarial,
     )  # fmt: skip
     result = EvaluationResult(
         measured_on(model, dataset, done.table),
@@ -85,6 +88,7 @@ def evaluate_into(
         tuple(_robustness(done, threat, wanted, suite) for threat in wanted),
         SearchCost.of(done, folder / TABLE),
         done.complete,
+        done.pack(),
     )
     write_json(folder / SUMMARY, result.to_json())
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
@@ -133,12 +137,13 @@ def evaluate_loaded(
     batch_size: int | None,
     time_budget: float,
     precision: float | None = None,
+    save_adversarial: bool = False,
 ) -> Evaluation:
     """Measure and keep table, journal and pictures in ``folder``; see :func:`evaluate_into`.
 
     Args as there, but ``measured`` are the samples and ``names`` the classes'.
     """
-    path = folder / TABLE
+    path, adversarial = folder / TABLE, folder / ADVERSARIAL if save_adversarial else None
     known = known_evidence(path)
     about = {"identity": measurement.identity(classifier, measured), "seed": seed}
     try:
@@ -146,7 +151,7 @@ def evaluate_loaded(
             done = measurement.measure(
                 classifier, measured, wanted, suite, seed,
                 batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
-                precision=precision,
+                precision=precision, adversarial=adversarial,
             )  # fmt: skip
     except EvidenceError as error:
         raise EvidenceError(f"{folder}: {error}; name another folder for this measurement (--out)") from None

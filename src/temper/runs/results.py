@@ -13,7 +13,7 @@ from temper.margins.consistency import MarginConsistency
 from temper.margins.detection import DetectionQuality, SweepPoint
 from temper.margins.detector import Detection
 from temper.margins.subset import SubsetEstimate
-from temper.threat import Threat
+from temper.threat import Norm, Threat
 
 Fingerprints = Mapping[str, str]
 
@@ -114,22 +114,32 @@ class Robustness:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What ``temper evaluate`` comes to; ``complete`` if every sample was searched at every radius."""
+    """What ``temper evaluate`` comes to.
+
+    Attributes:
+        subject, clean_accuracy, threats, search: what was measured, what is known, and what it cost.
+        complete: whether every sample was searched at every radius.
+        adversarial: by norm, the file of adversarial images; empty where none were asked for.
+    """
 
     subject: Subject
     clean_accuracy: Estimate
     threats: tuple[Robustness, ...]
     search: SearchCost
     complete: bool
+    adversarial: Mapping[Norm, Path]
 
     def to_json(self) -> dict[str, object]:
         """The object of ``temper evaluate --json``."""
-        return {
+        values = {
             **self.subject.to_json(),
             "clean_accuracy": self.clean_accuracy.to_json(),
             "threats": [each.to_json() for each in self.threats],
             **self.search.to_json(),
         }
+        if self.adversarial:
+            values["adversarial"] = {norm: str(path) for norm, path in self.adversarial.items()}
+        return values
 
 
 @dataclass(frozen=True)
