@@ -239,6 +239,11 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong("merge nowhere.parquet --out new.parquet", "nowhere.parquet: is not there")
     yield wrong("merge empty --out new.parquet", "empty/margins.parquet: is not there")
     yield wrong("merge a.parquet --out new.parquet", "a.parquet: cannot be read as Parquet")
+    yield wrong("merge a.parquet --out new.parquet --norm Linf", "--norm is about adversarial images", "--adversarial")
+    yield wrong("merge --out new.parquet --adversarial a.npz --norm L2", "--source is missing", "--model, --data")
+    theirs = "merge --out new.parquet --source tool --norm L2 --model bundled --data digits --adversarial"
+    yield wrong(f"{theirs} nowhere.npz", "nowhere.npz: is not there")
+    yield wrong(f"{theirs} text.txt", "text.txt: no kind of file", ".npz")
     for out in ("empty", "link", "text.txt/x.parquet", "/dev/null"):
         yield wrong(["merge", "a.parquet", "--out", out], out.removesuffix("/x.parquet"))
         yield wrong(["report", "empty", "--out", out], out.removesuffix("/x.parquet"))

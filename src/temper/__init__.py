@@ -10,6 +10,7 @@ from temper.errors import TemperError, TemperWarning
 
 if TYPE_CHECKING:
     from temper.evaluation.measurement import evaluate
+    from temper.evaluation.verifying import verify
     from temper.margins import BrittlenessDetector, Estimate, EvidenceTable, margin_consistency
     from temper.runs.finetune import finetune
     from temper.training.config import FinetuneConfig
@@ -24,6 +25,7 @@ _HOMES = {
     "evaluate": "evaluation.measurement",
     "finetune": "runs.finetune",
     "margin_consistency": "margins",
+    "verify": "evaluation.verifying",
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "margin_consistency",
+    "verify",
 ]
 
 __getattr__ = names_of(__name__, _HOMES)

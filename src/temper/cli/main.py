@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from temper.cli import DONE, FAILED, STOPPED, WRONG_CALL, end
 from temper.cli.deploying import Export, Predict
 from temper.cli.measuring import Corruptions, Evaluate, Margins
+from temper.cli.merging import Merge
 from temper.core.calls import parse
 from temper.core.files import WRONG_PLACE
 from temper.core.interrupt import Stopped
@@ -39,7 +40,7 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   predict      classify images, and say which decisions are brittle
   export       write a model as one ONNX or torch.export file
   bench        compare backbones, losses, schedules and protocols over data sets: plan, run, report, advise
-  merge        join evidence tables of one model on one data set
+  merge        join evidence tables of one model on one data set, and other tools' adversarial images
   report       one HTML report of one or several result folders
 
 exit status: 0 done; 1 failed, in part or whole; 2 the call is wrong; 3 stopped early, everything saved, the same
@@ -60,33 +61,6 @@ class Demo:
         from temper.cli.demo import demo
 
         demo(self.out)
-        return DONE
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Join evidence tables of one model on one data set: per sample the nearest flip that any of them found, and per
-    suite the largest radius survived. Any order and number of them, repeats too, gives the same table.
-
-    Example: temper merge here/margins.parquet there --out both/margins.parquet
-    """
-
-    tables: tyro.conf.Positional[tuple[Path, ...]]
-    """Parquet files, or folders of evaluations."""
-    out: Path
-    """The Parquet file to write."""
-
-    def run(self) -> int:
-        """Merge, write, and say how many samples there are."""
-        from temper.cli.console import say
-        from temper.core.files import target
-        from temper.runs.evaluate import merge_tables
-
-        if not self.tables:
-            raise ArgumentError("TABLE", (), "name at least one margins.parquet, or a folder that holds one")
-        target(self.out)  # before the tables are read
-        merged = merge_tables(self.tables, self.out)
-        say(f"{self.out}: {len(merged)} samples, {', '.join(merged.norms)}")
         return DONE
 
 

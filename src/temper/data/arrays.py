@@ -6,6 +6,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -39,7 +41,7 @@ def load_npz(path: Path) -> Dataset:
         DataError: damaged, an array missing or of the wrong type or shape, or a label out of range.
 
     """
-    arrays = _read(path)
+    arrays = read_archive(path, partial(_names, path))
     images, labels = arrays["images"], arrays["labels"]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels are {labels.dtype} of shape {labels.shape}: give integers [N]")
@@ -57,14 +59,22 @@ def load_npz(path: Path) -> Dataset:
     )
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays ``images``, ``labels`` and, where it is there, ``class_names``."""
+def read_archive(path: Path, choose: Callable[[list[str]], Mapping[str, str]]) -> dict[str, NDArray[Any]]:
+    """Arrays of an ``.npz`` file; never unpickles.
+
+    Args:
+        path: of the file.
+        choose: from the names of its arrays to those that are wanted, each under the name that it gets.
+
+    Raises:
+        DataError: it is damaged, or what ``choose`` raises.
+    """
     if not zipfile.is_zipfile(path):  # np.load would also take a .npy file, and then return an array
         raise DataError(f"{path}: not a readable .npz archive: write it anew with np.savez")
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            chosen = _names(path, list(members))
+            chosen = choose(list(members))
             return {name: _array(path, archive, members[array]) for name, array in chosen.items()}
     except DataError:
         raise

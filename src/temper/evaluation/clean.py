@@ -49,8 +49,9 @@ def clean_batch(samples: Samples) -> int:
 
 
 @torch.no_grad()
-def clean_pass(model: nn.Module, samples: Samples, batch_size: int, suite: Suite) -> Clean:
-    """One pass over all samples at full precision, and the checks that one batch allows."""
+def clean_pass(model: nn.Module, samples: Samples, batch_size: int, suite: Suite | None) -> Clean:
+    """One pass over all samples at full precision, and the checks that one batch allows: those of gradients, too, where
+    a suite is to climb them."""
     check_precision(model)
     names = ("sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3")
     parts: list[list[NDArray[Any]]] = []
@@ -61,7 +62,10 @@ def clean_pass(model: nn.Module, samples: Samples, batch_size: int, suite: Suite
             logits = logits[: len(x)] if isinstance(logits, Tensor) else logits
             fitness.check_logits(logits, y, ids)
             if not parts:
-                fitness.warn_if_unfit(model, x, y, logits, suite)
+                if suite is None:
+                    fitness.warn_if_inconstant(model, x)
+                else:
+                    fitness.warn_if_unfit(model, x, y, logits, suite)
                 inside = lower_inside(model, x[:1])
                 fitness.warn_if_lower(inside)
         classes = logits.shape[1]

@@ -96,10 +96,7 @@ def evaluate(
             attack of the suite climbs one.
     """
     samples = from_arrays(images, labels)
-    few = samples.few()
-    network = models.adapted(model, few) if isinstance(model, nn.Module) else load_classifier(model, example=few)
-    if isinstance(network, Classifier):
-        _check_size(network, samples.shape)
+    network = network_for(model, samples)
     folder = None if save_adversarial is None else Path(save_adversarial)
     if folder is not None:
         check_writable(folder, "save_adversarial")
@@ -108,6 +105,19 @@ def evaluate(
     if not done.complete:  # nothing but Ctrl-C stops it, and the caller is to hear of that
         raise KeyboardInterrupt
     return done.table
+
+
+def network_for(model: nn.Module | str | Path, samples: Samples) -> nn.Module:
+    """A module, or what :func:`temper.models.load` reads, as one from images of these samples' shape to logits.
+
+    Raises:
+        ArgumentError: it takes images of another shape. ModelError: it cannot be loaded, or gives no usable logits.
+    """
+    few = samples.few()
+    network = models.adapted(model, few) if isinstance(model, nn.Module) else load_classifier(model, example=few)
+    if isinstance(network, Classifier):
+        _check_size(network, samples.shape)
+    return network
 
 
 def load_classifier(model: str | Path, image_size: int | None = None, example: Tensor | None = None) -> Classifier:
@@ -163,7 +173,7 @@ def measure(
     about = identity(model, samples)
     _check_call(chosen, threats, batch_size, precision)
     kept = None if adversarial is None else Kept(adversarial, about, samples.shape, list(radii))
-    if known is not None and seed not in known.provenance.seeds:
+    if known is not None and known.provenance.seeds and seed not in known.provenance.seeds:
         raise EvidenceError(f"the evidence was found with seed {known.provenance.seeds[0]}, not {seed}")
     low = half(device_of(model).type)
     clean = clean_pass(model, samples, batch_size or clean_batch(samples), chosen)

@@ -84,6 +84,7 @@ class Searching:
     make_engine: Callable[[Tensor], AttackEngine]
 
     _engine: AttackEngine | None = field(init=False, default=None)
+    _nearest: dict[Norm, NDArray[np.floating]] = field(init=False, default_factory=dict)  # flips that any suite found
     _unsettled: dict[Norm, NDArray[np.bool_]] = field(init=False, default_factory=dict)
     _bar: Bar = field(init=False)
     _settled: int = field(init=False, default=0)
@@ -91,6 +92,8 @@ class Searching:
 
     def recall(self, table: EvidenceTable) -> None:
         """Take in what a table says beyond the journal, which holds it from then on, so that it is counted once."""
+        for norm, own in self.findings.items():
+            self._nearest[norm] = table.nearest(norm).reindex(own.ids).fillna(np.inf).to_numpy(np.float64)
         self._listen()
         if not any(self._missing(table)):
             return
@@ -145,7 +148,8 @@ class Searching:
                 if self._unsettled[norm][places].any():  # interrupted: those that ended sooner are no fair sample
                     self._find_images()
                     return False, plan.estimate() if plan.begun else None
-                broken = own.upper[places] <= eps * (1 + ROUNDING)
+                nearest = np.minimum(own.upper, self._nearest.get(norm, np.inf))  # a flip that any suite found counts
+                broken = nearest[places] <= eps * (1 + ROUNDING)
                 plan.observe(asked, ~broken, np.zeros_like(broken))
         self._find_images()
         return True, plan.estimate()

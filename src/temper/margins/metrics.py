@@ -25,6 +25,9 @@ class Table(Protocol):
     def norms(self) -> list[str]:
         """Norms that were searched in."""
 
+    def is_given(self, suite: str) -> bool:
+        """Whether rows of this name are of images that another tool gave, which survived no search."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -76,15 +79,21 @@ def evidence(table: Table, norm: str, suite: str | None = None) -> Evidence:
 
 
 def chosen_suite(table: Table, norm: str, suite: str | None = None) -> str:
-    """The suite of that name, or the only one that searched in this norm; raises EvidenceError as :func:`evidence`."""
+    """The suite of that name, or the only one that searched in this norm; raises EvidenceError as :func:`evidence`.
+
+    Where none searched, and there are images that other tools gave alone, one of those: nothing survived anything.
+    """
     suites = sorted(table.frame.loc[table.frame["norm"] == norm, "suite"].unique())
     if not suites:
         raise EvidenceError(f"no evidence in norm {norm}; the table has {', '.join(table.norms) or 'none'}")
-    if suite is None and len(suites) > 1:
-        raise EvidenceError(f"several suites searched in {norm} ({', '.join(suites)}): say which one's survival counts")
+    searched = [each for each in suites if not table.is_given(each)] or suites[:1]
+    if suite is None and len(searched) > 1:
+        raise EvidenceError(
+            f"several suites searched in {norm} ({', '.join(searched)}): say which one's survival counts"
+        )
     if suite is not None and suite not in suites:
         raise EvidenceError(f"suite {suite} has no evidence in {norm}; there is that of {', '.join(suites)}")
-    return suite or str(suites[0])
+    return suite or str(searched[0])
 
 
 def clean_accuracy(table: Table) -> Estimate:

@@ -41,9 +41,10 @@ class Provenance:
     """Where evidence comes from.
 
     Attributes:
-        suites: name to attacks and budgets.
-        radii: suite to norm to the radii that were searched, rising.
-        seeds: of the random starts.
+        suites: name to attacks and budgets; to ``{"name": ..., "attacks": [], "given": True}`` where no suite searched,
+            but another tool of that name gave its adversarial images.
+        radii: suite to norm to the radii that were searched, rising; none of images that were given.
+        seeds: of the random starts; none of images that were given.
         versions: of Temper.
         precision: of the searches, and inside the model where it lowers its own; every flip was checked at what is full
             precision but for that.
@@ -84,8 +85,10 @@ class EvidenceTable:
         frame: one row per norm, suite and sample, sorted, with the columns of :data:`COLUMNS`: ``upper`` is the
             smallest distance of a verified flip (inf: none found), ``survived`` the largest eps at which the suite
             searched and found nothing (0: never searched), ``attack`` the one that set ``upper``, with random starts
-            of ``seed``, ``forward`` and ``backward`` the passes spent on the search. ``top_logit_1`` to ``_3`` are the
-            largest logits of the clean image (nan for a third of two), ``logit_margin`` is the first less the second.
+            of ``seed``, ``forward`` and ``backward`` the passes spent on the search. Of images that another tool gave,
+            ``suite`` and ``attack`` are its name, ``survived`` and ``seed`` 0, the passes those of checking them.
+            ``top_logit_1`` to ``_3`` are the largest logits of the clean image (nan for a third of two),
+            ``logit_margin`` is the first less the second.
         identity: fingerprints of model, preprocessing and data, as ``{"model": ..., "data": ...}``.
         provenance: suites, radii, seeds, versions.
 
@@ -134,9 +137,7 @@ class EvidenceTable:
         Raises:
             EvidenceError: the tables are of different models, preprocessing, data or suites of one name.
         """
-        for part in sorted({*self.identity, *other.identity}):
-            if self.identity.get(part) != other.identity.get(part):
-                raise EvidenceError(f"the evidence is on another {part}, and says nothing about this one")
+        self.check_identity(other.identity)
         both = pd.concat([self.frame, other.frame], ignore_index=True)
         _check_one_decision(both)
         # The smallest flip comes first; the other columns settle ties, so that no order of merging matters.
@@ -145,6 +146,20 @@ class EvidenceTable:
         largest = ["survived", "forward", "backward"]
         merged[largest] = both.groupby(KEY)[largest].max()
         return EvidenceTable(merged.reset_index(), self.identity, self.provenance.merge(other.provenance))
+
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Raise EvidenceError unless evidence with these fingerprints is on the same model and data."""
+        for part in sorted({*self.identity, *identity}):
+            if self.identity.get(part) != identity.get(part):
+                raise EvidenceError(f"the evidence is on another {part}, and says nothing about this one")
+
+    def is_given(self, suite: str) -> bool:
+        """Whether rows of this name are of images that another tool gave, and not of a search."""
+        return bool(self.provenance.suites.get(suite, {}).get("given", False))
+
+    def nearest(self, norm: str) -> "pd.Series[float]":
+        """By sample id, the distance of the nearest flip that any suite found in this norm; inf where none did."""
+        return self.frame[self.frame["norm"] == norm].groupby("sample")["upper"].min()
 
     def take(self, samples: NDArray[np.int64]) -> "EvidenceTable":
         """The evidence on the samples of these ids.

@@ -12,7 +12,7 @@ import torch
 
 from temper import data
 from temper.core.claims import in_turn, refuse_if_filled
-from temper.core.files import check_writable, made, not_there, read_json, unless_damaged, write_json, written
+from temper.core.files import check_writable, made, read_json, unless_damaged, write_json, written
 from temper.core.places import Place
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
@@ -193,28 +193,11 @@ def _only_about(folder: Path, about: Mapping[str, object]) -> Iterator[None]:
 
 def known_evidence(path: Path) -> EvidenceTable | None:
     """The evidence to go on from; None where there is none yet, or the file is damaged: the journal has it, too."""
-    otherwise = "it is made again from the journal, with other suites when they are run again"
+    otherwise = (
+        "it is made again from the journal, with other suites when they are run again, and other tools' images when "
+        "they are merged again"
+    )
     return unless_damaged(EvidenceTable.load, path, otherwise)
-
-
-def merge_tables(places: Sequence[Path], out: Path) -> EvidenceTable:
-    """Merge evidence tables, named as files or as folders that hold one, and write the result.
-
-    Raises:
-        EvidenceError: a table cannot be read, or is of another model, data set or suite of one name; names the file.
-    """
-    for place in places:
-        if not place.exists():
-            raise EvidenceError(not_there(place))
-    paths = [place / TABLE if place.is_dir() else place for place in places]
-    merged = EvidenceTable.load(paths[0])
-    for path in paths[1:]:
-        try:
-            merged = merged.merge(EvidenceTable.load(path))
-        except EvidenceError as error:
-            raise EvidenceError(f"{path} does not go with {paths[0]}: {error}") from None
-    merged.save(out)
-    return merged
 
 
 def journal(folder: Path, suite: str, seed: int) -> Path:

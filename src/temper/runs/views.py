@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
+import pandas as pd
 
 from temper.core.files import not_there, read_json, unless_damaged
 from temper.data.arrays import DAMAGE
@@ -94,7 +95,7 @@ def headline(table: EvidenceTable) -> dict[str, Estimate]:
     """Clean accuracy, robust accuracy at the largest radius, expected robustness up to it, both ways, per norm."""
     columns = {"clean accuracy": table.clean_accuracy()}
     for norm, suite, radii in _searched(table):
-        threat, by = Threat(norm, radii[-1]), f" ({suite})" if len(table.provenance.suites) > 1 else ""
+        threat, by = Threat(norm, radii[-1]), f" ({suite})" if len(table.provenance.radii) > 1 else ""
         expected = f"expected robustness up to {threat}"
         columns[f"robust accuracy at {threat}{by}"] = table.robust_accuracy(norm, threat.eps, suite)
         columns[f"{expected}{by}"] = table.expected_robustness(norm, threat.eps, suite)
@@ -186,13 +187,26 @@ def _read_samples(path: Path) -> list[SampleView]:
 
 def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
     facts = _run_facts(run.config, run.record["data"], run.record["versions"]) if run else {}
-    for suite in table.provenance.suites.values():
-        facts[f"suite {suite['name']}"] = ", ".join(map(_budget, suite["attacks"]))
+    for name, suite in table.provenance.suites.items():
+        if table.is_given(name):
+            facts[f"adversarial images of {name}"] = _flips(table, name)
+        else:
+            facts[f"suite {suite['name']}"] = ", ".join(map(_budget, suite["attacks"]))
     passes = table.passes()
     facts["passes of the evaluation"] = f"{passes['forward']:,} forward, {passes['backward']:,} backward"
     facts["weights (SHA-256)"] = table.identity["model"]["weights"]
     facts["data (SHA-256)"] = table.identity["data"]
     return facts
+
+
+def _flips(table: EvidenceTable, source: str) -> str:
+    """How many flips another tool's images are, and how many of them are the nearest known."""
+    rows = table.frame[np.isfinite(table.frame["upper"])]
+    own = rows[rows["suite"] == source]
+    known = rows[rows["suite"] != source].groupby(["norm", "sample"])["upper"].min()
+    others = known.reindex(pd.MultiIndex.from_frame(own[["norm", "sample"]])).fillna(np.inf)
+    nearest = int((own["upper"].to_numpy() < others.to_numpy()).sum())
+    return f"{len(own):,} flips, each checked, of which {nearest:,} are nearer than any other known"
 
 
 def _budget(attack: BudgetedAttack) -> str:
