@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from temper.models.expectation import once
 from temper.models.heads import modes_of
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -159,15 +160,16 @@ def foldable(model: nn.Module, example: Tensor) -> list[Pair]:
     # Subclasses may compute something else (weight standardisation, other padding), so types are matched exactly,
     # except that timm's convolution with TensorFlow padding changes the padding alone.
     modules = [m for m in model.modules() if type(m) in kinds or _named(m, "BatchNormAct2d", "Conv2dSame")]
+    asked = once(model)
     with ExitStack() as hooks, crafting(model):
         for module in modules:
             hooks.callback(module.register_forward_hook(record).remove)
-        plain = model(example)
+        plain = asked(example)
     pairs = [
         (conv, norm)
         for conv, norm in pairs
         if calls[conv] == calls[norm] == 1 and norm.track_running_stats and norm.affine
     ]
     with crafting(model, pairs):
-        folded = model(example)
+        folded = asked(example)
     return pairs if torch.allclose(plain, folded, rtol=1e-3, atol=1e-3 * float(plain.abs().max())) else []

@@ -91,8 +91,8 @@ class Flow:
                 learn(self.attack, self.state, answer, self.norm, judge)
                 if hit is None:
                     hit, images = self._near_suspects(), self.state["best"]
-                self.forward[rows_] += 1 + judged
-                self.backward[rows_] += self.attack.asks == "gradient"
+                self.forward[rows_] += (1 + judged) * self.engine.passes
+                self.backward[rows_] += (self.attack.asks == "gradient") * self.engine.passes
                 self.asked[live] += 1
                 suspects = live & hit.cpu().numpy()
                 over = live & (self.asked >= self.attack.queries)
@@ -251,7 +251,7 @@ class Flow:
         places, samples = self._places(chosen)
         x, y, eps = self.work.x[samples], self.work.y[samples], self.eps[samples]
         tried = into_ball(x, images[places], eps, self.norm)
-        self.forward[self.who[chosen], self.run[chosen]] += 1
+        self.forward[self.who[chosen], self.run[chosen]] += self.engine.passes
         reached = exact_distance(x, tried, self.norm)
         flips = (self.engine.verified(tried, y) & (reached <= eps)).cpu().numpy()
         for i in np.flatnonzero(flips).tolist():
@@ -299,7 +299,7 @@ class Flow:
         probes = []
         for _ in range(POLISH_PROBES):
             tried = (x + rows(share, x) * (best - x)).clamp(0, 1)
-            self.forward[self.who[chosen], self.run[chosen]] += 1
+            self.forward[self.who[chosen], self.run[chosen]] += self.engine.passes
             flips = self.engine.verified(tried, y)
             probes.append((torch.where(flips, exact_distance(x, tried, self.norm), torch.inf), tried))
             high, low = torch.where(flips, share, high), torch.where(flips, low, torch.maximum(low, share))
@@ -318,7 +318,7 @@ class Flow:
         key = int(self.who[row]), int(self.run[row])
         if key in self.nearest_flips and reached >= self.nearest_flips[key].distance:
             return True
-        self.forward[key] += 1
+        self.forward[key] += self.engine.deciding
         becomes = self.engine.alone(image, y)
         if becomes is None:
             return False

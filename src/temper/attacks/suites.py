@@ -94,6 +94,11 @@ class Suite:
         closer = self.closer if self.closer and self.closer.runs_in(norm) else None
         return replace(self, stages=stages, closer=closer)
 
+    def in_expectation(self) -> "Suite":
+        """The suite for a random model: what draws of few passes leave of its noise looks like masked gradients on
+        every sample, so that what is run on signs of these alone would be run on all."""
+        return replace(self, stages=tuple(stage for stage in self.stages if stage.on != "masked"))
+
     @property
     def every(self) -> tuple[Stage, ...]:
         """All stages, and what brings flips closer."""

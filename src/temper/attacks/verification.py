@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from temper.attacks.crafting import Fold, Pair, folded
 from temper.attacks.losses import flipped, predicted
 from temper.core.precision import full_precision
+from temper.models.expectation import anew, decided, passes_of
 
 # Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
 # multiple, so that results are bit for bit the same in every batch size.
@@ -25,6 +26,10 @@ class Lent:
         batch_size: images in flight.
         half: the low precision that the hardware computes (:func:`temper.core.precision.half`), for stages bearing it.
         interrupted: asked between steps; when it says yes, the flow ends and what is in flight is dropped.
+
+    Attributes:
+        passes: that an answer takes, and ``deciding`` those that the one about an image alone takes: 1, more for a
+            random model in expectation.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Lent:
     ) -> None:
         self.model, self.batch_size, self.half, self.interrupted = model, batch_size, half, interrupted
         self.pairs = pairs
+        self.passes, self.deciding = passes_of(model)
         self.folds: list[Fold] | None = None
         self.not_finite: set[int] = set()  # ids of samples with logits or gradients without numbers at full precision
 
@@ -53,17 +59,18 @@ class Lent:
         """Which images [N, ...] lie in the box and are classified otherwise at full precision: bool [N]."""
         in_box = ((images >= 0) & (images <= 1)).flatten(1).all(1)
         with full_precision(images.device):
-            logits = self.model(filled(images.float()))[: len(images)]
+            logits = anew(self.model)(filled(images.float()))[: len(images)]
         return flipped(logits, y) & in_box
 
     @torch.no_grad()
     def alone(self, image: Tensor, y: Tensor) -> int | None:
         """The class that the plain model gives an image [C, H, W] alone, in its default settings, if that is a flip.
 
-        Kernels round otherwise in a batch of one, and next to the boundary that decides.
+        Kernels round otherwise in a batch of one, and next to the boundary that decides. Of a random model it must be
+        one beyond doubt, whatever its draws are.
         """
-        logits = self.model(image.float().contiguous()[None])
-        return int(predicted(logits)) if flipped(logits, y[None]).item() else None
+        logits, sure = decided(self.model, image.float().contiguous()[None], y[None])
+        return int(predicted(logits)) if (flipped(logits, y[None]) & sure).item() else None
 
 
 def filled(images: Tensor) -> Tensor:

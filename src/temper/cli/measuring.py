@@ -100,6 +100,20 @@ class Measuring(ABC, Generic[R]):
 
 
 @dataclass(frozen=True)
+class EffortOptions:
+    """How much is asked of the model."""
+
+    time_budget: str | None = None
+    """Stop after so long, as in 90s, 10m or 2h, and report what the evidence supports until then."""
+    precision: Precision | None = None
+    """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
+    plus or minus this, as 0.01 for one point."""
+    eot: Count | None = None
+    """Passes for each answer of a model that is random (dropout at test time, noise, random resizing), by the mean of
+    whose logits it is attacked; its decisions are then those that most draws agree on. More find more, for more."""
+
+
+@dataclass(frozen=True)
 class Evaluate(Measuring["EvaluationResult"]):
     """Measure a classifier: clean accuracy, robust accuracy at each radius, and expected robustness, each with its
     number of samples and 95 % interval. The evidence is kept in OUT: run again, nothing is searched twice, and the
@@ -117,11 +131,8 @@ class Evaluate(Measuring["EvaluationResult"]):
     """Attack suite: fast (a fraction of the passes of standard, as many or more on samples with signs of masked
     gradients), standard (AutoAttack's four attacks with its budgets: for numbers to publish), margin (nearest flips of
     all samples, without a radius), apgd (10 steps on cross-entropy, as many papers report) or pgd."""
-    time_budget: str | None = None
-    """Stop after so long, as in 90s, 10m or 2h, and report what the evidence supports until then."""
-    precision: Precision | None = None
-    """Attack only as many samples, drawn by their logit margins, as it takes to know robust accuracy at one threat to
-    plus or minus this, as 0.01 for one point."""
+    effort: Annotated[EffortOptions, tyro.conf.OmitArgPrefixes] = EffortOptions()
+    """How much is asked of the model."""
     save_adversarial: bool = False
     """Keep each sample's nearest adversarial image, at full precision, in OUT/adversarial/NORM.npz."""
     output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
@@ -135,8 +146,8 @@ class Evaluate(Measuring["EvaluationResult"]):
         return evaluate_into(
             out, subject.model, subject.data, self.threat,
             suite=self.suite, limit=subject.limit, seed=subject.seed, batch_size=subject.batch,
-            time_budget=_budget(self.time_budget), precision=self.precision, image_size=subject.image_size,
-            save_adversarial=self.save_adversarial,
+            time_budget=_budget(self.effort.time_budget), precision=self.effort.precision, eot=self.effort.eot,
+            image_size=subject.image_size, save_adversarial=self.save_adversarial,
         )  # fmt: skip
 
     def show(self, result: "EvaluationResult", out: Path) -> None:

@@ -2,7 +2,8 @@
 
 Each sample has its own stream, named by a 64-bit key made from (seed, sample id, what it is for). The numbers are
 a counter-based hash (SplitMix64: Steele, Lea and Flood, OOPSLA 2014) of key and position, so they are the same on
-every device, in every batch and in any order, and no global generator is touched.
+every device, in every batch and in any order, and no global generator is touched. Where an image has no id, its values
+name it.
 """
 
 import math
@@ -50,6 +51,13 @@ def sample_keys(seed: int, ids: Tensor, *purpose: str | int | Tensor) -> Tensor:
         number = zlib.crc32(word.encode()) if isinstance(word, str) else word
         keys = _mix(keys + _GOLDEN + (number if isinstance(number, Tensor) else _signed(number)))
     return keys
+
+
+def content_keys(images: Tensor) -> Tensor:
+    """A key per image that its values name, in whatever layout they lie: float32 [N, ...] to int64 [N]."""
+    bits = (images.detach().flatten(1) + 0.0).contiguous().view(torch.int32).to(torch.int64)  # -0 is 0
+    position = torch.arange(1, bits.shape[1] + 1, device=bits.device, dtype=torch.int64)
+    return _mix(_mix(bits + position * _GOLDEN).sum(1))
 
 
 def uniform(keys: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from temper.attacks.verification import filled
 from temper.core.precision import check_precision, full_precision, lower_inside
 from temper.evaluation import fitness
 from temper.evaluation.samples import Samples, on_device
+from temper.models.expectation import deciding
 
 RIVALS = 10  # other classes that targeted attacks may go for
 
@@ -58,7 +59,7 @@ def clean_pass(model: nn.Module, samples: Samples, batch_size: int, suite: Suite
     classes, inside = 0, list[str]()
     for x, y, ids in on_device(model, samples.batches(batch_size)):
         with crafting(model), full_precision(x.device):
-            logits = model(filled(x))
+            logits = deciding(model)(filled(x))
             logits = logits[: len(x)] if isinstance(logits, Tensor) else logits
             fitness.check_logits(logits, y, ids)
             if not parts:

@@ -13,6 +13,7 @@ from temper.attacks.suites import CLOSER
 from temper.attacks.work import Work
 from temper.evaluation.samples import Samples, on_device
 from temper.margins.table import EvidenceTable
+from temper.models.expectation import deciding
 from temper.threat import Norm
 
 
@@ -68,7 +69,7 @@ def examples(
                 continue
             label, image = int(y[done.place]), x[done.place]
             with torch.no_grad(), crafting(model):  # alone, as the flip was, and as whoever looks at the pictures would
-                if int(predicted(model(image[None].contiguous()))) != label:
+                if int(predicted(deciding(model)(image[None].contiguous()))) != label:
                     continue
             flip = done.flip
             picked.append(Example(image.cpu(), flip.image.cpu(), label, label, flip.becomes, flip.distance, norm))

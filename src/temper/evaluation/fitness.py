@@ -104,7 +104,8 @@ def warn_if_inconstant(model: nn.Module, x: Tensor) -> None:
     if noise > CONSTANT:
         _tell(
             f"the model is random: its logits change by {100 * noise:.2g} % from pass to pass, so predictions do, too, "
-            "and it looks more robust than it is; switch its randomness off"
+            "and it looks more robust than it is; switch its randomness off, or measure it in expectation (temper "
+            "evaluate --eot N)"
         )
         return
     same = len(images) - len(others)

@@ -24,6 +24,7 @@ from temper.core.precision import half
 from temper.errors import ArgumentError, EvidenceError
 from temper.evaluation import fitness
 from temper.evaluation.clean import Clean, clean_batch, clean_pass
+from temper.evaluation.expected import in_expectation
 from temper.evaluation.journal import Journal
 from temper.evaluation.kept import Kept
 from temper.evaluation.memory import fitting_batch
@@ -33,6 +34,7 @@ from temper.evaluation.searching import Records, Searched, Searching, evidence_r
 from temper.margins.subset import SubsetEstimate
 from temper.margins.table import EvidenceTable, Provenance
 from temper.models import Classifier
+from temper.models.expectation import Expectation
 from temper.threat import Norm, Threat, parse_threats
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def evaluate(
     *,
     batch_size: int | None = None,
     save_adversarial: str | Path | None = None,
+    eot: int | None = None,
 ) -> EvidenceTable:
     """Search for evidence on a model's margins.
 
@@ -88,18 +91,22 @@ def evaluate(
         batch_size: samples attacked at once, chosen from size and memory by default; it does not change what is found.
         save_adversarial: a folder in which each sample's nearest flip is kept, as ``Linf.npz`` and so on
             (:mod:`temper.evaluation.packed`); of flips of these samples that are there already the nearer ones stay.
+        eot: passes for each answer of a random model, whose decisions are then those that most draws agree on; None
+            takes one pass, and warns of such a model.
 
     Raises:
         ArgumentError: images, labels, threats or suite cannot be used, or ``save_adversarial`` cannot be written to.
         EvidenceError: ``save_adversarial`` holds images of another model or other data.
         ModelError: the model cannot be loaded or gives no usable logits, or no gradient reaches the pixels and every
-            attack of the suite climbs one.
+            attack of the suite climbs one; or its random numbers cannot be given to each image from its own stream.
     """
     samples = from_arrays(images, labels)
     network = network_for(model, samples)
     folder = None if save_adversarial is None else Path(save_adversarial)
     if folder is not None:
         check_writable(folder, "save_adversarial")
+    if eot is not None:
+        network = in_expectation(network, eot, seed, few)
     done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size, adversarial=folder)
     done.pack()
     if not done.complete:  # nothing but Ctrl-C stops it, and the caller is to hear of that
@@ -168,7 +175,8 @@ def measure(
             a suite that looks for the nearest flips.
     """
     started = time.monotonic()
-    chosen = get_suite(suite) if isinstance(suite, str) else suite
+    chosen, random = get_suite(suite) if isinstance(suite, str) else suite, isinstance(model, Expectation)
+    chosen = chosen.in_expectation() if random else chosen
     radii = {norm: sorted(t.eps for t in threats if t.norm == norm) for norm in dict.fromkeys(t.norm for t in threats)}
     about = identity(model, samples)
     _check_call(chosen, threats, batch_size, precision)
@@ -208,7 +216,7 @@ def measure(
         complete, subset = (searching.run(), None) if precision is None else searching.run_subset(precision)
     fitness.warn_if_not_finite(searching.not_finite)
     if complete:
-        _warn_of_signs(table(), findings, threats, chosen)
+        _warn_of_signs(table(), findings, threats, chosen, random=random)
     return Evaluation(table(), complete, time.monotonic() - started, subset, kept)
 
 
@@ -237,16 +245,19 @@ def _provenance(
 
 
 def identity(model: nn.Module, samples: Samples) -> dict[str, object]:
-    """Fingerprints of model and data, which evidence belongs to."""
+    """Fingerprints of model and data, which evidence belongs to, and the passes for an answer of a random model."""
+    if isinstance(model, Expectation):
+        return {**identity(model.network, samples), "eot": model.draws}
     return {"model": _model_identity(model), "data": samples.fingerprint}
 
 
 def _warn_of_signs(
-    table: EvidenceTable, findings: Mapping[Norm, Findings], threats: Sequence[Threat], suite: Suite
+    table: EvidenceTable, findings: Mapping[Norm, Findings], threats: Sequence[Threat], suite: Suite, *, random: bool
 ) -> None:
     for norm, own in findings.items():
         fitness.warn_if_masked(own, norm)
-        fitness.warn_of_signs(own, norm)
+        if not random:  # whose noise shows every sign
+            fitness.warn_of_signs(own, norm)
         if not suite.nearest:
             rising = sorted(threat for threat in threats if threat.norm == norm)
             curve = [table.robust_accuracy(norm, threat.eps, suite.name).value for threat in rising]

@@ -89,7 +89,8 @@ class EvidenceTable:
             ``suite`` and ``attack`` are its name, ``survived`` and ``seed`` 0, the passes those of checking them.
             ``top_logit_1`` to ``_3`` are the largest logits of the clean image (nan for a third of two),
             ``logit_margin`` is the first less the second.
-        identity: fingerprints of model, preprocessing and data, as ``{"model": ..., "data": ...}``.
+        identity: fingerprints of model, preprocessing and data, as ``{"model": ..., "data": ...}``; of a random model
+            that was measured in expectation also ``"eot"``, the passes for an answer.
         provenance: suites, radii, seeds, versions.
 
     Raises:
@@ -150,7 +151,10 @@ class EvidenceTable:
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raise EvidenceError unless evidence with these fingerprints is on the same model and data."""
         for part in sorted({*self.identity, *identity}):
-            if self.identity.get(part) != identity.get(part):
+            one, two = self.identity.get(part), identity.get(part)
+            if one != two and part == "eot":
+                raise EvidenceError(f"the evidence is of eot = {one}, not {two}, and says nothing about this one")
+            if one != two:
                 raise EvidenceError(f"the evidence is on another {part}, and says nothing about this one")
 
     def is_given(self, suite: str) -> bool:

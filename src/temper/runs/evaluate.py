@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from temper import data
 from temper.core.claims import in_turn, refuse_if_filled
@@ -19,6 +20,7 @@ from temper.data import Dataset
 from temper.errors import ArgumentError, DataError, EvidenceError
 from temper.evaluation import measurement, samples
 from temper.evaluation.examples import Example, examples
+from temper.evaluation.expected import in_expectation
 from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
 from temper.evaluation.samples import Samples
 from temper.margins import EvidenceTable
@@ -64,10 +66,12 @@ def evaluate_into(
     precision: float | None = None,
     image_size: int | None = None,
     save_adversarial: bool = False,
+    eot: int | None = None,
 ) -> EvaluationResult:
     """Measure a model on data, keep the evidence in ``folder``, and write its report there.
 
     Evidence that is there already is continued. With ``save_adversarial`` each sample's nearest flip is kept, too.
+    ``eot`` is the passes for an answer of a random model.
 
     Raises:
         ArgumentError, ModelError, DataError: the call cannot work.
@@ -77,8 +81,9 @@ def evaluate_into(
     check_out(folder)
     classifier, dataset = load(model, data_spec, limit, seed, image_size)
     measured, names = samples.from_dataset(dataset, classifier), class_names(classifier, dataset)
+    asked = classifier if eot is None else in_expectation(classifier, eot, seed, measured.few())
     done = evaluate_loaded(
-        folder, classifier, measured, names, wanted,
+        folder, asked, measured, names, wanted,
         suite=suite, seed=seed, batch_size=batch_size, time_budget=time_budget, precision=precision,
         save_adversarial=save_adversarial,
     )  # fmt: skip
@@ -89,6 +94,7 @@ def evaluate_into(
         SearchCost.of(done, folder / TABLE),
         done.complete,
         done.pack(),
+        done.table.identity.get("eot"),
     )
     write_json(folder / SUMMARY, result.to_json())
     report([folder], folder / REPORT, f"Temper: {model} on {dataset.name}")
@@ -127,7 +133,7 @@ def class_names(classifier: Classifier, dataset: Dataset) -> list[str]:
 
 def evaluate_loaded(
     folder: Path,
-    classifier: Classifier,
+    model: nn.Module,
     measured: Samples,
     names: Sequence[str],
     wanted: Sequence[Threat],
@@ -141,15 +147,15 @@ def evaluate_loaded(
 ) -> Evaluation:
     """Measure and keep table, journal and pictures in ``folder``; see :func:`evaluate_into`.
 
-    Args as there, but ``measured`` are the samples and ``names`` the classes'.
+    Args as there, but ``model`` is loaded, ``measured`` are the samples and ``names`` the classes'.
     """
     path, adversarial = folder / TABLE, folder / ADVERSARIAL if save_adversarial else None
     known = known_evidence(path)
-    about = {"identity": measurement.identity(classifier, measured), "seed": seed}
+    about = {"identity": measurement.identity(model, measured), "seed": seed}
     try:
         with _only_about(folder / JOURNAL, about) if known is None else nullcontext():
             done = measurement.measure(
-                classifier, measured, wanted, suite, seed,
+                model, measured, wanted, suite, seed,
                 batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
                 precision=precision, adversarial=adversarial,
             )  # fmt: skip
@@ -160,7 +166,7 @@ def evaluate_loaded(
         (done.table if known is None else known.merge(done.table)).save(path)
     if done.complete:
         norms = dict.fromkeys(threat.norm for threat in wanted)
-        shown = [e for norm in norms for e in examples(classifier, measured, done.table, norm, suite, seed)]
+        shown = [e for norm in norms for e in examples(model, measured, done.table, norm, suite, seed)]
         save_examples(folder / EXAMPLES, shown, names)
     return done
 
@@ -182,7 +188,7 @@ def _only_about(folder: Path, about: Mapping[str, object]) -> Iterator[None]:
             if there is None:
                 write_json(path, about)
             elif there != about:
-                raise EvidenceError("the search under way there is of another model, data set or seed") from None
+                raise EvidenceError("the search under way there is of another model, data set, seed or eot") from None
         try:
             yield
         except BaseException:

@@ -120,6 +120,7 @@ class EvaluationResult:
         subject, clean_accuracy, threats, search: what was measured, what is known, and what it cost.
         complete: whether every sample was searched at every radius.
         adversarial: by norm, the file of adversarial images; empty where none were asked for.
+        eot: passes for an answer of a random model that was measured in expectation.
     """
 
     subject: Subject
@@ -128,6 +129,7 @@ class EvaluationResult:
     search: SearchCost
     complete: bool
     adversarial: Mapping[Norm, Path]
+    eot: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """The object of ``temper evaluate --json``."""
@@ -135,6 +137,7 @@ class EvaluationResult:
             **self.subject.to_json(),
             "clean_accuracy": self.clean_accuracy.to_json(),
             "threats": [each.to_json() for each in self.threats],
+            **({"eot": self.eot} if self.eot else {}),
             **self.search.to_json(),
         }
         if self.adversarial:

@@ -194,6 +194,8 @@ def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
             facts[f"suite {suite['name']}"] = ", ".join(map(_budget, suite["attacks"]))
     passes = table.passes()
     facts["passes of the evaluation"] = f"{passes['forward']:,} forward, {passes['backward']:,} backward"
+    if "eot" in table.identity:
+        facts["random model"] = f"{table.identity['eot']} passes for an answer, decisions by the majority of draws"
     facts["weights (SHA-256)"] = table.identity["model"]["weights"]
     facts["data (SHA-256)"] = table.identity["data"]
     return facts
