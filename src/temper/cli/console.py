@@ -169,9 +169,9 @@ def show_evaluation(result: EvaluationResult, out: Path) -> None:
             f" {result.subject.samples:,} are a sample of: {_one_line(subset.distribution)}",
         )
     search = result.search
-    each = f", {result.eot} for an answer of a random model" if result.eot else ""
+    often = f", {result.eot} for an answer of a random model" if result.eot else ""
     say(
-        f"{search.forward:,} forward and {search.backward:,} backward passes{each}, {search.seconds:.1f} s",
+        f"{search.forward:,} forward and {search.backward:,} backward passes{often}, {search.seconds:.1f} s",
         f"evidence: {search.table}",
         *(f"adversarial images: {path}" for path in result.adversarial.values()),
         f"report: {out / REPORT}",

@@ -58,6 +58,11 @@ class _Results(TorchDispatchMode):
         super().__init__()
         self.types: set[torch.dtype] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, which takes seconds, to keep it away from this."""
+        return False
+
     def __torch_dispatch__(
         self, operation: Callable[..., object], types: object, args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,

@@ -29,8 +29,8 @@ class Streams(TorchDispatchMode):
     """Inside, random operations are given numbers of these streams.
 
     Args:
-        keys: int64 [B], of the images of the pass. Images are told apart along the first axis of B entries, or along
-            an axis 0 of a multiple of B, where each image's entries lie together.
+        keys: int64 [B], of the images of the pass. Images are told apart along the leading axis if it has a multiple
+            of B entries, where each image's lie together, else along the first axis of B. Axes of 1 do not lead.
         common: int64 [1], of what has no such axis.
 
     Attributes:
@@ -43,6 +43,11 @@ class Streams(TorchDispatchMode):
         super().__init__()
         self.keys, self.common = keys, common
         self.drawn, self.fixed = 0, set[int]()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, which takes seconds, to keep it away from this."""
+        return False
 
     def __torch_dispatch__(
         self, operation: OpOverload, types: object, args: Sequence[object] = (),
@@ -73,14 +78,16 @@ class Streams(TorchDispatchMode):
     def _numbers(self, numbers: Numbers, shape: tuple[int, ...], apart: int) -> Tensor:
         count = len(self.keys)
         axis = _images_axis(shape[: len(shape) - apart], count)
-        self.fixed.update(shape[: len(shape) - apart] if axis is None else shape[:axis])
         keys = randomness.sample_keys(self.drawn, self.common if axis is None else self.keys)
         self.drawn += 1
         if axis is None:
+            self.fixed.update(shape[: len(shape) - apart])
             return numbers(keys, shape)[0]
-        if axis == 0:
-            return numbers(keys, (shape[0] // max(count, 1), *shape[1:])).reshape(shape)
-        return numbers(keys, (*shape[:axis], *shape[axis + 1 :])).movedim(0, axis)
+        before, after = set(shape[:axis]) - {1}, shape[axis + 1 :]
+        self.fixed |= before
+        if before:
+            return numbers(keys, (*shape[:axis], *after)).movedim(0, axis)
+        return numbers(keys, (shape[axis] // count, *after)).reshape(shape)
 
 
 @cache
@@ -124,8 +131,11 @@ def _without_chance(given: Given) -> bool:
 
 def _images_axis(shape: Sequence[int], count: int) -> int | None:
     """The axis that so many images lie along; None where there is none."""
-    if count and shape and shape[0] and shape[0] % count == 0:
-        return 0
+    if not count:
+        return None
+    leading = next((axis for axis, length in enumerate(shape) if length != 1 or count == 1), None)
+    if leading is not None and shape[leading] % count == 0:
+        return leading
     return next((axis for axis, length in enumerate(shape) if length == count), None)
 
 
