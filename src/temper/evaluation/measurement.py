@@ -106,7 +106,7 @@ def evaluate(
     if folder is not None:
         check_writable(folder, "save_adversarial")
     if eot is not None:
-        network = in_expectation(network, eot, seed, few)
+        network = in_expectation(network, eot, seed, samples.few())
     done = measure(network, samples, parse_threats(threats), suite, seed, batch_size=batch_size, adversarial=folder)
     done.pack()
     if not done.complete:  # nothing but Ctrl-C stops it, and the caller is to hear of that
