@@ -14,8 +14,9 @@ from torch import Tensor
 from temper.attacks.crafting import crafting, lay_out
 from temper.attacks.flow import Flow
 from temper.attacks.suites import Stage
+from temper.attacks.targets import linearised_distances, nearest_first
 from temper.attacks.verification import Lent
-from temper.attacks.work import Finished, Work
+from temper.attacks.work import Finished, Note, Work
 from temper.threat import Norm
 
 
@@ -35,8 +36,7 @@ class AttackEngine(Lent):
             eps: float64 [N]; inf for attacks that look for the nearest flip without a limit.
             seed: of the random streams.
         """
-        if self.folds is None:
-            self.folds = lay_out(self.model, self.pairs, work.x[:1])
+        self._lay_out(work)
         low = self.half if self.half in stage.bears else None
         flow = Flow(self, stage, work, norm, eps, seed, low)
         yield from self._run(flow)
@@ -47,6 +47,34 @@ class AttackEngine(Lent):
                 place = int(lost[done.place])
                 forward, backward = flow.lost[place]
                 yield replace(done, place=place, forward=done.forward + forward, backward=done.backward + backward)
+
+    def nearest_targets(self, work: Work, norm: Norm) -> Iterator[Finished]:
+        """Put each sample's rivals in the order of their linearised distances; yields what is to be noted of it.
+
+        One forward pass, and a backward pass per rival, in the lower precision where there is one: it takes little to
+        tell which boundary is nearer.
+        """
+        self._lay_out(work)
+        start = 0
+        while start < len(work) and not self.interrupted():
+            places = torch.arange(start, min(start + self.batch_size, len(work)), device=work.x.device)
+            part = work.take(places)
+            try:
+                with crafting(self.model), self.searching(self.half, work.x.device) as model:
+                    order = nearest_first(linearised_distances(model, part, norm))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                self.halve(len(part), work.x.device, error)
+                continue
+            for place, targets in zip(places.tolist(), order.tolist(), strict=True):
+                note = Note(targets=tuple(targets))
+                yield Finished(place, float("inf"), None, 1, len(targets), note=note)
+            start += len(part)
+
+    def _lay_out(self, work: Work) -> None:
+        if self.folds is None:
+            self.folds = lay_out(self.model, self.pairs, work.x[:1])
 
     def _run(self, flow: Flow) -> Iterator[Finished]:
         with crafting(self.model):  # once for all steps: walking through all modules takes longer than a small network

@@ -1,6 +1,5 @@
 """Samples in flight: runs as the rows of a full batch, and one that is done leaves its row to the next."""
 
-import gc
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -14,10 +13,9 @@ from temper.attacks.attack import Answer, Problem, State, ask, learn
 from temper.attacks.ball import distance, exact_distance, into_ball, rows
 from temper.attacks.losses import flipped, logit_difference, logit_difference_targeted
 from temper.attacks.suites import Stage
-from temper.attacks.verification import GRAIN, Lent, filled_size
+from temper.attacks.verification import Lent, filled_size
 from temper.attacks.work import Finished, Flip, Note, Work
 from temper.core import randomness
-from temper.errors import ModelError
 from temper.threat import Norm
 
 POLISH_PROBES = 8
@@ -137,16 +135,9 @@ class Flow:
         flying = np.unique(self.who[self.who >= 0])
         self.waiting.extendleft(flying.tolist()[::-1])
         self.begun[flying], self.needed[flying], self.over[flying] = 0, self.runs, False
-        size, smallest = len(self.who), GRAIN.get(self.work.x.device.type, 1)
-        if size <= smallest:
-            raise ModelError(
-                f"not even {size} images fit into memory for one pass; use a smaller model or image size"
-            ) from error
+        size = len(self.who)
         self.state.clear()
-        gc.collect()
-        if self.work.x.is_cuda:
-            torch.cuda.empty_cache()
-        self.engine.batch_size = max(size // 2, smallest)
+        self.engine.halve(size, self.work.x.device, error)
         self._open(self.engine.batch_size)
 
     def _open(self, size: int) -> None:

@@ -32,9 +32,12 @@ class Stage:
         bears: low precisions that its search may run in where the hardware computes them. Flips are checked at full
             precision all the same.
         norms: in which it runs; other norms may need another budget.
-        on: which of the samples that withstood the stages before: all of them; those that came near a flip, or to its
-            edge, or show signs of masked gradients; those that show such signs; or those without any gradient
+        on: which of the samples that withstood the stages before: all of them; those of which no flip is known at
+            larger radii, or which show signs of masked gradients; those that came near a flip, or to its edge, or
+            show such signs; those that show such signs; or those without any gradient
             (:mod:`temper.evaluation.masking`).
+        towards: which classes a targeted attack goes for, run by run: those that are likeliest on the clean image, or
+            those whose boundaries are nearest if the model is taken for linear there (:mod:`temper.attacks.targets`).
     """
 
     name: str
@@ -42,7 +45,8 @@ class Stage:
     random_start: bool = True
     bears: tuple[torch.dtype, ...] = ()
     norms: tuple[Norm, ...] = tuple(NORMS)
-    on: Literal["all", "near", "edge", "masked", "flat"] = "all"
+    on: Literal["all", "whole", "near", "edge", "masked", "flat"] = "all"
+    towards: Literal["likeliest", "nearest"] = "likeliest"
 
     def runs_in(self, norm: Norm) -> bool:
         """Whether it runs in a norm: where it is meant to, and its attack knows the geometry."""
@@ -57,6 +61,7 @@ class Stage:
             "bears": [str(each).removeprefix("torch.") for each in self.bears],
             "norms": list(self.norms),
             **({} if self.on == "all" else {"on": self.on}),
+            **({} if self.towards == "likeliest" else {"towards": self.towards}),
         }
 
 
@@ -106,8 +111,19 @@ class Suite:
 
     @property
     def first(self) -> tuple[Stage, ...]:
-        """The stages that every sample gets."""
-        return tuple(stage for stage in self.stages if stage.on == "all")
+        """The stages that every sample gets at the largest radius that it withstands, if no flip is known before."""
+        return tuple(stage for stage in self.stages if stage.on in ("all", "whole"))
+
+    @property
+    def noting(self) -> tuple[Stage, ...]:
+        """The stages that say how near a flip a sample came: those in a ball, up to the ones that this decides on."""
+        return tuple(each for each in self.stages if each.on in ("all", "whole", "near") and not each.attack.nearest)
+
+    @property
+    def targets(self) -> int:
+        """How many of each sample's nearest classes its stages go for; 0 where they need no such order."""
+        stages = [*self.stages, *([self.closer] if self.closer else [])]
+        return max((stage.attack.runs for stage in stages if stage.towards == "nearest"), default=0)
 
     @property
     def nearest(self) -> bool:
@@ -124,7 +140,8 @@ class Suite:
         }
 
 
-CLOSER = Stage("tangent", Tangent(30), random_start=False)
+TARGETS = "targets"  # what finding out the order of a sample's nearest classes is called among its stages
+CLOSER = Stage("tangent", Tangent(30), random_start=False, towards="nearest")
 
 SUITES = {
     suite.name: suite
@@ -144,27 +161,38 @@ SUITES = {
             closer=CLOSER,
         ),
         # Few passes on most networks, and those of ``standard`` where gradients are masked (benchmarks/evaluation says
-        # what it missed, by network). The plain logit difference from the clean
-        # image finds in 20 steps most of what DLR finds in 100 from a random one, and some that it does not; a longer
-        # search from elsewhere, at full precision, finds most of the rest.
+        # what it missed, by network). Towards the class whose boundary is nearest, 20 steps on the plain logit
+        # difference find nearly all that many targets, restarts and steps find, and how far they come tells where more
+        # are worth it.
         Suite(
             "fast",
             (
-                Stage("apgd-ce", APGD(20, wide=True), bears=HALF),
+                Stage("apgd-ce", APGD(10, wide=True), bears=HALF, on="whole"),
                 Stage(
                     "apgd-t",
-                    APGD(20, runs=9, climbs=logit_difference_targeted, wide=True),
+                    APGD(20, climbs=logit_difference_targeted, wide=True),
                     random_start=False,
                     bears=HALF,
+                    towards="nearest",
                 ),
-                Stage("apgd-t-long", APGD(40, runs=9, climbs=logit_difference_targeted, wide=True), bears=FP16),
-                Stage("square", Square(200), bears=HALF),
-                # Where a little is missing for a flip, now the nearest boundary finds it, now points around the image
-                # lead to another one, now many starts that are not tied to one class.
-                Stage("tangent-3", Tangent(60, runs=3), random_start=False, on="near"),
-                Stage("fmn", FMN(100), random_start=False, on="near"),
-                Stage("tangent-9", Tangent(60, runs=9), on="edge"),
-                Stage("apgd-long", APGD(100, runs=18, climbs=logit_difference, wide=True), on="edge"),
+                Stage(
+                    "apgd-t-2",
+                    APGD(20, climbs=logit_difference_targeted, wide=True),
+                    bears=FP16,
+                    towards="nearest",
+                ),
+                Stage("square", Square(200), bears=HALF, on="whole"),
+                # Where a little is missing for a flip, now another class is the nearest, now the nearest boundary finds
+                # it, now points around the image lead to another one.
+                Stage(
+                    "apgd-t-3",
+                    APGD(40, runs=3, climbs=logit_difference_targeted, wide=True),
+                    on="near",
+                    towards="nearest",
+                ),
+                Stage("fmn", FMN(100), random_start=False, on="edge"),
+                Stage("tangent-9", Tangent(60, runs=9), on="edge", towards="nearest"),
+                Stage("apgd-12", APGD(100, runs=12, climbs=logit_difference, wide=True), on="edge"),
                 # What AutoAttack runs, where gradients are masked: FAB finds most there in L2, random search in Linf.
                 # At full precision: rounding is what masks some of them, and more rounding hides flips.
                 Stage("fab-t", FABTargeted(100, runs=9), random_start=False, on="masked"),

@@ -1,5 +1,6 @@
 """Whether an image flips: asked in the search's precision, at full precision, and alone."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from temper.attacks.crafting import Fold, Pair, folded
 from temper.attacks.losses import flipped, predicted
 from temper.core.precision import full_precision
+from temper.errors import ModelError
 from temper.models.expectation import anew, decided, passes_of
 
 # Kernels for fewer images than these round otherwise than those for more: batches on the CPU are filled up to a
@@ -46,6 +48,22 @@ class Lent:
         self.passes, self.deciding = passes_of(model)
         self.folds: list[Fold] | None = None
         self.not_finite: set[int] = set()  # ids of samples with logits or gradients without numbers at full precision
+
+    def halve(self, size: int, device: torch.device, error: BaseException) -> None:
+        """After so many images were too many for the memory: go on with half of them.
+
+        Raises:
+            ModelError: fewer make no difference.
+        """
+        smallest = GRAIN.get(device.type, 1)
+        if size <= smallest:
+            raise ModelError(
+                f"not even {size} images fit into memory for one pass; use a smaller model or image size"
+            ) from error
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.batch_size = max(size // 2, smallest)
 
     @contextmanager
     def searching(self, low: torch.dtype | None, device: torch.device) -> Iterator[nn.Module]:

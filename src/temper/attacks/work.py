@@ -1,7 +1,10 @@
 """What a search is given, and what it gives back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -27,6 +30,12 @@ class Work:
         """The samples at these places."""
         return Work(self.x[places], self.y[places], self.ids[places], self.rivals[places])
 
+    def towards(self, targets: NDArray[np.int64]) -> "Work":
+        """With these of the rivals of each sample, in this order: int64 [N, T], places in ``rivals``; the last ones may
+        be -1 where there are not so many."""
+        order = torch.as_tensor(targets[:, : self.rivals.shape[1]], device=self.rivals.device)
+        return replace(self, rivals=self.rivals.gather(1, order))
+
 
 @dataclass(frozen=True)
 class Note:
@@ -37,10 +46,13 @@ class Note:
             has one.
         rise: of the loss in the runs' first steps, over what their gradients promised; 0 where they promised nothing,
             1 where none of that is noted.
+        targets: the sample's rivals in the order of their linearised distances, as places in ``Work.rivals``, where
+            that is what was found out.
     """
 
     leads: tuple[float, ...] = ()
     rise: float = 1.0
+    targets: tuple[int, ...] = ()
 
 
 NOTHING = Note()

@@ -48,7 +48,8 @@ class Journal:
             self._file.write(self._header + "\n")
         leads = " ".join(map(str, outcome.note.leads))
         searched = outcome.sample, outcome.stage, outcome.radius, outcome.distance, outcome.forward, outcome.backward
-        self._file.write(",".join(map(str, (norm, *searched, leads, outcome.note.rise))) + "\n")
+        targets = " ".join(map(str, outcome.note.targets))
+        self._file.write(",".join(map(str, (norm, *searched, leads, outcome.note.rise, targets))) + "\n")
 
     def unread(self) -> Iterator[tuple[Norm, Outcome]]:
         """Outcomes of other processes, and of earlier ones, that were not read yet.
@@ -123,8 +124,9 @@ class Journal:
 def _outcome(line: str) -> tuple[Norm, Outcome] | None:
     """The outcome of a line; None where the line is damaged."""
     try:
-        norm, sample, stage, radius, distance, forward, backward, leads, rise = line.split(",")
+        norm, sample, stage, radius, distance, forward, backward, leads, rise, *more = line.split(",")
         searched = int(sample), stage, float(radius), float(distance), int(forward), int(backward)
-        return check_norm(norm), Outcome(*searched, Note(tuple(map(float, leads.split())), float(rise)))
+        note = Note(tuple(map(float, leads.split())), float(rise), tuple(map(int, " ".join(more).split())))
+        return check_norm(norm), Outcome(*searched, note)
     except (ValueError, ArgumentError):
         return None

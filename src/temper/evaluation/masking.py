@@ -5,8 +5,9 @@ on nothing outside the sample, and so do its signs. The bounds were set on netwo
 benchmarks/evaluation/groups.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,21 @@ from temper.threat import Norm
 
 # How far a number may be off before it is a faint sign, and before it is a clear one. A loss that is nearly straight
 # in the ball rises by about what its gradient promises.
-RISE = ((0.75, 1.3), (0.65, 1.5))
+RISE = ((0.72, 1.35), (0.55, 1.6))
 APART = (0.04, 0.15)  # between searches for one class from two starts, as a share of the way to a flip
-BLIND = (0.72, 1.02)  # how far a short search without gradients comes, as a share of how far those with came
+BLIND = (0.45, 1.02)  # how far a short search without gradients comes, as a share of how far those with came
 
-# Of the way to a flip. A boundary that is curved stops climbs that are near it; at its edge many long ones find it.
-NEAR, EDGE = 0.85, 0.95
+
+class Share(NamedTuple):
+    """How near a flip a search in vain came: a share of the way to it in logits, and of its distance where a flip
+    outside the ball is known."""
+
+    of_way: float
+    of_distance: float
+
+
+# A boundary that is curved stops climbs that are near it; at its edge many long ones find it.
+NEAR, EDGE = Share(0.8, 0.9), Share(0.94, 0.98)
 
 SIGNS = {
     "flat": "the loss has no gradient",
@@ -39,45 +49,42 @@ class Notes:
     Attributes:
         leads: float64 [N, runs], how far each run came as a logit difference, to its target if it has one: above 0
             flips; nan where it has not run.
+        gaps: float64 [N, runs], by how much the logit of the clean image's class leads that of each run's target, or
+            of the likeliest rival; nan where it is not known.
         rise: float64 [N], of the loss in the first steps over what their gradients promised; 0 where they promised
             nothing, 1 before it ran.
     """
 
     leads: NDArray[np.float64]
+    gaps: NDArray[np.float64]
     rise: NDArray[np.float64]
 
     @classmethod
     def none(cls, count: int, runs: int) -> "Notes":
         """Those of an attack that has not run yet."""
-        return cls(np.full((count, runs), np.nan), np.ones(count))
+        return cls(np.full((count, runs), np.nan), np.full((count, runs), np.nan), np.ones(count))
 
-    def take(self, place: int, note: Note) -> None:
-        """Note what came of one sample."""
-        self.leads[place], self.rise[place] = np.nan, note.rise
+    def at(self, places: NDArray[np.int64]) -> "Notes":
+        """Of the samples at these places: a copy."""
+        return Notes(self.leads[places], self.gaps[places], self.rise[places])
+
+    def take(self, place: int, note: Note, gaps: NDArray[np.float64]) -> None:
+        """Note what came of one sample, given the gaps to the runs' targets on its clean image."""
+        self.leads[place], self.gaps[place], self.rise[place] = np.nan, np.nan, note.rise
         self.leads[place, : len(note.leads)] = note.leads
+        self.gaps[place, : len(gaps)] = np.maximum(gaps, 1e-12)[: self.gaps.shape[1]]
 
 
-def way(notes: Mapping[str, Notes], gaps: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Largest share of the way from the clean image to a flip that any run came: float64 [N], 0 where none is known.
-
-    Args:
-        notes: per stage.
-        gaps: as for :func:`signs`; without them no way is known.
-    """
-    ways = [np.zeros(len(next(iter(notes.values())).rise))]
-    if gaps is None:
-        return ways[0]
-    for each in notes.values():
-        runs = min(each.leads.shape[1], gaps.shape[1])
-        ways.append(np.fmax.reduce(1 + each.leads[:, :runs] / np.maximum(gaps[:, :runs], 1e-12), 1))
-    return np.asarray(np.fmax.reduce(ways))
+def way(notes: Iterable[Notes]) -> NDArray[np.float64]:
+    """Largest share of the way from the clean image to a flip that any run came: float64 [N], nan where none is
+    known."""
+    return np.asarray(np.fmax.reduce([np.fmax.reduce(1 + each.leads / each.gaps, 1) for each in notes]))
 
 
 def signs(
     stages: Sequence[Stage],
     failed: Mapping[str, NDArray[np.float64]],
     notes: Mapping[str, Notes],
-    gaps: NDArray[np.float64] | None,
     norm: Norm,
 ) -> dict[str, NDArray[np.bool_]]:
     """Which samples show which of :data:`SIGNS`: bool [N] each. One clear sign counts, and so do two faint ones.
@@ -87,23 +94,22 @@ def signs(
             those with and without gradients.
         failed: per stage, float64 [N], the radius that its notes are of; only notes of one radius are compared.
         notes: per stage.
-        gaps: float64 [N, R], by how much the clean image's class leads its rivals, likeliest first; None shows no sign.
         norm: in L1 starts are not compared, since runs as short as these end apart on every network.
     """
     climbing = [stage for stage in stages if stage.attack.asks == "gradient" and not stage.attack.nearest]
     still = [stage.name for stage in climbing if stage.attack.targeted and not stage.random_start]
     moved = [stage.name for stage in climbing if stage.attack.targeted and stage.random_start]
     blind = [stage.name for stage in stages if stage.attack.asks == "logits"]
-    if gaps is None or not (still and moved and blind):
+    if not (still and moved and blind):
         return {sign: np.zeros(len(next(iter(failed.values()))), dtype=np.bool_) for sign in SIGNS}
     a, b, c = still[0], moved[0], blind[0]
-    gaps = np.maximum(gaps, 1e-12)
     rise = notes[b].rise
-    runs = min(notes[a].leads.shape[1], notes[b].leads.shape[1], gaps.shape[1])
-    apart = np.fmax.reduce(np.abs(notes[a].leads - notes[b].leads)[:, :runs] / gaps[:, :runs], 1)
+    runs = min(notes[a].leads.shape[1], notes[b].leads.shape[1])
+    apart = np.fmax.reduce(np.abs(notes[a].leads - notes[b].leads)[:, :runs] / notes[b].gaps[:, :runs], 1)
     apart = np.where((failed[a] == failed[b]) & (norm != "L1"), apart, 0)
     climbed = np.fmax.reduce([np.fmax.reduce(notes[stage.name].leads, 1) for stage in climbing])
-    reached, blindly = climbed + gaps[:, 0], notes[c].leads[:, 0] + gaps[:, 0]
+    least = notes[c].gaps[:, 0]
+    reached, blindly = climbed + least, notes[c].leads[:, 0] + least
     blindly = np.where(failed[b] == failed[c], blindly, 0)
 
     def beyond(level: int) -> dict[str, NDArray[np.bool_]]:

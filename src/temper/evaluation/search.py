@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from temper.attacks.engine import AttackEngine
-from temper.attacks.suites import Stage, Suite
+from temper.attacks.suites import TARGETS, Stage, Suite
 from temper.attacks.work import NOTHING, Flip, Note, Work
-from temper.evaluation.masking import EDGE, NEAR, Notes, signs, way
+from temper.evaluation.masking import EDGE, NEAR, Notes, Share, signs, way
 from temper.threat import ROUNDING, Norm
 
 Keep = Callable[[int, Flip], None]
@@ -60,6 +60,8 @@ class Findings:
         failed: per stage, float64 [N], largest radius at which it searched and found nothing; -1 before it ran.
         forward, backward: int64 [N], passes spent.
         notes: per stage that every sample gets, what it noted at the radius ``failed``.
+        targets: int64 [N, T], each sample's rivals in the order of their linearised distances, as places in ``gaps``;
+            -1 where that is not known, or not asked for.
     """
 
     suite: Suite
@@ -73,14 +75,17 @@ class Findings:
     forward: NDArray[np.int64] = field(init=False)
     backward: NDArray[np.int64] = field(init=False)
     notes: dict[str, Notes] = field(init=False)
+    targets: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.ids)
         self.upper, self.attack = np.full(count, np.inf), np.full(count, "", dtype=object)
         self.radius = np.full(count, np.nan)
-        self.failed = {stage.name: np.full(count, -1.0) for stage in self.suite.every}
+        names = [stage.name for stage in self.suite.every] + ([TARGETS] if self.suite.targets else [])
+        self.failed = {name: np.full(count, -1.0) for name in names}
+        self.targets = np.full((count, self.suite.targets), -1)
         self.forward, self.backward = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self.notes = {stage.name: Notes.none(count, stage.attack.runs) for stage in self.suite.first}
+        self.notes = {stage.name: Notes.none(count, stage.attack.runs) for stage in self.suite.noting}
 
     def place(self, sample: int) -> int:
         """Where a sample stands; -1 if it is not among them."""
@@ -93,7 +98,7 @@ class Findings:
         some = Findings(self.suite, self.ids[places], gaps, self.norm)
         for theirs, mine in zip(some._columns(), self._columns(), strict=True):
             theirs[:] = mine[places]
-        some.notes = {name: Notes(noted.leads[places], noted.rise[places]) for name, noted in self.notes.items()}
+        some.notes = {name: noted.at(places) for name, noted in self.notes.items()}
         return some
 
     def add(self, outcome: Outcome) -> None:
@@ -107,10 +112,24 @@ class Findings:
         # A search without a limit has survived everything below the flip that it ends with.
         if outcome.distance > outcome.radius or outcome.radius == np.inf:
             if outcome.stage in self.notes and outcome.radius >= self.failed[outcome.stage][place]:
-                self.notes[outcome.stage].take(place, outcome.note)
+                self.notes[outcome.stage].take(place, outcome.note, self._gaps(outcome.stage, place))
             self.failed[outcome.stage][place] = max(self.failed[outcome.stage][place], outcome.radius)
+        if outcome.note.targets:
+            known = outcome.note.targets[: self.suite.targets]
+            self.targets[place, : len(known)] = known
         self.forward[place] += outcome.forward
         self.backward[place] += outcome.backward
+
+    def _gaps(self, name: str, place: int) -> NDArray[np.float64]:
+        """By how much a sample's class leads the targets of this stage's runs, or its likeliest rival where they have
+        none: float64 [runs]."""
+        if self.gaps is None:
+            return np.empty(0)
+        stage = next(stage for stage in self.suite.noting if stage.name == name)
+        if not stage.attack.targeted:
+            return np.repeat(self.gaps[place, :1], stage.attack.runs)
+        known = self.targets[place][self.targets[place] >= 0]
+        return np.asarray(self.gaps[place, known] if stage.towards == "nearest" else self.gaps[place])
 
     def missing(self, rows: pd.DataFrame, radii: Sequence[float]) -> Iterator[Outcome]:
         """The outcomes that would add what rows of an evidence table, of this suite and norm, say beyond this.
@@ -158,11 +177,12 @@ class Findings:
 
     def _columns(self) -> list[NDArray[np.generic]]:
         """All that is known, an array [N] each."""
-        return [self.upper, self.attack, self.radius, self.forward, self.backward, *self.failed.values()]
+        known = [self.upper, self.attack, self.radius, self.forward, self.backward, self.targets]
+        return [*known, *self.failed.values()]
 
     def signs(self) -> dict[str, NDArray[np.bool_]]:
         """Which samples show which sign of masked gradients: bool [N] each; see :mod:`temper.evaluation.masking`."""
-        return signs(self.suite.first, self.failed, self.notes, self.gaps, self.norm)
+        return signs(self.suite.first, self.failed, self.notes, self.norm)
 
     def masked(self) -> NDArray[np.bool_]:
         """Which samples show any sign of masked gradients: bool [N]."""
@@ -171,11 +191,18 @@ class Findings:
     def wanted(self) -> dict[str, NDArray[np.bool_]]:
         """Which samples each stage is to search, if those before it find nothing: bool [N], by the stage's name."""
         on = {"all": np.ones(len(self.ids), dtype=np.bool_)}
-        if len(self.suite.first) < len(self.suite.stages):
-            shown, reached = self.signs(), way(self.notes, self.gaps)
+        if any(stage.on != "all" for stage in self.suite.stages):
+            shown = self.signs()
             on["flat"], on["masked"] = shown["flat"], _any(shown)
-            on["near"], on["edge"] = on["masked"] | (reached > NEAR), on["masked"] | (reached > EDGE)
+            on["whole"] = on["masked"] | ~np.isfinite(self.upper)
+            on["near"], on["edge"] = (on["masked"] | self._came(share) for share in (NEAR, EDGE))
         return {stage.name: on[stage.on] for stage in self.suite.stages}
+
+    def _came(self, share: Share) -> NDArray[np.bool_]:
+        """Which samples came so near a flip where the first stages failed: bool [N]."""
+        failed = np.min([self.failed[stage.name] for stage in self.suite.first if stage.on == "all"], 0)
+        outside = np.isfinite(self.upper) & (failed <= share.of_distance * self.upper)
+        return np.asarray((way(self.notes.values()) > share.of_way) & ~outside)
 
     def survived(self) -> NDArray[np.float64]:
         """Largest radius at which every attack of the suite searched and found nothing: float64 [N], 0 if none.
@@ -240,14 +267,30 @@ def search(
     places = np.searchsorted(findings.ids, work.ids.cpu().numpy())
     suite = findings.suite
 
-    def run(stage: Stage, mask: NDArray[np.bool_], radius: NDArray[np.float64]) -> Iterator[Outcome]:
+    def some_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Work]:
         rows = np.flatnonzero(mask)
-        some = work.take(torch.as_tensor(rows, device=work.x.device))
+        return rows, work.take(torch.as_tensor(rows, device=work.x.device))
+
+    def rank(mask: NDArray[np.bool_]) -> Iterator[Outcome]:
+        _, some = some_of(mask)
+        for done in engine.nearest_targets(some, norm):
+            sample = int(some.ids[done.place])
+            outcome = Outcome(sample, TARGETS, np.inf, np.inf, done.forward, done.backward, done.note)
+            findings.add(outcome)
+            yield outcome
+
+    def run(stage: Stage, mask: NDArray[np.bool_], radius: NDArray[np.float64]) -> Iterator[Outcome]:
+        rows, some = some_of(mask)
+        if stage.towards == "nearest":
+            yield from rank(mask & (findings.at(places).failed[TARGETS] < 0))
+            if engine.interrupted():
+                return
+            some = some.towards(findings.targets[places[rows]])
         eps = torch.as_tensor(radius[rows], device=work.x.device)
         for done in engine.flow(stage, some, norm, eps, seed):
             at = float(radius[rows[done.place]]) if done.led else 0.0
             sample = int(some.ids[done.place])
-            note = Note(tuple(map(_digits, done.note.leads)), _digits(done.note.rise))
+            note = replace(done.note, leads=tuple(map(_digits, done.note.leads)), rise=_digits(done.note.rise))
             if keep and done.flip:
                 keep(sample, done.flip)
             outcome = Outcome(sample, stage.name, at, done.distance, done.forward, done.backward, note)
