@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.square import Square
-from temper.attacks.suites import SUITES
+from temper.attacks.suites import SUITES, TARGETS
 from temper.attacks.work import Note
 from temper.errors import TemperWarning
 from temper.evaluation import search
@@ -63,11 +63,11 @@ def frame(net: nn.Module, suite, **options):
 def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-8.0, radius=0.1):
     """Findings on one sample, 10 from a flip, that withstood the first attacks with these notes."""
     found = search.Findings(FAST.in_norm("Linf"), np.array([7]), np.full((1, 9), 10.0), "Linf")
-    far = (-9.0,) * 8
+    found.add(search.Outcome(7, TARGETS, np.inf, np.inf, 1, 9, Note(targets=tuple(range(9)))))
     for stage, leads, own, at in (
         ("apgd-ce", (-9.0,), 1.0, 0.1),
-        ("apgd-t", (still, *far), 1.0, 0.1),
-        ("apgd-t-long", (moved, *far), rise, 0.1),
+        ("apgd-t", (still,), 1.0, 0.1),
+        ("apgd-t-2", (moved,), rise, 0.1),
         ("square", (blind,), 1.0, radius),
     ):
         found.add(search.Outcome(7, stage, at, np.inf, 1, 1, Note(leads, own)))
@@ -79,16 +79,16 @@ def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-8.0, radius=0.1):
     [
         ({}, set()),
         ({"rise": 0.0}, {"flat"}),
-        ({"rise": 0.6}, {"slope"}),
+        ({"rise": 0.5}, {"slope"}),
         ({"rise": -0.5}, {"slope"}),
-        ({"rise": 1.6}, {"slope"}),
-        ({"rise": 0.72}, set()),  # faint
+        ({"rise": 1.7}, {"slope"}),
+        ({"rise": 0.6}, set()),  # faint
         ({"still": -5.5}, set()),
         ({"blind": -6.0}, set()),
         ({"still": -7.0}, {"starts"}),
         ({"blind": -4.0}, {"blind"}),
         ({"blind": -4.0, "radius": 0.05}, set()),  # of another radius
-        ({"rise": 0.72, "still": -5.5}, {"slope", "starts"}),
+        ({"rise": 0.6, "still": -5.5}, {"slope", "starts"}),
         ({"rise": 1.4, "blind": -6.0}, {"slope", "blind"}),
     ],
 )
@@ -113,17 +113,29 @@ def test_what_a_table_adds_leaves_the_signs_that_were_noted():
 @pytest.mark.parametrize(
     ("notes", "wanted"),
     [
-        ({"still": -1.6, "moved": -1.6}, set()),
-        ({"still": -1.4, "moved": -1.4}, {"near"}),
-        ({"still": -0.6, "moved": -0.6}, {"near"}),
-        ({"still": -0.4, "moved": -0.4}, {"near", "edge"}),
-        ({"rise": 0.6}, {"near", "edge", "masked"}),
+        ({"still": -2.1, "moved": -2.1}, set()),
+        ({"still": -1.9, "moved": -1.9}, {"near"}),
+        ({"still": -0.7, "moved": -0.7}, {"near"}),
+        ({"still": -0.5, "moved": -0.5}, {"near", "edge"}),
+        ({"rise": 0.5}, {"near", "edge", "masked"}),
         ({"rise": 0.0}, {"near", "edge", "masked", "flat"}),
     ],
 )
 def test_the_nearer_a_flip_and_the_worse_the_gradients_the_more_attacks(notes, wanted):
     found = noted(**notes).wanted()
-    assert {stage.on for stage in FAST.stages if found[stage.name][0]} == {"all", *wanted}
+    assert {stage.on for stage in FAST.stages if found[stage.name][0]} == {"all", "whole", *wanted}
+
+
+@pytest.mark.parametrize(
+    ("upper", "wanted"),
+    [(0.12, set()), (0.105, {"near"}), (0.1005, {"near", "edge"})],
+)
+def test_where_a_flip_outside_is_known_its_distance_decides_too(upper, wanted):
+    found = noted(still=-0.1, moved=-0.1)
+    found.add(search.Outcome(7, "tangent", np.inf, upper))
+    own = found.wanted()
+    assert {stage.on for stage in FAST.stages if own[stage.name][0]} == {"all", *wanted}
+    assert not own["square"][0]  # gradients have flipped it
 
 
 @pytest.mark.slow
