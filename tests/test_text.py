@@ -141,7 +141,7 @@ def test_no_name_is_markup_or_moves_the_cursor(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     subject, estimate = Subject(name, {}, name, 10, ""), Estimate(0.5, 0.4, 0.6, 10)
     search = SearchCost(1, 1, [], 0.0, Path(name))
-    console.show_evaluation(EvaluationResult(subject, estimate, (), search, True), Path(name))
+    console.show_evaluation(EvaluationResult(subject, estimate, (), search, True, {}), Path(name))
     out = said(capsys)
     assert f"evidence: {text.printable(name)}\n" in out
     assert f"report: {text.printable(name)}/report.html\n" in out

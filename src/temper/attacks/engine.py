@@ -69,7 +69,7 @@ class AttackEngine(Lent):
                 continue
             for place, targets in zip(places.tolist(), order.tolist(), strict=True):
                 note = Note(targets=tuple(targets))
-                yield Finished(place, None, 1, len(targets), note=note)
+                yield Finished(place, None, self.passes, self.passes * len(targets), note=note)
             start += len(part)
 
     def _lay_out(self, work: Work) -> None:
