@@ -86,6 +86,9 @@ def read_archive(path: Path, choose: Callable[[list[str]], Mapping[str, str]]) -
 def _names(path: Path, arrays: list[str]) -> dict[str, str]:
     """Which array is which; where neither usual name is there, the one known pair that is."""
     pair = ("images", "labels")
+    if "adversarial_prediction" in arrays:
+        fix = "8 bits would spoil them; in Python, temper.evaluate takes its images and label"
+        raise DataError(f"{path}: holds adversarial images, float32 as temper evaluate keeps them: {fix}")
     if not set(pair) <= set(arrays):
         there = [known for known in PAIRS if set(known) <= set(arrays)]
         pair = there[0] if len(there) == 1 else pair

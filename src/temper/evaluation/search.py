@@ -150,7 +150,7 @@ class Findings:
             sample, flip = int(self.ids[place]), float(table.upper[place])
             outcomes = []
             if nearer[place]:
-                searched = np.inf if self.suite.nearest else min((r for r in radii if r >= flip), default=flip)
+                searched = np.inf if self.suite.nearest else self._reaching(flip, radii)
                 outcomes.append(Outcome(sample, str(table.attack[place]), searched, flip))
             for name, survived in table.failed.items() if longer[place] else ():
                 if survived[place] > self.failed[name][place]:  # or what that stage noted would be forgotten
@@ -161,6 +161,11 @@ class Findings:
             backward = max(int(table.backward[place] - self.backward[place]), 0)
             yield replace(outcomes[0], forward=forward, backward=backward)
             yield from outcomes[1:]
+
+    def _reaching(self, flip: float, radii: Sequence[float]) -> float:
+        """The radius that a search may have had that ended with a flip at this distance."""
+        asked = [radius for radius in radii if radius >= flip]
+        return min(asked) if asked and self.suite.resolution is None else flip
 
     def _of_rows(self, rows: pd.DataFrame) -> "Findings":
         """What the rows of a table say of the samples here."""

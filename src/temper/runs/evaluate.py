@@ -17,7 +17,7 @@ from temper.core.files import check_writable, made, read_json, unless_damaged, w
 from temper.core.places import Place
 from temper.corruptions.table import CorruptionTable
 from temper.data import Dataset
-from temper.errors import ArgumentError, DataError, EvidenceError
+from temper.errors import ArgumentError, DamagedError, DataError, EvidenceError
 from temper.evaluation import measurement, samples
 from temper.evaluation.examples import Example, examples
 from temper.evaluation.expected import in_expectation
@@ -150,6 +150,8 @@ def evaluate_loaded(
     Args as there, but ``model`` is loaded, ``measured`` are the samples and ``names`` the classes'.
     """
     path, adversarial = folder / TABLE, folder / ADVERSARIAL if save_adversarial else None
+    if adversarial:
+        check_writable(adversarial, "out")
     known = known_evidence(path)
     about = {"identity": measurement.identity(model, measured), "seed": seed}
     try:
@@ -159,6 +161,8 @@ def evaluate_loaded(
                 batch_size=batch_size, known=known, journal=journal(folder, suite, seed), time_budget=time_budget,
                 precision=precision, adversarial=adversarial,
             )  # fmt: skip
+    except DamagedError:  # says itself what mends it
+        raise
     except EvidenceError as error:
         raise EvidenceError(f"{folder}: {error}; name another folder for this measurement (--out)") from None
     with in_turn(folder / JOURNAL, SAVING):  # another process may have searched with another suite meanwhile
