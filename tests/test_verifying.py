@@ -266,3 +266,26 @@ def test_evidence_on_another_model_or_data_or_of_a_search_of_that_name_is_refuse
     )
     with pytest.raises(EvidenceError, match="suite tool had other attacks"):
         table.merge(searched)
+
+
+# --- beside a real tool ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_autoattack_breaks_counts_at_its_radius(shared_data, network):
+    """Ten steps on cross-entropy leave far more standing than AutoAttack's targeted APGD."""
+    autoattack = pytest.importorskip("pyautoattack", reason="needs the reference attacks: pip install pyautoattack")
+    model, eps = network("mnist_kw_01"), 0.15
+    with np.load(shared_data / "images/mnist_test.npz") as arrays:
+        images, labels = arrays["images"][:48], arrays["labels"][:48].astype(np.int64)
+    x, y = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() / 255, torch.from_numpy(labels)
+    attack = autoattack.AutoAttack(model, norm="Linf", eps=eps, version="custom", attacks=["apgd-t"], seed=0)
+    attack.verbose = False
+    with torch.random.fork_rng():
+        moved, _ = attack.run_standard_evaluation(x, y)
+    standing = ((predictions(model, x) == y) & (predictions(model, moved) == y)).double().mean().item()
+    weak = temper.evaluate(model, images, labels, [f"Linf:{eps}"], suite="apgd")
+    table = weak.merge(temper.verify(model, images, moved, labels, "Linf", "autoattack"))
+    assert (lengths(x, moved, "Linf") > eps).any()  # by a rounding
+    assert weak.robust_accuracy("Linf", eps).value > standing + 0.1
+    assert table.robust_accuracy("Linf", eps).value <= standing
