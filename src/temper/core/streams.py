@@ -34,7 +34,7 @@ class Streams(TorchDispatchMode):
         common: int64 [1], of what has no such axis.
 
     Attributes:
-        drawn: how many operations drew so far.
+        drawn: how many operations drew so far; ``shared``: whether any for all images together.
         fixed: lengths of the axes that stand before the images' axis, and of all where there is none: for as many
             images, or a divisor of that, they would be taken for it.
     """
@@ -42,7 +42,7 @@ class Streams(TorchDispatchMode):
     def __init__(self, keys: Tensor, common: Tensor) -> None:
         super().__init__()
         self.keys, self.common = keys, common
-        self.drawn, self.fixed = 0, set[int]()
+        self.drawn, self.shared, self.fixed = 0, False, set[int]()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -81,6 +81,7 @@ class Streams(TorchDispatchMode):
         keys = randomness.sample_keys(self.drawn, self.common if axis is None else self.keys)
         self.drawn += 1
         if axis is None:
+            self.shared = True
             self.fixed.update(shape[: len(shape) - apart])
             return numbers(keys, shape)[0]
         before, after = set(shape[:axis]) - {1}, shape[axis + 1 :]

@@ -11,7 +11,7 @@ from temper.core.streams import Streams, library_numbers
 from temper.errors import ArgumentError, ModelError
 from temper.evaluation.fitness import CONSTANT
 from temper.evaluation.samples import device_of
-from temper.models.expectation import Expectation, once
+from temper.models.expectation import Expectation, Habits, once
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def in_expectation(model: nn.Module, draws: int, seed: int, images: Tensor) -> n
         raise ArgumentError("eot", draws, "must be at least 1 pass for an answer")
     x = images.to(device_of(model))
     with crafting(model):
-        random, fixed = _looked_at(model, x)
-        expected = Expectation(model, draws, seed, fixed) if random else model
+        random, habits = _looked_at(model, x)
+        expected = Expectation(model, draws, seed, habits) if random else model
         one, other = once(expected)(x), once(expected)(x)
     if not isinstance(one, Tensor):
         return model  # no classifier, which is refused where its outputs are read
@@ -54,9 +54,9 @@ def in_expectation(model: nn.Module, draws: int, seed: int, images: Tensor) -> n
     return expected
 
 
-def _looked_at(model: nn.Module, x: Tensor) -> tuple[bool, frozenset[int]]:
-    """Whether a model draws random numbers, and which lengths are not those of its batch."""
-    random, fixed = False, set[int]()
+def _looked_at(model: nn.Module, x: Tensor) -> tuple[bool, Habits]:
+    """Whether a model draws random numbers, and how."""
+    random, shared, fixed = False, False, set[int]()
     for size in SIZES:
         batch = x[torch.arange(size, device=x.device) % len(x)]
         keys = randomness.content_keys(batch)
@@ -64,7 +64,7 @@ def _looked_at(model: nn.Module, x: Tensor) -> tuple[bool, frozenset[int]]:
             streams = Streams(keys + look, keys[:1] * 0 + look)
             with streams, library_numbers(look) as taken:
                 model(batch)
-                random |= taken()
-            random |= streams.drawn > 0
+                shared |= taken() or streams.shared
+            random |= shared or streams.drawn > 0
             fixed |= streams.fixed
-    return random, frozenset(fixed)
+    return random, Habits(frozenset(fixed), shared)

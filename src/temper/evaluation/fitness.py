@@ -104,7 +104,7 @@ def warn_if_inconstant(model: nn.Module, x: Tensor) -> None:
     if noise > CONSTANT:
         _tell(
             f"the model is random: its logits change by {100 * noise:.2g} % from pass to pass, so predictions do, too, "
-            "and it looks more robust than it is; switch its randomness off, or measure it in expectation (temper "
+            "and every number that follows from them; switch its randomness off, or measure it in expectation (temper "
             "evaluate --eot N)"
         )
         return

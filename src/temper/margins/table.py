@@ -153,7 +153,8 @@ class EvidenceTable:
         for part in sorted({*self.identity, *identity}):
             one, two = self.identity.get(part), identity.get(part)
             if one != two and part == "eot":
-                raise EvidenceError(f"the evidence is of eot = {one}, not {two}, and says nothing about this one")
+                own, asked = (f"eot = {each}" if each else "no eot" for each in (one, two))
+                raise EvidenceError(f"the evidence is of {own}, not of {asked}, and says nothing about this one")
             if one != two:
                 raise EvidenceError(f"the evidence is on another {part}, and says nothing about this one")
 

@@ -8,6 +8,8 @@ that differs in one pixel is answered with other draws. What a search may have f
 about with others (:func:`anew`), and then with many (:func:`decided`).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import comb, prod
 
@@ -20,7 +22,21 @@ from temper.core.streams import Streams, library_numbers
 
 DECIDING = 100  # draws, at least, by which a decision that counts is made
 DOUBT = 0.01  # chance that draws which are even look as if another class led
+ROWS = 64  # of a pass into which several draws on few images go
 HELD = 2**19  # pixels, of all draws together, whose passes are held in memory for the backward ones
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a network draws its random numbers.
+
+    Attributes:
+        fixed: lengths of axes that could be taken for a batch, see :class:`temper.core.streams.Streams`.
+        shared: whether some numbers are drawn for a whole batch.
+    """
+
+    fixed: frozenset[int] = frozenset()
+    shared: bool = False
 
 
 class Expectation(nn.Module):
@@ -30,15 +46,13 @@ class Expectation(nn.Module):
         network: float [N, C, H, W] in [0, 1] to logits [N, K].
         draws: passes for an answer.
         seed: with the images' values it names the random streams.
-        fixed: what :class:`temper.core.streams.Streams` calls so, of this network.
+        habits: how it draws.
         purpose: what it is asked for; other draws for each.
     """
 
-    def __init__(
-        self, network: nn.Module, draws: int, seed: int, fixed: frozenset[int] = frozenset(), purpose: str = "search"
-    ) -> None:
+    def __init__(self, network: nn.Module, draws: int, seed: int, habits: Habits, purpose: str = "search") -> None:
         super().__init__()
-        self.network, self.draws, self.seed, self.fixed, self.purpose = network, draws, seed, fixed, purpose
+        self.network, self.draws, self.seed, self.habits, self.purpose = network, draws, seed, habits, purpose
 
     def forward(self, images: Tensor) -> Tensor:
         """The mean logits [N, K], raised where needed so that the class with the most votes has the largest."""
@@ -49,29 +63,35 @@ class Expectation(nn.Module):
         x = self._filled(images)
         keys = randomness.content_keys(x.float())
         held = not torch.is_grad_enabled() or self.draws * len(x) * prod(x.shape[2:]) <= HELD
-        drawn = []
-        for draw in range(self.draws):
-            once = partial(self.once, keys=keys, draw=draw)
+        drawn: list[Tensor] = []
+        while len(drawn) < self.draws:
+            chosen = range(len(drawn), min(len(drawn) + self._at_once(len(x)), self.draws))
+            ask = partial(self.once, keys=keys, draws=chosen)
             # A pass that is not held is run again for its gradient, with the same numbers.
-            logits = once(x) if held else checkpoint(once, x, use_reentrant=False, preserve_rng_state=False)
-            drawn.append(logits[: len(images)].float())
+            logits = ask(x) if held else checkpoint(ask, x, use_reentrant=False, preserve_rng_state=False)
+            drawn += [each[: len(images)].float() for each in logits.split(len(x))] if len(x) else [logits.float()]
         outcomes = torch.stack(drawn)
-        chosen = outcomes.detach().argmax(2).T
-        votes = torch.zeros_like(drawn[0], dtype=torch.int64).scatter_add(1, chosen, torch.ones_like(chosen))
+        predicted = outcomes.detach().argmax(2).T
+        votes = torch.zeros_like(drawn[0], dtype=torch.int64).scatter_add(1, predicted, torch.ones_like(predicted))
         return outcomes.mean(0), votes
 
-    def once(self, x: Tensor, keys: Tensor, draw: int) -> Tensor:
-        """Logits [N, K] of one draw, by its number, for images with these keys int64 [N]."""
-        own = randomness.sample_keys(self.seed, keys, self.purpose, draw)
-        common = randomness.sample_keys(self.seed, keys.new_zeros(1), self.purpose, draw, "common")
-        with Streams(own, common), library_numbers(randomness.number(self.seed, self.purpose, draw)):
-            logits: Tensor = self.network(x)
+    def once(self, x: Tensor, keys: Tensor, draws: Sequence[int]) -> Tensor:
+        """Logits of images with these keys int64 [N] in one pass: of these draws one after another, [draws * N, K]."""
+        own = [randomness.sample_keys(self.seed, keys, self.purpose, draw) for draw in draws]
+        common = randomness.sample_keys(self.seed, keys.new_zeros(1), self.purpose, draws[0], "common")
+        rows = x if len(draws) == 1 else torch.cat([x] * len(draws))  # which keeps the layout
+        with Streams(torch.cat(own), common), library_numbers(randomness.number(self.seed, self.purpose, draws[0])):
+            logits: Tensor = self.network(rows)
         return logits
+
+    def _at_once(self, count: int) -> int:
+        """Draws that share a pass over so many images: more where these are few, if each row's numbers are its own."""
+        return 1 if self.habits.shared or self.habits.fixed else max(ROWS // max(count, 1), 1)
 
     def _filled(self, images: Tensor) -> Tensor:
         """Images, repeated up to a number that no other axis of what is drawn may be taken for."""
         size = len(images)
-        while size and any(length % size == 0 for length in self.fixed):
+        while size and any(length % size == 0 for length in self.habits.fixed):
             size += 1 if size < 16 else 16  # kernels round alike in multiples of 16
         return images if size == len(images) else torch.cat([images, images[:1].expand(size - len(images), -1, -1, -1)])
 
@@ -104,19 +124,19 @@ def anew(model: nn.Module) -> nn.Module:
     """The model; if it is random, answered for by other draws than a search is shown."""
     if not isinstance(model, Expectation):
         return model
-    return Expectation(model.network, model.draws, model.seed, model.fixed, "again")
+    return Expectation(model.network, model.draws, model.seed, model.habits, "again")
 
 
 def once(model: nn.Module) -> nn.Module:
     """The model; if it is random, answered for by one draw."""
-    return Expectation(model.network, 1, model.seed, model.fixed) if isinstance(model, Expectation) else model
+    return Expectation(model.network, 1, model.seed, model.habits) if isinstance(model, Expectation) else model
 
 
 def deciding(model: nn.Module) -> nn.Module:
     """The model as its decisions count: if it is random, by many draws, which no seed of a search has a say in."""
     if not isinstance(model, Expectation):
         return model
-    return Expectation(model.network, max(model.draws, DECIDING), 0, model.fixed, "decide")
+    return Expectation(model.network, max(model.draws, DECIDING), 0, model.habits, "decide")
 
 
 def decided(model: nn.Module, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
