@@ -148,6 +148,24 @@ def test_a_table_of_given_images_alone_says_that_nothing_was_searched(linear):
     assert got.unknown == pytest.approx((predictions(model, moved) == labels).float().mean().item())
 
 
+@pytest.mark.slow
+def test_a_random_model_is_asked_in_expectation(linear):
+    class Noisy(Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 0.5 * torch.randn(len(x), 3)
+
+    images, labels = linear[1][:4], linear[2][:4]
+    moved = towards_the_plane(Linear(), images, "Linf", 0.2)
+    theirs = temper.verify(Noisy(), images, moved, labels, "Linf", "tool", eot=2)
+    flips = np.isfinite(theirs.frame["upper"].to_numpy())
+    assert flips.any()
+    assert set(theirs.frame["forward"][flips]) == {2 * (2 + 100)}
+    with pytest.raises(EvidenceError, match="is of eot = 2, not 3"):
+        theirs.merge(temper.verify(Noisy(), images, images, labels, "Linf", "tool", eot=3))
+    with pytest.warns(TemperWarning, match="the model is random"):
+        temper.verify(Noisy(), images, moved, labels, "Linf", "tool")
+
+
 # --- in whatever form it comes --------------------------------------------------------------------
 
 

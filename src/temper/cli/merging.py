@@ -42,6 +42,8 @@ class MadeFromOptions:
     """Seed of the choice of these samples, as of temper evaluate."""
     image_size: PixelCount | None = None
     """Height and width in pixels that images are brought to, as of temper evaluate."""
+    eot: Count | None = None
+    """Passes for each answer of a random model, as of temper evaluate."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def _file(given: AdversarialOptions, made_from: MadeFromOptions) -> "Adversarial
     path, norm, source, model, data = given.adversarial, given.norm, given.source, made_from.model, made_from.data
     needed = {"norm": norm, "source": source, "model": model, "data": data}
     others = {"limit": made_from.limit, "seed": made_from.seed or None, "image-size": made_from.image_size}
+    others["eot"] = made_from.eot
     if path is None:
         for name, value in (needed | others).items():
             if value is not None:
@@ -103,6 +106,5 @@ def _file(given: AdversarialOptions, made_from: MadeFromOptions) -> "Adversarial
     if norm is None or source is None or model is None or data is None:
         missing = next(name for name, value in needed.items() if value is None)
         raise CallError(f"--{missing} is missing: --adversarial takes --{', --'.join(needed)}")
-    return AdversarialFile(
-        path, norm, source, MadeFrom(model, data, made_from.limit, made_from.seed, made_from.image_size)
-    )
+    of = MadeFrom(model, data, made_from.limit, made_from.seed, made_from.image_size, made_from.eot)
+    return AdversarialFile(path, norm, source, of)

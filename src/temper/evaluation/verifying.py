@@ -21,6 +21,7 @@ from temper.attacks.verification import Lent
 from temper.core.progress import progress_bar
 from temper.errors import ArgumentError, TemperWarning
 from temper.evaluation.clean import Clean, clean_batch, clean_pass
+from temper.evaluation.expected import in_expectation
 from temper.evaluation.measurement import identity, network_for
 from temper.evaluation.samples import ROUNDING, Samples, from_arrays, on_device
 from temper.margins.table import EvidenceTable, Provenance
@@ -130,6 +131,8 @@ def verify(
     labels: NDArray[np.int64] | Tensor | Sequence[int],
     norm: str = "Linf",
     source: str = "other",
+    *,
+    eot: int | None = None,
 ) -> EvidenceTable:
     """Evidence from adversarial images that another tool made, to be merged with that of :func:`temper.evaluate`.
 
@@ -146,13 +149,17 @@ def verify(
             itself where the tool found nothing.
         norm: Linf, L2 or L1, to measure distances in; not necessarily the tool's own.
         source: the tool's name, which the rows of the table have for suite and attack.
+        eot: passes for each answer of a random model, as of :func:`temper.evaluate`.
 
     Raises:
         ArgumentError: images, labels, norm or source cannot be used, or no adversarial image lies in [0, 1].
         ModelError: the model cannot be loaded or gives no usable logits.
     """
     samples = from_arrays(images, labels)
-    checked = check(network_for(model, samples), samples, Given(adversarial, samples.ids, check_norm(norm), source))
+    network = network_for(model, samples)
+    if eot is not None:
+        network = in_expectation(network, eot, 0, samples.few())
+    checked = check(network, samples, Given(adversarial, samples.ids, check_norm(norm), source))
     log.info("%s", checked.in_words())
     return checked.table
 
@@ -204,7 +211,7 @@ def _beside_clean(
 
 
 def _distances(lent: Lent, x: Tensor, tried: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Distance of each image that flips, inf for the others: float64 [N]; and how often the model was asked of each."""
+    """Distance of each image that flips, inf for the others: float64 [N]; and the passes that each took."""
     reached = exact_distance(x, tried, norm)
     flips, asked = _flips(lent, tried, y)
     flips &= reached > 0  # a batch of another size may round so that the clean image itself is one
@@ -219,9 +226,9 @@ def _distances(lent: Lent, x: Tensor, tried: Tensor, y: Tensor, norm: Norm) -> t
 
 
 def _flips(lent: Lent, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Which images flip in their batch and alone: bool [N]; and how often the model was asked about each."""
+    """Which images flip in their batch and alone: bool [N]; and the passes that each took."""
     flips = lent.verified(images, y)
-    asked = 1 + flips.long()
+    asked = lent.passes + lent.deciding * flips
     for place in flips.nonzero().flatten().tolist():
         flips[place] = lent.alone(images[place], y[place]) is not None
     return flips, asked

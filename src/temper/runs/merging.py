@@ -11,6 +11,7 @@ from temper.core.files import not_there
 from temper.data import Dataset
 from temper.data.adversarial import load_adversarial
 from temper.errors import ArgumentError, EvidenceError
+from temper.evaluation.expected import in_expectation
 from temper.evaluation.measurement import TABLE, identity
 from temper.evaluation.samples import from_dataset
 from temper.evaluation.verifying import Checked, Given, check, check_source
@@ -21,13 +22,14 @@ from temper.threat import check_norm
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """What adversarial images were made from, as a command names it; see :func:`temper.runs.evaluate.load`."""
+    """What adversarial images were made from, as a command names it; see :func:`temper.runs.evaluate.evaluate_into`."""
 
     model: str
     data: str
     limit: int | None = None
     seed: int = 0
     image_size: int | None = None
+    eot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,15 @@ def check_file(file: AdversarialFile, known: EvidenceTable | None = None) -> Che
     classifier, whole = load(of.model, of.data, None, of.seed, of.image_size)
     dataset = whole if of.limit is None else whole.limit(of.limit, of.seed)
     samples = from_dataset(dataset, classifier)
+    model = classifier if of.eot is None else in_expectation(classifier, of.eot, of.seed, samples.few())
     if known is not None:
         try:
-            known.check_identity(identity(classifier, samples))
+            known.check_identity(identity(model, samples))
         except EvidenceError as error:
-            fix = "name the tables' MODEL and DATA, with the same --limit, --seed and --image-size"
+            fix = "name the tables' MODEL and DATA, with the same --limit, --seed, --image-size and --eot"
             raise EvidenceError(f"{of.model} on {of.data} does not go with the tables: {error}; {fix}") from None
     given = Given(images, _ids(file.path, len(images), ids, (dataset, whole)), norm, source)
-    return check(classifier, samples, given.take(~np.isin(given.sample, np.setdiff1d(whole.ids, dataset.ids))))
+    return check(model, samples, given.take(~np.isin(given.sample, np.setdiff1d(whole.ids, dataset.ids))))
 
 
 def _ids(path: Path, images: int, ids: NDArray[np.int64] | None, either: Sequence[Dataset]) -> NDArray[np.int64]:
