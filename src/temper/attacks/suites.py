@@ -190,9 +190,9 @@ SUITES = {
                     on="near",
                     towards="nearest",
                 ),
-                Stage("apgd-12", APGD(100, runs=12, climbs=logit_difference, wide=True), on="edge"),
                 Stage("fmn", FMN(100), random_start=False, on="edge"),
                 Stage("tangent-9", Tangent(60, runs=9), on="edge", towards="nearest"),
+                Stage("apgd-12", APGD(100, runs=12, climbs=logit_difference, wide=True), on="edge"),
                 # What AutoAttack runs, where gradients are masked: FAB finds most there in L2, random search in Linf.
                 # At full precision: rounding is what masks some of them, and more rounding hides flips.
                 Stage("fab-t", FABTargeted(100, runs=9), random_start=False, on="masked"),
