@@ -68,6 +68,8 @@ def rows(name: str, folder: Path, count: int) -> list[dict[str, object]]:
                 warnings.simplefilter("ignore")
                 threats = [Threat(norm, 0.95 * eps), Threat(norm, eps)]
                 done = measure(network, from_arrays(images, labels), threats, suite, 0, adversarial=Path(out))
+                if not done.complete:
+                    raise SystemExit("stopped")
                 with np.load(done.pack()[norm]) as arrays:
                     kept, y = (torch.from_numpy(arrays[each]) for each in ("images", "prediction"))
             row: dict[str, object] = {
