@@ -38,6 +38,7 @@ class Problem:
         norm: Linf, L2 or L1.
         keys: int64 [N], the samples' random streams; None starts at ``x`` where an attack can.
         target: int64 [N], the classes to reach; only targeted attacks read it.
+        rivals: int64 [N, R], classes for a run that goes for several, the first ones first.
     """
 
     x: Tensor
@@ -46,6 +47,7 @@ class Problem:
     norm: Norm
     keys: Tensor | None = None
     target: Tensor | None = None
+    rivals: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class Attack(ABC):
         """Whether a run goes for one class, ``Problem.target``, as it does where the loss that it climbs does."""
         loss: Loss | None = getattr(self, "climbs", None)
         return loss is not None and is_targeted(loss)
+
+    def among(self, classes: int) -> "Attack":
+        """The attack where there are only so many other classes."""
+        return replace(self, runs=min(self.runs, classes)) if self.targeted else self
 
     def passes(self) -> tuple[int, int]:
         """Forward and backward passes of a whole run."""
@@ -240,6 +246,7 @@ def perturb(
     norm = check_norm(norm)
     if norm not in attack.norms:
         raise ArgumentError("norm", norm, f"{type(attack).__name__} runs in {', '.join(attack.norms)} alone")
+    attack = attack.among(1)
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
     state = attack.begin(Problem(x, y, radius, norm, keys, target))
     kept, flips = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)

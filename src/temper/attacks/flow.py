@@ -43,8 +43,8 @@ class Flow:
         low: torch.dtype | None,
     ) -> None:
         self.engine, self.stage, self.work, self.norm, self.eps, self.seed = engine, stage, work, norm, eps, seed
-        self.attack, self.low = stage.attack, low
-        self.runs = min(self.attack.runs, work.rivals.shape[1]) if self.attack.targeted else self.attack.runs
+        self.attack, self.low = stage.attack.among(work.rivals.shape[1]), low
+        self.runs = self.attack.runs
         self.waiting = deque(range(len(work)))
         self.begun = np.zeros(len(work), np.int64)  # how many runs of each sample
         self.needed = np.full(len(work), self.runs)  # how many runs of each sample count
@@ -201,6 +201,7 @@ class Flow:
             norm=self.norm,
             keys=keys if self.stage.random_start else None,
             target=some.rivals.gather(1, run[:, None]).squeeze(1) if self.attack.targeted else None,
+            rivals=some.rivals,
         )
         return self.attack.begin(problem)
 

@@ -40,7 +40,7 @@ class FMN(Attack):
         assert answer.losses is not None
         x, moved, radius = state["x"], state["query"], state["radius"]
         flips = keep_nearer(state, moved, answer.logits, norm)
-        gamma, length = self._annealed(self.gamma, 0.02, state), self._annealed(self.length, 0.01, state)
+        gamma = self._annealed(self.gamma, 0.02, state)
         # Until the first flip the radius is what a linear model would need. The paper takes just that, and of pixels at
         # the faces of the box too; rounding and clipping would keep some boundaries out of reach for ever.
         gradient = within_box(answer.gradient, moved)
@@ -49,13 +49,17 @@ class FMN(Attack):
         wider = torch.where(state["distance"].isfinite(), radius, guess) * (1 + gamma)
         narrower = torch.minimum(radius * (1 - gamma), state["distance"])
         state["radius"] = torch.where(flips, narrower, wider)
-        step = rows(length, x) * steepest_step(gradient, "L2")
+        step = rows(self.lengths(state, norm), x) * steepest_step(gradient, "L2")
         state["query"] = project(x, moved + step, state["radius"], norm)
         state["step"] = state["step"] + 1
 
     def loss(self, logits: Tensor, state: State) -> Tensor:
         """See :class:`Attack`."""
         return climb(self.climbs, logits, state)
+
+    def lengths(self, state: State, norm: Norm) -> Tensor:
+        """L2 lengths of the next steps, in pixel units of [0, 1]: [N]."""
+        return self._annealed(self.length, 0.01, state)
 
     def _annealed(self, first: float, last: float, state: State) -> Tensor:
         """A cosine from ``first`` down to the share ``last`` of it at the end of the run: [N]."""

@@ -9,6 +9,7 @@ from temper.attacks.apgd import APGD
 from temper.attacks.attack import Attack
 from temper.attacks.fab import FABTargeted
 from temper.attacks.fmn import FMN
+from temper.attacks.funnel import Funnel, Scout
 from temper.attacks.losses import dlr_targeted, logit_difference, logit_difference_targeted
 from temper.attacks.names import check_suite
 from temper.attacks.pgd import PGD
@@ -142,6 +143,9 @@ class Suite:
 
 TARGETS = "targets"  # what finding out the order of a sample's nearest classes is called among its stages
 CLOSER = Stage("tangent", Tangent(30), random_start=False, towards="nearest")
+ROUND = Funnel(
+    classes=6, scouts=(Scout(10),), strays=(), finish=Scout(50, gamma=0.05)
+)  # for balls whose corners are few
 
 SUITES = {
     suite.name: suite
@@ -204,13 +208,17 @@ SUITES = {
             ),
             closer=CLOSER,
         ),
-        # In Linf the tangent plane is all it takes. In the other norms, on networks trained for Linf, it leads astray,
-        # and the long way of FAB is the nearer one; on networks that are not robust FMN's is (benchmarks/evaluation).
+        # In Linf short runs of FMN find the near part of the near boundary on robust networks, those of Tangent where
+        # gradients mislead; random points lead to parts that the image does not; and Tangent ends nearest. In L2 and L1
+        # FMN does. On networks trained for large Linf radii all are led astray there, and FAB's long way is the nearer
+        # one (benchmarks/evaluation).
         Suite(
             "margin",
             (
-                Stage("tangent", Tangent(30, runs=3), random_start=False),
-                Stage("fab-t", FABTargeted(60, runs=3), random_start=False, norms=("L2",)),
+                Stage("funnel", Funnel(), norms=("Linf",)),
+                Stage("funnel", ROUND, random_start=False, norms=("L2", "L1")),
+                Stage("tangent", Tangent(30, runs=3), random_start=False, norms=("L1",)),
+                Stage("fab-t", FABTargeted(50, runs=3), random_start=False, norms=("L2",)),
                 Stage("fab-t", FABTargeted(100, runs=9), random_start=False, norms=("L1",)),
                 Stage("fmn", FMN(100), random_start=False, norms=("L2", "L1")),
             ),
