@@ -160,7 +160,7 @@ def test_a_random_model_is_asked_in_expectation(linear):
     flips = np.isfinite(theirs.frame["upper"].to_numpy())
     assert flips.any()
     assert set(theirs.frame["forward"][flips]) == {2 * (2 + 100)}
-    with pytest.raises(EvidenceError, match="is of eot = 2, not 3"):
+    with pytest.raises(EvidenceError, match="is of eot = 2, not of eot = 3"):
         theirs.merge(temper.verify(Noisy(), images, images, labels, "Linf", "tool", eot=3))
     with pytest.warns(TemperWarning, match="the model is random"):
         temper.verify(Noisy(), images, moved, labels, "Linf", "tool")
