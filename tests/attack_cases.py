@@ -1,5 +1,6 @@
 """What the tests of attacks have in common: norms, radii, random streams, images and a network that bends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from temper.attacks.attack import Attack
+from temper.attacks.funnel import Funnel
 from temper.core import randomness
 from temper.threat import NORMS
 
@@ -16,6 +19,14 @@ EPS = {"Linf": 0.02, "L2": 0.15, "L1": 1.0}  # break some of the bent case's sam
 
 def keys_of(count: int, seed: int = 0) -> Tensor:
     return randomness.sample_keys(seed, torch.arange(count), "attack")
+
+
+def shorter(attack: Attack, steps: int, runs: int | None = None) -> Attack:
+    """The attack with so many steps and runs at most; a funnel's are those of its parts."""
+    if not isinstance(attack, Funnel):
+        return replace(attack, steps=min(attack.steps, steps), runs=min(attack.runs, runs or attack.runs))
+    scouts, strays = (tuple(shorter(each, 2) for each in kinds) for kinds in (attack.scouts, attack.strays))
+    return replace(attack, classes=2, scouts=scouts, strays=strays, finish=shorter(attack.finish, steps))
 
 
 def images_of(file: Path, count: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attack_cases import shorter
 from measured import Net, pictures, predictions
 from temper import evaluate
 from temper.attacks.apgd import APGD
@@ -67,7 +68,7 @@ def test_gradients_that_are_no_numbers_hide_nothing(suite, threat):
 def shortened(name: str) -> Suite:
     """A suite with all its stages, each of few steps."""
     suite = SUITES[name]
-    stages = (replace(stage, attack=replace(stage.attack, steps=min(stage.attack.steps, 12))) for stage in suite.stages)
+    stages = (replace(stage, attack=shorter(stage.attack, 12)) for stage in suite.stages)
     return replace(suite, stages=tuple(stages))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from attack_cases import shorter
 from temper import data, models
 from temper.attacks.suites import SUITES, Stage, Suite
 from temper.evaluation.measurement import measure
@@ -36,7 +37,7 @@ def shortened(suite: Suite) -> Suite:
 
     def short(stage: Stage) -> Stage:
         attack = stage.attack
-        return replace(stage, attack=replace(attack, steps=min(attack.steps, STEPS), runs=min(attack.runs, 2)))
+        return replace(stage, attack=shorter(attack, STEPS, runs=2))
 
     closer = suite.closer and short(suite.closer)
     return replace(suite, stages=tuple(map(short, suite.stages)), closer=closer)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attack_cases import shorter
 from measured import Net, pictures, predictions
 from temper.attacks.suites import SUITES, Stage, Suite
 from temper.evaluation import measurement, searching
@@ -37,7 +38,7 @@ def shortened(suite: Suite) -> Suite:
 
     def short(stage: Stage) -> Stage:
         attack = stage.attack
-        return replace(stage, attack=replace(attack, steps=min(attack.steps, STEPS), runs=min(attack.runs, 2)))
+        return replace(stage, attack=shorter(attack, STEPS, runs=2))
 
     closer = suite.closer and short(suite.closer)
     return replace(suite, stages=tuple(map(short, suite.stages)), closer=closer)
