@@ -10,6 +10,7 @@ from temper.attacks.losses import cross_entropy
 from temper.attacks.suites import Stage, Suite, get_suite
 from temper.benchmark.grid import Cell
 from temper.benchmark.spec import NEAREST
+from temper.evaluation.clean import RIVALS
 from temper.runs.finetune import make_schedule
 from temper.threat import Norm
 from temper.training import inner_attacks
@@ -86,6 +87,7 @@ def search_passes(suite: Suite, radii: Mapping[Norm, int]) -> tuple[int, int]:
         searches = 1 if own.nearest else count + halvings
         spent += [_stage_passes(stage, limited=not own.nearest) for stage in own.stages] * searches
         spent += [_stage_passes(own.closer, limited=False)] if own.closer else []
+        spent += [(1, RIVALS)] if own.targets else []  # to find out which classes are nearest, once
     return sum(forward for forward, _ in spent), sum(backward for _, backward in spent)
 
 
