@@ -20,6 +20,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def nearest(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 def proven(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Proven and broken instances of the VNN competitions."""
     for name in INSTANCES:
-        for suite in ("standard", "fast"):
+        for suite in ("standard", "fast", "margin"):
             for verdict, share in (("robust", 1 - 1e-4), ("broken", 1 + 1e-4), ("open", 1.0)):
                 x, y, eps = instances_of(data, name, verdict)
                 if len(x):
@@ -170,9 +171,9 @@ def speed(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def curve(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
-    """Clean accuracy and eight radii up to the last, against the last alone."""
+    """Clean accuracy and eight radii up to 8/255, against the last alone."""
     for suite in ("fast", "standard"):
-        for case in (ROBUST, SMALL, FRAGILE):
+        for case in (*(replace(case, eps=8 / 255) for case in (ROBUST, SMALL)), FRAGILE):
             if only and case.name not in only:
                 continue
             single, all_ = ours(case, data, suite), ours(case, data, suite, [case.eps * k / 8 for k in range(1, 9)])

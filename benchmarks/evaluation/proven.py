@@ -46,11 +46,12 @@ def attacked(
 ) -> Findings:
     """Every instance searched at its own radius."""
     with torch.no_grad():
-        ranked = model(x).argsort(1, descending=True)
+        logits, ranked = model(x).double().sort(1, descending=True)
     assert torch.equal(ranked[:, 0], y)
     work = Work(x, y, torch.arange(len(x)), ranked[:, 1:])
     engine = AttackEngine(model, foldable(model, x[:2]), 64, half=half)
-    found = Findings(suite.in_norm("Linf"), np.arange(len(x)))
+    gaps = (logits[:, :1] - logits[:, 1:]).numpy()
+    found = Findings(suite.in_norm("Linf"), np.arange(len(x)), gaps)
     for radius in np.unique(eps):
         some = torch.from_numpy(np.flatnonzero(eps == radius))
         for _ in search(engine, work.take(some), "Linf", [float(radius)], found, seed=0):

@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation/stages.py --data ../shared/data
 
-Writes stages.csv beside this file: per network and ball, and per stage, the samples that it searched, those that it broke,
-and its passes. ``targets`` is the search for the nearest classes.
+Writes stages.csv beside this file: per network and ball, and per stage, the samples that it searched, those that it
+broke, and its passes. ``targets`` is the search for the nearest classes.
 """
 
 import argparse
