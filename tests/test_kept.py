@@ -109,7 +109,7 @@ def test_a_crash_at_any_outcome_leaves_no_known_flip_without_its_image(tmp_path,
     assert not list(tmp_path.glob("kept/*/"))
 
 
-@pytest.mark.parametrize(("suite", "journal"), [("apgd", True), ("margin", False)])
+@pytest.mark.parametrize(("suite", "journal"), [("apgd", True), ("margin", False), ("fast", True)])
 def test_flips_of_a_call_that_kept_none_are_found_again(tmp_path, caplog, suite, journal):
     caplog.set_level("INFO", "temper")
     whole = packed(run(tmp_path / "whole", suite=suite))

@@ -116,7 +116,7 @@ def test_what_a_table_adds_leaves_the_signs_that_were_noted():
         ({"still": -2.1, "moved": -2.1}, set()),
         ({"still": -1.9, "moved": -1.9}, {"near"}),
         ({"still": -0.7, "moved": -0.7}, {"near"}),
-        ({"still": -0.5, "moved": -0.5}, {"near", "edge"}),
+        ({"still": -0.3, "moved": -0.3}, {"near", "edge"}),
         ({"rise": 0.5}, {"near", "edge", "masked"}),
         ({"rise": 0.0}, {"near", "edge", "masked", "flat"}),
     ],

@@ -276,18 +276,10 @@ def search(
         rows = np.flatnonzero(mask)
         return rows, work.take(torch.as_tensor(rows, device=work.x.device))
 
-    def rank(mask: NDArray[np.bool_]) -> Iterator[Outcome]:
-        _, some = some_of(mask)
-        for done in engine.nearest_targets(some, norm):
-            sample = int(some.ids[done.place])
-            outcome = Outcome(sample, TARGETS, np.inf, np.inf, done.forward, done.backward, done.note)
-            findings.add(outcome)
-            yield outcome
-
     def run(stage: Stage, mask: NDArray[np.bool_], radius: NDArray[np.float64]) -> Iterator[Outcome]:
         rows, some = some_of(mask)
         if stage.towards == "nearest":
-            yield from rank(mask & (findings.at(places).failed[TARGETS] < 0))
+            yield from _rank(engine, some, norm, findings)
             if engine.interrupted():
                 return
             some = some.towards(findings.targets[places[rows]])
@@ -323,6 +315,18 @@ def search(
             yield from run(stage, standing, radius)
 
 
+def _rank(engine: AttackEngine, work: Work, norm: Norm, findings: Findings) -> Iterator[Outcome]:
+    """Find out the order of the nearest classes of the samples of which it is not known."""
+    places = np.searchsorted(findings.ids, work.ids.cpu().numpy())
+    unknown = np.flatnonzero(findings.failed[TARGETS][places] < 0)
+    some = work.take(torch.as_tensor(unknown, device=work.x.device))
+    for done in engine.nearest_targets(some, norm):
+        sample = int(some.ids[done.place])
+        outcome = Outcome(sample, TARGETS, np.inf, np.inf, done.forward, done.backward, done.note)
+        findings.add(outcome)
+        yield outcome
+
+
 def search_again(
     engine: AttackEngine, work: Work, norm: Norm, findings: Findings, seed: int, keep: Keep
 ) -> Iterator[Outcome]:
@@ -337,6 +341,11 @@ def search_again(
         if not len(rows):
             continue
         some = work.take(torch.as_tensor(rows, device=work.x.device))
+        if stage.towards == "nearest":
+            yield from _rank(engine, some, norm, findings)
+            if engine.interrupted():
+                return
+            some = some.towards(findings.targets[places[rows]])
         radius = np.inf if stage is findings.suite.closer else findings.radius[places[rows]]
         eps = torch.as_tensor(np.broadcast_to(radius, rows.shape).copy(), device=work.x.device)
         for done in engine.flow(stage, some, norm, eps, seed):
