@@ -12,10 +12,14 @@ from temper.errors import ModelError
 
 
 def computes_bf16(device: str) -> bool:
-    """Whether this machine's ``cuda`` or ``cpu`` has bfloat16 instructions; without them bf16 is emulated, slowly."""
+    """Whether this machine's ``cuda`` or ``cpu`` has bfloat16 instructions; without them bf16 is emulated, slowly.
+
+    A CPU has none where the instructions that torch may use are limited to AVX2 (ATEN_CPU_CAPABILITY).
+    """
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    has = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return bool(has) and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def half(device: str) -> torch.dtype | None:
@@ -24,9 +28,11 @@ def half(device: str) -> torch.dtype | None:
     float16 has 3 digits more than bfloat16, and is as fast where it has instructions of its own: on GPUs, and on CPUs
     with AMX-FP16.
     """
-    if device == "cuda" or (device == "cpu" and torch.cpu._is_amx_fp16_supported()):
+    if device == "cuda":
         return torch.float16
-    return torch.bfloat16 if computes_bf16(device) else None
+    if not computes_bf16(device):
+        return None
+    return torch.float16 if torch.cpu._is_amx_fp16_supported() else torch.bfloat16
 
 
 @contextmanager
