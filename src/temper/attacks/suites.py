@@ -194,7 +194,13 @@ SUITES = {
                     on="near",
                     towards="nearest",
                 ),
-                Stage("fmn", FMN(100), random_start=False, on="edge"),
+                Stage(
+                    "apgd-t-3-long",
+                    APGD(100, runs=3, climbs=logit_difference_targeted, wide=True),
+                    on="edge",
+                    towards="nearest",
+                ),
+                Stage("fmn", FMN(100), random_start=False, on="near"),
                 Stage("tangent-9", Tangent(60, runs=9), on="edge", towards="nearest"),
                 Stage("apgd-12", APGD(100, runs=12, climbs=logit_difference, wide=True), on="edge"),
                 # What AutoAttack runs, where gradients are masked: FAB finds most there in L2, random search in Linf.

@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
 
 # A boundary that is curved stops climbs that are near it; at its edge many long ones find it.
-NEAR, EDGE = Share(0.8, 0.9), Share(0.96, 0.98)
+NEAR, EDGE = Share(0.8, 0.9), Share(0.96, 0.97)
 
 SIGNS = {
     "flat": "the loss has no gradient",
