@@ -25,7 +25,8 @@ def shorter(attack: Attack, steps: int, runs: int | None = None) -> Attack:
     """The attack with so many steps and runs at most; a funnel's are those of its parts."""
     if not isinstance(attack, Funnel):
         return replace(attack, steps=min(attack.steps, steps), runs=min(attack.runs, runs or attack.runs))
-    scouts, strays = (tuple(shorter(each, 2) for each in kinds) for kinds in (attack.scouts, attack.strays))
+    few = max(steps // 2, 2)
+    scouts, strays = (tuple(shorter(each, few) for each in kinds) for kinds in (attack.scouts, attack.strays))
     return replace(attack, classes=2, scouts=scouts, strays=strays, finish=shorter(attack.finish, steps))
 
 

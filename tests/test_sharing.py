@@ -158,7 +158,7 @@ def test_evidence_on_something_else_is_refused_before_there_is_any(tmp_path, mon
 
     def stopped(*arguments, **options):
         assert (tmp_path / "out/journal" / evaluate.ABOUT).exists()
-        with pytest.raises(EvidenceError, match="of another model, data set or seed"):
+        with pytest.raises(EvidenceError, match="of another model, data set, seed or eot"):
             about = json.loads((tmp_path / "out/journal" / evaluate.ABOUT).read_text())
             about["identity"] |= {other: "x"} if other else {}
             with evaluate._only_about(tmp_path / "out/journal", about | {"seed": seed}):
