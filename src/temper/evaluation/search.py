@@ -1,7 +1,7 @@
 """Searching for evidence: from images and radii to verified flips and survived radii.
 
 The order of radii is chosen per sample: one that survives the largest is settled at all, and one that is broken is
-broken at every larger radius. So a curve over many radii costs little more than its last point.
+broken at every larger radius. So a curve over many radii costs each sample about one failed search.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
