@@ -73,7 +73,7 @@ class AttackEngine(Lent):
             start += len(part)
 
     def _lay_out(self, work: Work) -> None:
-        if self.folds is None:
+        if self.folds is None and len(work):  # of no image it cannot be told which layout the model takes
             self.folds = lay_out(self.model, self.pairs, work.x[:1])
 
     def _run(self, flow: Flow) -> Iterator[Finished]:

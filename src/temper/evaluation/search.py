@@ -4,7 +4,7 @@ The order of radii is chosen per sample: one that survives the largest is settle
 broken at every larger radius. So a curve over many radii costs each sample about one failed search.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -278,11 +278,7 @@ def search(
 
     def run(stage: Stage, mask: NDArray[np.bool_], radius: NDArray[np.float64]) -> Iterator[Outcome]:
         rows, some = some_of(mask)
-        if stage.towards == "nearest":
-            yield from _rank(engine, some, norm, findings)
-            if engine.interrupted():
-                return
-            some = some.towards(findings.targets[places[rows]])
+        some = yield from _directed(engine, stage, some, norm, findings)
         eps = torch.as_tensor(radius[rows], device=work.x.device)
         for done in engine.flow(stage, some, norm, eps, seed):
             at = float(radius[rows[done.place]]) if done.led else 0.0
@@ -315,8 +311,13 @@ def search(
             yield from run(stage, standing, radius)
 
 
-def _rank(engine: AttackEngine, work: Work, norm: Norm, findings: Findings) -> Iterator[Outcome]:
-    """Find out the order of the nearest classes of the samples of which it is not known."""
+def _directed(
+    engine: AttackEngine, stage: Stage, work: Work, norm: Norm, findings: Findings
+) -> Generator[Outcome, None, Work]:
+    """The samples with the classes that a stage goes for; where these are the nearest, their order is found out first
+    of those of which it is not known. After an interruption, which leaves some without it, nothing is searched."""
+    if stage.towards == "likeliest":
+        return work
     places = np.searchsorted(findings.ids, work.ids.cpu().numpy())
     unknown = np.flatnonzero(findings.failed[TARGETS][places] < 0)
     some = work.take(torch.as_tensor(unknown, device=work.x.device))
@@ -325,6 +326,7 @@ def _rank(engine: AttackEngine, work: Work, norm: Norm, findings: Findings) -> I
         outcome = Outcome(sample, TARGETS, np.inf, np.inf, done.forward, done.backward, done.note)
         findings.add(outcome)
         yield outcome
+    return work.towards(findings.targets[places].clip(0))
 
 
 def search_again(
@@ -341,11 +343,7 @@ def search_again(
         if not len(rows):
             continue
         some = work.take(torch.as_tensor(rows, device=work.x.device))
-        if stage.towards == "nearest":
-            yield from _rank(engine, some, norm, findings)
-            if engine.interrupted():
-                return
-            some = some.towards(findings.targets[places[rows]])
+        some = yield from _directed(engine, stage, some, norm, findings)
         radius = np.inf if stage is findings.suite.closer else findings.radius[places[rows]]
         eps = torch.as_tensor(np.broadcast_to(radius, rows.shape).copy(), device=work.x.device)
         for done in engine.flow(stage, some, norm, eps, seed):
