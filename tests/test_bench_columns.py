@@ -10,6 +10,7 @@ from temper.benchmark.columns import as_columns, columns, from_columns, names
 from temper.benchmark.spec import Measure
 from temper.margins.intervals import Estimate
 
+TOLD = ("delay", "severity")  # by every training, whatever is measured
 DOCS = Path(__file__).parent.parent / "docs/benchmark.md"
 
 
@@ -21,8 +22,11 @@ def test_the_docs_list_just_these_columns():
 @pytest.mark.parametrize(
     ("measure", "keys"),
     [
-        ({"tau": 0, "corruptions": False}, ["clean", "linf", "l2", "l1", "expected"]),
-        ({"threats": {"small": "L2:0.5"}}, ["clean", "small", "common", "tau"]),  # no curve without a threat in Linf
+        ({"tau": 0, "corruptions": False}, ["clean", "linf", "l2", "l1", "expected", *TOLD]),
+        (
+            {"threats": {"small": "L2:0.5"}},
+            ["clean", "small", "common", "tau", *TOLD],
+        ),  # no curve without a threat in Linf
     ],
 )
 def test_what_a_spec_does_not_measure_has_no_column(measure, keys):

@@ -1,7 +1,7 @@
 """The metrics of a benchmark: each is declared here once, and stands in stores, findings, leaderboard and docs.
 
 To add one, write a function from what a SPEC measures to its columns, and name it in :data:`DECLARED`. A metric has a
-column of its own name in every result row, beside those of its interval. Higher is better in all of them.
+column of its own name in every result row, beside those of its interval.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from temper.benchmark.spec import NEAREST, Measure
 from temper.corruptions.table import CorruptionTable
+from temper.errors import EvidenceError
 from temper.margins import EvidenceTable, margin_consistency
 from temper.margins.intervals import Estimate
 from temper.margins.metrics import evidence
 from temper.threat import Threat
+from temper.training.transfer import Delay
 
 PARTS = tuple(field.name for field in fields(Estimate))
 
@@ -29,11 +31,13 @@ class RunEvidence:
         measure: what was measured of it.
         margins: evidence by suite.
         corrupted: decisions on corrupted images, if they were measured.
+        delay: of the training; None where it is not known.
     """
 
     measure: Measure
     margins: Mapping[str, EvidenceTable]
     corrupted: CorruptionTable | None = None
+    delay: Delay | None = None
 
     @property
     def main(self) -> EvidenceTable:
@@ -48,6 +52,21 @@ class RunEvidence:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How a metric is shown and read.
+
+    Attributes:
+        percent: as a percentage.
+        digits: behind the point, where it is no percentage.
+        lower: lower is better.
+    """
+
+    percent: bool = True
+    digits: int = 3
+    lower: bool = False
+
+
+@dataclass(frozen=True)
 class Column:
     """One metric.
 
@@ -55,19 +74,19 @@ class Column:
         key: name of the column.
         label: its heading.
         help: what it measures, one sentence.
-        estimate: reads it from a run's evidence.
+        estimate: reads it from a run's evidence. None: it follows from other runs' rows, and is in no row itself.
         by_sample: whether it is so of each test sample, 1 or 0 in order of the samples' ids, where the metric is the
             mean of that. Configurations are scored by these: they are accuracies under one perturbation each.
-        percent: shown as a percentage; otherwise a number of its own scale.
+        scale: how it is shown, and which way is better.
         always: False where it may not exist of a run that was measured.
     """
 
     key: str
     label: str
     help: str
-    estimate: Callable[[RunEvidence], Estimate]
+    estimate: Callable[[RunEvidence], Estimate] | None
     by_sample: Callable[[RunEvidence], NDArray[np.float64]] | None = None
-    percent: bool = True
+    scale: Scale = Scale()
     always: bool = True
 
     @property
@@ -130,14 +149,39 @@ def _tau(measure: Measure) -> Iterator[Column]:
             "Margin consistency: Kendall's tau between logit margin and input margin (1: the logit margin tells all)."
         )
         # A constant predictor has no ranking: that is a result, not a failure.
-        yield Column("tau", "τ", words, _consistency, percent=False, always=False)
+        yield Column("tau", "τ", words, _consistency, scale=Scale(percent=False), always=False)
 
 
 def _consistency(left: RunEvidence) -> Estimate:
     return margin_consistency(left.margins[NEAREST], "Linf").tau
 
 
-DECLARED = (_clean, _robust, _expected, _common, _tau)
+def _delay(measure: Measure) -> Iterator[Column]:
+    words = (
+        "First epoch whose validation clean accuracy passes 5 % or, with few classes or a common one, twice chance; the"
+        " number of epochs where none does. Lower is better."
+    )
+    # Of a run that was trained when delays were not noted yet, it is not known.
+    yield Column("delay", "delay, epochs", words, _noted_delay, scale=EPOCHS, always=False)
+
+
+def _noted_delay(left: RunEvidence) -> Estimate:
+    if left.delay is None:
+        raise EvidenceError("the validation accuracy of some epoch is not known")
+    return left.delay.epochs
+
+
+def _severity(measure: Measure) -> Iterator[Column]:
+    words = (
+        "Severity of suboptimal transfer: clean accuracy of standard fine-tuning of the same backbone, data, epochs and"
+        " seed, minus this run's. Lower is better."
+    )
+    yield Column(SEVERITY, "severity", words, None, scale=Scale(lower=True), always=False)
+
+
+SEVERITY = "severity"
+EPOCHS = Scale(percent=False, digits=1, lower=True)
+DECLARED = (_clean, _robust, _expected, _common, _tau, _delay, _severity)
 
 
 def columns(measure: Measure) -> list[Column]:
@@ -145,15 +189,15 @@ def columns(measure: Measure) -> list[Column]:
     return [column for declared in DECLARED for column in declared(measure)]
 
 
-def in_percent(key: str) -> bool:
-    """Whether a metric is a share; those that a SPEC names itself are."""
-    return USUAL[key].percent if key in USUAL else True
+def scale_of(key: str) -> Scale:
+    """How a metric is shown; those that a SPEC names itself are shares."""
+    return USUAL[key].scale if key in USUAL else Scale()
 
 
 USUAL = {column.key: column for column in columns(Measure())}
-#: Those that configurations are scored by, and the others, where a SPEC says nothing else.
+#: Those that configurations are scored by, and others that a row has, where a SPEC says nothing else.
 PERTURBATIONS = tuple(column.key for column in USUAL.values() if column.scores)
-BESIDE = tuple(column.key for column in USUAL.values() if not column.scores)
+BESIDE = tuple(column.key for column in USUAL.values() if column.estimate and not column.scores)
 
 
 def names(key: str) -> list[str]:

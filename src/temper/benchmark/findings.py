@@ -17,7 +17,7 @@ from temper.benchmark.analysis import (
     rank_intervals,
     win_odds,
 )
-from temper.benchmark.columns import BESIDE, in_percent
+from temper.benchmark.columns import BESIDE, scale_of
 from temper.benchmark.configuration import CONFIGURATION
 
 Finding = tuple[str, str]
@@ -43,7 +43,7 @@ def findings(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequenc
 def comparisons(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[str]) -> list[Finding]:
     """:func:`findings` but for which configuration is the best."""
     return [
-        *_schedules(rows, [*metrics, *(name for name in BESIDE if name in rows)]),
+        *_schedules(rows, [*metrics, *(name for name in BESIDE if name in rows and rows[name].notna().any())]),
         *_rankings_by_schedule(rows, outcomes, metrics),
         *_objectives(rows, metrics),
         *_facts(rows, metrics),
@@ -76,7 +76,8 @@ def _best(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequence[s
 def schedule_tests(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Every schedule against the fixed epsilon, protocol by protocol: paired t-tests over backbones and data sets.
 
-    Seeds and losses of one backbone on one data set are averaged first: they repeat one another.
+    Seeds and losses of one backbone on one data set are averaged first: they repeat one another. A run that lacks one
+    metric, as a network that always says the same class lacks tau, still counts in the others.
 
     Returns:
         One row per schedule, protocol and metric: ``schedule``, ``protocol``, ``metric``, what
@@ -86,13 +87,14 @@ def schedule_tests(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     pair_by, repeats = ["backbone", "dataset"], ["objective", "seed"]
     tables = []
     for other in (name for name in rows["schedule"].unique() if name != BASELINE):
-        both = rows[rows["schedule"].isin([BASELINE, other])].dropna(subset=[*metrics])
-        for protocol, own in both.groupby("protocol", sort=False):
+        both = rows[rows["schedule"].isin([BASELINE, other])]
+        for (protocol, whole), metric in itertools.product(both.groupby("protocol", sort=False), metrics):
+            own = whole.dropna(subset=[metric])
             own = own[own.groupby([*pair_by, *repeats])["schedule"].transform("nunique") == 2]
             if len(own[pair_by].drop_duplicates()) < FEWEST:
                 continue
             tests = paired_comparison(
-                own, metrics, treatment=other, baseline=BASELINE, pair_by=pair_by, average_over=repeats
+                own, [metric], treatment=other, baseline=BASELINE, pair_by=pair_by, average_over=repeats
             )
             tables.append(tests.reset_index().assign(schedule=other, protocol=protocol))
     if not tables:
@@ -240,7 +242,8 @@ def _made(count: int, what: str) -> str:
 
 
 def _difference(name: str, value: float) -> str:
-    return f"{value * 100:+.1f} points" if in_percent(name) else f"{value:+.3f}"
+    scale = scale_of(name)
+    return f"{value * 100:+.1f} points" if scale.percent else f"{value:+.{scale.digits}f}"
 
 
 def _configuration(row: "pd.Series[Any]") -> str:

@@ -11,8 +11,10 @@ import pandas as pd
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from temper.benchmark.columns import SEVERITY, names
 from temper.benchmark.parts import Parts, chunks
 from temper.benchmark.store import Store
+from temper.benchmark.transfer import NEEDED, with_severity
 from temper.errors import ArgumentError
 
 VIEWS = {"results": "runs", "margins": "margins", "corruptions": "corruptions"}  # to the store's folders
@@ -40,7 +42,7 @@ def query(store: Store, sql: str, *, limit: int | None = None) -> pd.DataFrame:
             path
             for view in VIEWS
             if view in sql.lower()  # what is surely not asked for is not looked at
-            for path in _show(connection, store, view, Path(here))
+            for path in _show(connection, store, view, Path(here), severities=SEVERITY in sql.lower() or "*" in sql)
         ]
         connection.execute("SET allowed_paths=?", [read])
         connection.execute("SET enable_external_access=false")  # a query reads the store, and no other file
@@ -56,7 +58,7 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise ArgumentError("SQL", sql, "only reads results: write one SELECT; nothing in a store is changed by SQL")
 
 
-def _show(connection: duckdb.DuckDBPyConnection, store: Store, view: str, here: Path) -> list[str]:
+def _show(connection: duckdb.DuckDBPyConnection, store: Store, view: str, here: Path, *, severities: bool) -> list[str]:
     """Make a view of what the store holds of a kind; its files are read when the query needs them. Returns those that
     DuckDB reads itself, which takes a fraction of the memory; it takes some names for patterns, and those not."""
     store.compact(VIEWS[view])
@@ -73,8 +75,16 @@ def _show(connection: duckdb.DuckDBPyConnection, store: Store, view: str, here: 
         connection.read_parquet(path).create_view(f"{view}_{number}")
     if own or others:
         union = " UNION ALL BY NAME ".join(f"SELECT * FROM {view}_{n}" for n in range(len(own) + len(others)))
-        connection.execute(f"CREATE VIEW {view} AS {union}")
+        beside = _severities(connection, store) if severities and VIEWS[view] == "runs" else ""
+        connection.execute(f"CREATE VIEW {view} AS SELECT * FROM ({union}) {beside}")
     return own
+
+
+def _severities(connection: duckdb.DuckDBPyConnection, store: Store) -> str:
+    """Join the severities, which follow from several rows, to the rows; returns the SQL of it."""
+    columns = ["run", *names(SEVERITY)]
+    connection.register("severities", with_severity(store.rows([*NEEDED])).reindex(columns=columns))
+    return "LEFT JOIN severities USING (run)"
 
 
 def _copied(parts: Parts, loose: dict[str, str], here: Path) -> Iterator[Path]:

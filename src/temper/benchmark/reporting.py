@@ -29,6 +29,7 @@ from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.progress import GridState, state
 from temper.benchmark.spec import Measure, Spec
 from temper.benchmark.store import RUN_DONE, Store, require
+from temper.benchmark.transfer import with_severity
 from temper.errors import EvidenceError
 from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
@@ -81,7 +82,7 @@ def _board(spec: Spec, reached: GridState, store: Store) -> Leaderboard:
     ranked = _whole(reached)
     rows = with_protocol(reached.rows[reached.rows["run"].isin([cell.run for cell in ranked])].reset_index(drop=True))
     by_sample = outcomes(ranked, store) if ranked else None
-    by_run = {row["run"]: row for _, row in reached.rows.iterrows()}
+    by_run = {row["run"]: row for _, row in with_severity(reached.rows).iterrows()}
     missing = [f"{cell.label}: failed" for cell in reached.failed] + [cell.label for cell in reached.missing]
     return Leaderboard(
         title=spec.name,
@@ -124,7 +125,7 @@ def _metrics(measure: Measure) -> list[Metric]:
 
 
 def _metric(column: Column) -> Metric:
-    return Metric(column.key, column.label, column.help, column.percent)
+    return Metric(column.key, column.label, column.help, **vars(column.scale))
 
 
 def _run(cell: Cell, row: "pd.Series[Any]", store: Store) -> LeaderboardRun:

@@ -114,13 +114,15 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
         test = splits.test if cell.measure.limit is None else splits.test.limit(cell.measure.limit, 0)
         with computing_with(threads):
             tables = _measured(cell, store, folder, classifier, test)
-            row = metrics(RunEvidence(cell.measure, tables, _corruptions(cell, store, folder, classifier, test)))
+            corrupted = _corruptions(cell, store, folder, classifier, test)
+            row = metrics(RunEvidence(cell.measure, tables, corrupted, run.delay))
         spent = cost(cell, Sizes(len(splits.train), len(test)))
         passes = [table.passes() for table in tables.values()]
         return row | {
             "train_n": len(splits.train),
             "classes": splits.train.num_classes,
             "training_seconds": _training_seconds(run),
+            "delay_censored": run.delay.censored if run.delay else None,
             "history": json.dumps(run.history()),
             "passes": round(spent.train_forward + spent.train_backward)
             + sum(each["forward"] + each["backward"] for each in passes),
@@ -178,6 +180,8 @@ def metrics(left: RunEvidence) -> dict[str, object]:
     row: dict[str, object] = {}
     missing: dict[str, object] = {}
     for column in columns(left.measure):
+        if column.estimate is None:
+            continue
         try:
             row |= as_columns(column.key, column.estimate(left))
         except EvidenceError as error:

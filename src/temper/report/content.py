@@ -21,7 +21,7 @@ from temper.report.brittleness_figures import (
     tau_bars,
 )
 from temper.report.figures import STYLE, accuracy_curve, as_rgb, magnified_difference, run_colour, training_curves
-from temper.report.views import BrittlenessView, RunView, SampleView, format_distance
+from temper.report.views import BrittlenessView, RunView, SampleView, Training, format_distance
 
 _SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
 
@@ -85,12 +85,22 @@ class BrittlenessCard:
 
 
 @dataclass(frozen=True)
+class TransferCard:
+    """How a run took to its task, in words; empty where that is not known."""
+
+    delay: str
+    severity: str
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
 class RunCard:
     """One run; its cells are by column, and there is none where it has no such number."""
 
     name: str
     colour: str
     cells: Mapping[str, ResultCell]
+    transfer: TransferCard
     brittleness: BrittlenessCard | None
     samples: Sequence[SampleCard]
     facts: Mapping[str, str]
@@ -133,10 +143,19 @@ def _run(view: RunView, colour: str) -> RunCard:
         name=view.name,
         colour=colour,
         cells={column: _cell(estimate) for column, estimate in view.table.items()},
+        transfer=_transfer(view.training),
         brittleness=_brittleness(view.brittleness) if view.brittleness else None,
         samples=[_sample(sample) for sample in view.samples],
         facts=view.facts,
     )
+
+
+def _transfer(training: Training) -> TransferCard:
+    lost = training.severity
+    severity = ""
+    if lost:
+        severity = f"{100 * lost.value:.1f} points ({100 * lost.low:.1f} to {100 * lost.high:.1f})"
+    return TransferCard(training.delay, severity, training.warnings)
 
 
 def _cell(estimate: Estimate) -> ResultCell:

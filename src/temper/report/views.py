@@ -131,10 +131,21 @@ class AccuracyCurve:
 
 @dataclass(frozen=True)
 class Training:
-    """A training, epoch by epoch, and the norm of its epsilons; those of Linf are shown in n/255."""
+    """A training.
+
+    Attributes:
+        epochs: epoch by epoch.
+        norm: of its epsilons; those of Linf are shown in n/255.
+        delay: how long it took to adapt to its task, in words; "" where that is not known.
+        severity: clean accuracy lost against standard fine-tuning, a share; None without a run to compare with.
+        warnings: what was warned of while it went on.
+    """
 
     epochs: Sequence[EpochRow] = ()
     norm: Norm = "Linf"
+    delay: str = ""
+    severity: Estimate | None = None
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from temper.evaluation.examples import examples
 from temper.models import Classifier
 from temper.models.model_text import parse_model
 from temper.runs import evaluate, views
-from temper.runs.run import CONFIG, Run, check_folder, open_run
+from temper.runs.run import CONFIG, DELAY, Run, check_folder, open_run
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
@@ -35,6 +35,7 @@ from temper.training.rehearsal import rehearse
 from temper.training.schedules import SCHEDULES, EpsilonSchedule
 from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.splits import Splits, splits_of
+from temper.training.transfer import Validation, delay
 
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
@@ -121,6 +122,7 @@ def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool,
     if not (run.folder / "model.json").exists():
         with torch.random.fork_rng():
             _train(config, run, splits, classifier, schedule)
+    _note_delay(run, splits.validation)
     return run, splits
 
 
@@ -162,6 +164,16 @@ def _note_data(run: Run, splits: Splits, model: str) -> None:
     if unless_damaged(read_seen, run.folder / SEEN, "it is written again") is None:
         note_seen(run.folder, (splits.train, splits.validation), model)
     run.note(data=record)
+
+
+def _note_delay(run: Run, validation: Dataset) -> None:
+    """Record how long a finished training took to adapt, unless an epoch's accuracy is lost."""
+    if DELAY in run.record:
+        return
+    rows = run.history()
+    if [row["epoch"] for row in rows] == [*range(1, run.config.epochs + 1)]:
+        accuracies = [row["validation_accuracy"] for row in rows]
+        run.note(**{DELAY: delay(accuracies, Validation.of(validation.labels)).to_json()})
 
 
 def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:

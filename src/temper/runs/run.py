@@ -17,10 +17,12 @@ from temper.core.places import link
 from temper.errors import ArgumentError, DamagedError, RunError
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
+from temper.training.transfer import Delay
 
 log = logging.getLogger(__name__)
 
 CONFIG, RECORD = "config.yaml", "run.json"
+DELAY, WARNINGS = "delay", "warnings"  # in the record
 PACKAGES = ("temper", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 
 #: What the metrics of an epoch say.
@@ -75,6 +77,18 @@ class Run:
     def finished(self) -> bool:
         """Whether training and evaluation are done."""
         return bool(self.record.get("finished"))
+
+    @property
+    def delay(self) -> Delay | None:
+        """How long it took to adapt to its task; None before its training is done, or where an epoch is not known."""
+        noted = self.record.get(DELAY)
+        return None if noted is None else Delay.from_json(noted)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of while it was trained."""
+        noted: list[str] = self.record.get(WARNINGS, [])
+        return noted
 
     def history(self) -> list[dict[str, Any]]:
         """The epoch lines of the metrics file; damaged lines are passed over, which a warning says."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -19,10 +20,12 @@ from temper.runs.run import CONFIG, Run
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
 from temper.training.config import FinetuneConfig
 from temper.training.objectives import OBJECTIVES
+from temper.training.transfer import severity, task
 
 log = logging.getLogger(__name__)
 
 EXAMPLES, REPORT, SUMMARY = "samples.npz", "report.html", "evaluation.json"
+CLEAN = "clean accuracy"  # in a view's table
 BAND = 32  # steps in which a report shows intervals between the radii searched
 
 
@@ -60,7 +63,7 @@ def view(folder: Path, name: str) -> RunView:
         facts=_facts(table, run),
         table=subset or headline(table),
         curves={} if subset else _curves(table),
-        training=Training(_history(run), run.config.norm) if run else Training(),
+        training=_training(run) if run else Training(),
         samples=_samples(folder / EXAMPLES),
         brittleness=brittleness_view(folder, table, _samples(folder / ENDS)),
     )
@@ -75,11 +78,11 @@ def report(folders: Sequence[Path], out: Path, title: str) -> Path:
     folders = list(dict.fromkeys(folder.resolve() for folder in folders))
     names = [folder.name for folder in folders]
     distinct = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    views: list[RunView] = []
+    views: dict[Path, RunView] = {}
     refused: list[TemperError] = []
     for folder, name in zip(folders, distinct, strict=True):
         try:
-            views.append(view(folder, name))
+            views[folder] = view(folder, name)
         except (RunError, EvidenceError) as error:
             if not folder.exists():
                 raise
@@ -88,12 +91,35 @@ def report(folders: Sequence[Path], out: Path, title: str) -> Path:
         raise refused[0]
     for reason in refused:
         log.warning("left out of the report: %s", reason)
-    return write_report(views, out, title=title)
+    return write_report(compared(views), out, title=title)
+
+
+def compared(views: Mapping[Path, RunView]) -> list[RunView]:
+    """Views of folders that are shown side by side: a run has its severity where one is standard fine-tuning of the
+    same backbone on the same data, for as many epochs, measured on the same images."""
+    runs = {folder: Run(folder).config for folder in views if (folder / CONFIG).exists()}
+    tasks = {folder: (task(config.model_dump(mode="json")), _tested(folder)) for folder, config in runs.items()}
+    standard = {tasks[folder]: folder for folder, config in runs.items() if not _attacked(config)}
+
+    def severity_of(folder: Path) -> Estimate | None:
+        other = standard.get(tasks[folder])
+        return severity(views[other].table[CLEAN], views[folder].table[CLEAN]) if other else None
+
+    lost = {folder: severity_of(folder) for folder, config in runs.items() if _attacked(config)}
+    return [replace(each, training=replace(each.training, severity=lost.get(at))) for at, each in views.items()]
+
+
+def _tested(folder: Path) -> str:
+    return str(EvidenceTable.load(folder / TABLE).identity["data"])
+
+
+def _attacked(config: FinetuneConfig) -> bool:
+    return OBJECTIVES[config.objective.name].attacked
 
 
 def headline(table: EvidenceTable) -> dict[str, Estimate]:
     """Clean accuracy, robust accuracy at the largest radius, expected robustness up to it, both ways, per norm."""
-    columns = {"clean accuracy": table.clean_accuracy()}
+    columns = {CLEAN: table.clean_accuracy()}
     for norm, suite, radii in _searched(table):
         threat, by = Threat(norm, radii[-1]), f" ({suite})" if len(table.provenance.radii) > 1 else ""
         expected = f"expected robustness up to {threat}"
@@ -119,7 +145,7 @@ def _from_subset(folder: Path, table: EvidenceTable) -> dict[str, Estimate]:
         for each in threats
         if "subset" in each
     }
-    return {"clean accuracy": table.clean_accuracy()} | values if values else {}
+    return {CLEAN: table.clean_accuracy()} | values if values else {}
 
 
 def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
@@ -141,6 +167,10 @@ def _curves(table: EvidenceTable) -> dict[str, AccuracyCurve]:
 
 def _accuracies(table: EvidenceTable, norm: Norm, suite: str, radii: Sequence[float]) -> dict[float, Estimate]:
     return dict(zip(radii, table.accuracy_curve(norm, radii, suite), strict=True))
+
+
+def _training(run: Run) -> Training:
+    return Training(_history(run), run.config.norm, delay=str(run.delay or ""), warnings=run.warnings)
 
 
 def _history(run: Run) -> list[EpochRow]:

@@ -116,7 +116,7 @@
 
   // ---- Numbers in words ----
 
-  const format = (number, metric) => (metric.percent ? (100 * number).toFixed(1) : number.toFixed(3));
+  const format = (number, metric) => (metric.percent ? (100 * number).toFixed(1) : number.toFixed(metric.digits));
   const interval = (value, metric) => (value.low === null ? "" : `${format(value.low, metric)}–${format(value.high, metric)}`);
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
@@ -196,7 +196,8 @@
       return [{ backbone, objective, schedule, score, low: ends ? score - reach("low") : null, high: ends ? score + reach("high") : null, first: null,
         short: members.filter((row) => row.absent.length).length }];
     });
-    for (const row of scored) row.rank = 1 + scored.filter((other) => other.score > row.score + 1e-12).length;
+    const sign = metric.lower ? -1 : 1;
+    for (const row of scored) row.rank = 1 + scored.filter((other) => sign * (other.score - row.score) > 1e-12).length;
     return { rows: scored, left };
   }
 
@@ -273,7 +274,7 @@
     const scale = svg("svg", { class: "lane", height: 18, "aria-hidden": "true" }, ...marks.map((each) =>
       svg("text", { class: "tick", x: at(each), y: 13, "text-anchor": "middle" }, ranked ? String(each) : metric.percent ? `${Number((100 * each).toPrecision(6))}` : brief(each))));
     const sure = all.some((row) => row.first !== null);
-    const scored = metric ?? { percent: false };
+    const scored = metric ?? { percent: false, digits: 3 };
     const digits = ranked && all.every((row) => Number.isInteger(row.score)) ? 0 : 2;
     const head = element("tr", { role: "row" },
       element("th", { scope: "col", role: "columnheader", class: "number" }, "rank"), element("th", { scope: "col", role: "columnheader" }, "configuration"),
@@ -376,7 +377,7 @@
       number ? arrow : null, label, metric?.percent ? element("span", { class: "unit" }, "\u00a0%") : null, number ? null : arrow);
     button.addEventListener("click", () => {
       shownRows = PAGE;
-      change({ sort: key, up: active ? (state.up ? "" : "1") : metric ? "" : "1" });
+      change({ sort: key, up: active ? (state.up ? "" : "1") : metric && !metric.lower ? "" : "1" });
       renderTable();
     });
     return element("th", { scope: "col", "data-key": key, class: number ? "number" : null, "aria-sort": active ? (state.up ? "ascending" : "descending") : "none" }, button);

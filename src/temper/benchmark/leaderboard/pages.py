@@ -85,9 +85,9 @@ def run_page(board: Leaderboard, run: LeaderboardRun) -> str:
     )
 
 
-def number(value: float, percent: bool) -> str:
-    """A metric in words, without its unit: 61.2 for a percentage of 0.612, otherwise three decimals."""
-    return f"{100 * value:.1f}" if percent else f"{value:.3f}"
+def number(value: float, percent: bool, digits: int = 3) -> str:
+    """A metric in words, without its unit: 61.2 for a percentage of 0.612, otherwise so many decimals."""
+    return f"{100 * value:.1f}" if percent else f"{value:.{digits}f}"
 
 
 def _template(name: str) -> Template:
@@ -117,15 +117,19 @@ def _metric(metric: Metric, estimate: Estimate) -> MetricRow:
     unit = "\u00a0%" if metric.percent else ""
     interval = _NONE
     if not math.isnan(estimate.low):
-        interval = f"{number(estimate.low, metric.percent)} to {number(estimate.high, metric.percent)}{unit}"
+        interval = f"{_shown(estimate.low, metric)} to {_shown(estimate.high, metric)}{unit}"
     return MetricRow(
         label=metric.label,
         help=metric.help,
-        value=f"{number(estimate.value, metric.percent)}{unit}",
+        value=f"{_shown(estimate.value, metric)}{unit}",
         interval=interval,
         n=f"{estimate.n:,}" if estimate.n else _NONE,
         unknown=f"{100 * estimate.unknown:.1f}\u00a0%" if estimate.unknown else _NONE,
     )
+
+
+def _shown(value: float, metric: Metric) -> str:
+    return number(value, metric.percent, metric.digits)
 
 
 def _curve(norm: str, points: Sequence[Point]) -> list[CurveRow]:

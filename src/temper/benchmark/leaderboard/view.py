@@ -24,19 +24,22 @@ Point = tuple[float, float, float, float]  # epsilon, accuracy, and its 95 % int
 
 @dataclass(frozen=True)
 class Metric:
-    """One column of the leaderboard, in which higher is better.
+    """One column of the leaderboard.
 
     Attributes:
         key: in :attr:`Measured.metrics` and in the CSV.
         label: heading of the column.
         help: what it measures, one sentence.
-        percent: shown as a percentage; otherwise with three decimals.
+        percent: shown as a percentage; otherwise with ``digits`` decimals.
+        lower: lower is better; otherwise higher.
     """
 
     key: str
     label: str
     help: str
     percent: bool = True
+    digits: int = 3
+    lower: bool = False
 
 
 @dataclass(frozen=True)
