@@ -155,3 +155,23 @@ def test_configurations_without_all_data_sets_and_seeds_are_not_whole(left_out):
     assert not (found["protocol"].eq("full-50") & found["objective"].eq("trades")).any()
     assert len(whole(SMALL, SMALL)) == len(SMALL)
     assert whole(SMALL.query(f"not ({left_out})"), SMALL).empty
+
+
+def test_a_late_start_is_told_with_the_accuracy_it_ends_with():
+    rows = rows_without_effects(0)
+    rows["clean"] = np.random.default_rng(0).uniform(0.1, 0.9, len(rows))
+    rows["delay"] = 100 * (1 - rows["clean"])
+    said = dict(findings(rows, None, METRICS))
+    text = said["Does a run that adapts late end low? Fixed epsilon"]
+    assert "b0 on x: -1.00" in text
+    assert "4 settings" in text  # two losses and two protocols, whatever the number of seeds
+    rows["delay"] = 3.0  # no run is later than another
+    assert not [heading for heading, _ in findings(rows, None, METRICS) if "adapts late" in heading]
+
+
+def test_a_run_without_one_metric_counts_in_the_others():
+    rows = rows_without_effects(0).assign(tau=0.5)
+    rows.loc[(rows["backbone"] == "b0") & (rows["schedule"] == "fixed"), "tau"] = np.nan  # collapsed: no ranking
+    tests = schedule_tests(rows, ["clean", "tau"]).set_index(["protocol", "metric"])["n"]
+    assert tests["full-50", "clean"] == 12
+    assert tests["full-50", "tau"] == 9

@@ -9,6 +9,7 @@ import pandas as pd
 
 from temper.benchmark.analysis import (
     borda,
+    delay_and_accuracy,
     holm,
     one_way,
     paired_comparison,
@@ -44,6 +45,7 @@ def comparisons(rows: pd.DataFrame, outcomes: pd.DataFrame | None, metrics: Sequ
     """:func:`findings` but for which configuration is the best."""
     return [
         *_schedules(rows, [*metrics, *(name for name in BESIDE if name in rows and rows[name].notna().any())]),
+        *_delays(rows),
         *_rankings_by_schedule(rows, outcomes, metrics),
         *_objectives(rows, metrics),
         *_facts(rows, metrics),
@@ -117,6 +119,27 @@ def _schedules(rows: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Finding]:
             f"{other} against {BASELINE} epsilon, protocol {protocol}",
             f"Mean difference: {differences}. A pair is a backbone on a data set, averaged over losses and seeds. "
             + _made(tests["p"].notna().sum(), "comparisons of schedules"),
+        )
+
+
+def _delays(rows: pd.DataFrame) -> Iterator[Finding]:
+    """How delays go with clean accuracies under fixed epsilon, and under none: figure 9 of arXiv:2509.23325."""
+    if not {"delay", "clean"} <= {*rows.columns}:
+        return
+    fixed = rows[(rows["schedule"] == BASELINE) & rows[["delay", "clean"]].notna().all(axis=1)]
+    cell = ["backbone", "dataset"]
+    means = fixed.groupby([*cell, "objective", "protocol"], sort=False, as_index=False)[["delay", "clean"]].mean()
+    means = means[means.groupby(cell)["delay"].transform("size") >= FEWEST]
+    lines = [
+        f"{row['backbone']} on {row['dataset']}: {row['pearson']:.2f} (95 % interval {row['pearson_low']:.2f} to "
+        f"{row['pearson_high']:.2f}, {row['n']:.0f} settings)"
+        for _, row in (delay_and_accuracy(means, cell) if len(means) else means).iterrows()
+        if pd.notna(row["pearson"])
+    ]
+    if lines:
+        yield (
+            f"Does a run that adapts late end low? {BASELINE.capitalize()} epsilon",
+            f"Pearson's correlation of delay and clean accuracy: {'; '.join(lines)}. Averaged over seeds.",
         )
 
 

@@ -1,5 +1,6 @@
 """What the results of many runs say: pure functions on a pandas frame with one row per run."""
 
+from temper.benchmark.analysis.adaptation import delay_and_accuracy
 from temper.benchmark.analysis.cells import whole
 from temper.benchmark.analysis.factors import (
     FactorTest,
@@ -21,6 +22,7 @@ __all__ = [
     "PERTURBATIONS",
     "FactorTest",
     "borda",
+    "delay_and_accuracy",
     "group_means",
     "holm",
     "medals",

@@ -218,8 +218,8 @@ def proxy(scored: pd.DataFrame, cheap: str, full: str, *, score: str = "sum", co
         pair = of[cheap][members], of[full][members]
         records.append(
             {"n": int(members.sum())}
-            | _correlated(*pair, "pearson", confidence)
-            | _correlated(*pair, "spearman", confidence)
+            | correlated(*pair, "pearson", confidence)
+            | correlated(*pair, "spearman", confidence)
         )
     return pd.DataFrame(records, index=pd.Index([*groups], name="objective"))
 
@@ -311,7 +311,7 @@ def _correlation(
     return float(result.statistic), float(result.pvalue)
 
 
-def _correlated(
+def correlated(
     first: NDArray[np.float64], second: NDArray[np.float64], kind: Literal["pearson", "spearman"], confidence: float
 ) -> dict[str, float]:
     """The correlation of at least 4 pairs, its interval and p-value.
