@@ -64,8 +64,8 @@ def execute(cell: Cell, store: Store, owner: str) -> Ending:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", TemperWarning)
                 row = {"status": RUN_DONE, "error": "", **_carry_out(cell, store)}
-            messages = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, TemperWarning))
-            row["warnings"] = "\n".join(messages)
+            messages = [str(each.message) for each in caught if issubclass(each.category, TemperWarning)]
+            row["warnings"] = "\n".join(dict.fromkeys([*messages, *str(row["warnings"]).splitlines()]))
         except (Stopped, MissingExtraError, UnreachableError):  # no fault of this run: all would end alike
             raise
         except Exception as error:
@@ -123,6 +123,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
             "classes": splits.train.num_classes,
             "training_seconds": _training_seconds(run),
             "delay_censored": run.delay.censored if run.delay else None,
+            "warnings": "\n".join(run.warnings),
             "history": json.dumps(run.history()),
             "passes": round(spent.train_forward + spent.train_backward)
             + sum(each["forward"] + each["backward"] for each in passes),

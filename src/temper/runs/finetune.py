@@ -27,6 +27,7 @@ from temper.models import Classifier
 from temper.models.model_text import parse_model
 from temper.runs import evaluate, views
 from temper.runs.run import CONFIG, DELAY, Run, check_folder, open_run
+from temper.runs.watch import watching
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
 from temper.training.loop import Task, train
@@ -279,7 +280,8 @@ def _train_here(
     schedule: EpsilonSchedule,
 ) -> None:
     """One process's part of the training; the first one saves the model."""
-    train(fabric, Task(config, schedule, folder, splits.train, splits.validation), classifier)
+    watch = watching(Run(folder), schedule, Validation.of(splits.validation.labels))
+    train(fabric, Task(config, schedule, folder, splits.train, splits.validation, watch=watch), classifier)
     if fabric.is_global_zero:
         classifier.cpu()
         models.check_restores(classifier, _few(splits.validation, classifier))

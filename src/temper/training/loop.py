@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -51,7 +51,8 @@ class Task:
     """What is trained: the configuration, the run's folder, and the data.
 
     ``after_epoch`` is called, in every process, with the classifier and the epoch (from 1) when that is saved; the
-    classifier has the averaged weights where there is an average. What it raises ends the training.
+    classifier has the averaged weights where there is an average. What it raises ends the training. ``watch`` is told,
+    in the first process, the validation accuracies so far, after every epoch and before that is saved.
     """
 
     config: FinetuneConfig
@@ -60,6 +61,7 @@ class Task:
     train: Dataset
     validation: Dataset
     after_epoch: Callable[[Classifier, int], None] | None = None
+    watch: Callable[[Sequence[float]], None] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -165,6 +167,8 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         samples, correct, loss = progress.epoch_sums
         progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
         progress.validation.append(accuracy)
+        if task.watch and fabric.is_global_zero:
+            task.watch(progress.validation)
         seconds = time.monotonic() - started
         session.outside.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, seconds)
         save()

@@ -56,7 +56,8 @@ class Validation:
     @property
     def tells(self) -> bool:
         """Whether there are images enough to tell an accuracy that passes from chance."""
-        return not self.at_chance((math.floor(self.passing * self.n) + 1) / self.n)
+        count = math.floor(self.passing * self.n) + 1
+        return count <= self.n and not self.at_chance(count / self.n)
 
 
 @dataclass(frozen=True)
