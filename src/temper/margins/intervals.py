@@ -16,6 +16,8 @@ from scipy.stats import beta, binom, chi2, norm, t
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 Z = float(norm.ppf(1 - TAIL))
+#: Numbers of samples, float64 [N], at least and at most.
+Bracket = tuple[NDArray[np.float64], NDArray[np.float64]]
 #: Numbers without a natural bound, such as margins, are reckoned to exceed the largest found by at most this factor.
 BEYOND = 2.0
 
@@ -102,6 +104,21 @@ def mean(lowest: NDArray[np.float64], highest: NDArray[np.float64], bound: float
         n=n,
         unknown=float((highest - lowest).mean()),
     )
+
+
+def difference(one: Bracket, other: Bracket) -> Estimate:
+    """How much higher the mean of ``other`` is than that of ``one`` on the same samples: in [-1, 1], negative if lower.
+
+    The interval is that of :func:`mean` for the samples' own differences, so what makes a sample hard for both does not
+    widen it; ``unknown`` is the width that the brackets alone give the difference.
+
+    Args:
+        one, other: numbers in [0, 1] of which only brackets are known: float64 [N] at least, float64 [N] at most, in
+            the same order of samples.
+    """
+    between = mean(other[0] - one[1] + 1, other[1] - one[0] + 1, bound=2)
+    value = float((other[0] - one[0]).mean())
+    return replace(between, value=value, low=between.low - 1, high=between.high - 1)
 
 
 def open_mean(lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Estimate:

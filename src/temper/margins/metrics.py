@@ -51,6 +51,10 @@ class Evidence:
         """Samples that are correct and neither broken at ``eps`` nor shown to survive it."""
         return self.correct & ~self._broken(eps) & ~self._searched(eps)
 
+    def lasting(self, eps: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Share of the radii from 0 to ``eps`` over which a sample stays correct, float64 [N]: at least, at most."""
+        return self.correct * np.minimum(self.survived, eps) / eps, self.correct * np.minimum(self.upper, eps) / eps
+
     def _broken(self, eps: float) -> NDArray[np.bool_]:
         return self.upper <= eps * (1 + ROUNDING)
 
@@ -150,9 +154,7 @@ def expected_robustness(
         raise ArgumentError("eps", eps, "must be above 0")
     searched = evidence(table, norm, suite)
     if grid is None:
-        lowest = searched.correct * np.minimum(searched.survived, eps) / eps
-        highest = searched.correct * np.minimum(searched.upper, eps) / eps
-        return intervals.mean(lowest, highest)
+        return intervals.mean(*searched.lasting(eps))
     if not grid or not np.isclose(grid[-1], eps, rtol=ROUNDING, atol=0):
         raise ArgumentError("grid", list(grid), f"must end in eps = {eps}")
     weights = trapezoid_weights(grid)

@@ -108,21 +108,23 @@ class RunCard:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report; ``curves`` are by norm."""
+    """A whole report; ``lead`` is empty or says what it shows, ``curves`` are by norm."""
 
     title: str
+    lead: str
     columns: Sequence[str]
     runs: Sequence[RunCard]
     curves: Mapping[str, Picture]
     training: Picture | None
 
 
-def page_of(views: Sequence[RunView], title: str) -> Page:
+def page_of(views: Sequence[RunView], title: str, lead: str = "") -> Page:
     """What a report of these runs shows."""
     norms = dict.fromkeys(norm for view in views for norm, curve in view.curves.items() if curve.points)
     trained = any(view.training.epochs for view in views)
     return Page(
         title=title,
+        lead=lead,
         columns=list(dict.fromkeys(column for view in views for column in view.table)),
         runs=[_run(view, run_colour(index)) for index, view in enumerate(views)],
         curves={norm: Picture(drawn(accuracy_curve(views, norm)), _curve_in_words(views, norm)) for norm in norms},

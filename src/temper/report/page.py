@@ -10,7 +10,7 @@ from temper.report.rendering import environment
 from temper.report.views import RunView
 
 
-def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> Path:
+def write_report(views: Sequence[RunView], path: str | Path, *, title: str, lead: str = "") -> Path:
     """Write one self-contained HTML file about one run or a comparison of several.
 
     Parts that no view has (samples, history, curves ...) are left out.
@@ -19,6 +19,7 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
         views: the runs, in order of display; their names must differ.
         path: the file to write, whole or not at all; an existing one is replaced.
         title: heading of the page.
+        lead: what the page shows, in words, at its head; empty for none.
 
     Returns:
         The path written.
@@ -34,7 +35,7 @@ def write_report(views: Sequence[RunView], path: str | Path, *, title: str) -> P
         if names.count(name) > 1:
             raise ArgumentError("views", names, f"two runs are named {name!r}: give each a name of its own")
     path = Path(path)
-    text = environment().get_template("report.html").render(page=page_of(views, title))
+    text = environment().get_template("report.html").render(page=page_of(views, title, lead))
     try:
         with written(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")

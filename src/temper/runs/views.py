@@ -69,7 +69,7 @@ def view(folder: Path, name: str) -> RunView:
     )
 
 
-def report(folders: Sequence[Path], out: Path, title: str) -> Path:
+def report(folders: Sequence[Path], out: Path, title: str, lead: str = "") -> Path:
     """Write one HTML report of one or several folders; of several, those that cannot be read are left out and named.
 
     Raises:
@@ -91,7 +91,7 @@ def report(folders: Sequence[Path], out: Path, title: str) -> Path:
         raise refused[0]
     for reason in refused:
         log.warning("left out of the report: %s", reason)
-    return write_report(compared(views), out, title=title)
+    return write_report(compared(views), out, title=title, lead=lead)
 
 
 def compared(views: Mapping[Path, RunView]) -> list[RunView]:

@@ -71,8 +71,8 @@ class DataConfig(Section):
     """Which images, and how they are divided."""
 
     train: str = "digits"
-    """FILE.npz, a folder or zip with one folder per class, "digits", "torchvision:NAME", "parquet:DIR", or a name of
-    the catalogue, such as "flowers-102"."""
+    """FILE.npz, a folder or zip with one folder per class, "digits", "mnist-5k", "torchvision:NAME", "parquet:DIR", or
+    a name of the catalogue, such as "flowers-102"."""
     validation: str | None = None
     """Validation data; by default the source's own validation part, or a stratified share of the training data."""
     test: str | None = None
