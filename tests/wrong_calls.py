@@ -20,6 +20,7 @@ MODEL_AND_DATA = ["--model", "bundled", "--data", "digits"]
 # A call of each command that would work, in a folder as `furnish` makes one: everything else is changed in it.
 RIGHT: dict[str, list[str]] = {
     "demo": [],
+    "diagnose": [*MODEL_AND_DATA, "--eps", "8/255", "--out", "new"],
     "finetune": ["--data.train", "digits", "--out", "new"],
     "evaluate": [*MODEL_AND_DATA, *THREAT, "--out", "new"],
     "corruptions": [*MODEL_AND_DATA, "--out", "new"],

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from temper.cli import DONE, FAILED, STOPPED, WRONG_CALL, end
 from temper.cli.deploying import Export, Predict
+from temper.cli.diagnosing import Diagnose
 from temper.cli.measuring import Corruptions, Evaluate, Margins
 from temper.cli.merging import Merge
 from temper.core.calls import parse
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
 
   demo         fine-tune a bundled network three ways on real images, measure it, and write a report (about 2 minutes)
+  diagnose     foretell whether fixed epsilon fails on your data, and which schedule to take
   finetune     make a pretrained classifier robust on your data
   evaluate     measure how robust a classifier is
   corruptions  measure accuracy under noise, blur, weather and compression
@@ -138,6 +140,7 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 
 COMMANDS = {
     "demo": Demo,
+    "diagnose": Diagnose,
     "evaluate": Evaluate,
     "corruptions": Corruptions,
     "margins": Margins,

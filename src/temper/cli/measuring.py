@@ -86,7 +86,7 @@ class Measuring(ABC, Generic[R]):
 
     def run(self) -> int:
         """Measure, save, and print."""
-        out = self.output.out or Path("runs") / _slug(f"{self.name}-{self.subject.model}-{self.subject.data}")
+        out = self.output.out or Path("runs") / slug(f"{self.name}-{self.subject.model}-{self.subject.data}")
         # A user's model or a data set's download may print; with --json nothing but the object goes to stdout.
         with contextlib.redirect_stdout(sys.stderr if self.output.json else sys.stdout):
             result = self.measure(out)
@@ -277,6 +277,6 @@ def _severities(text: str | None) -> tuple[int, ...]:
         raise ArgumentError("severity", text, "write numbers from 1 to 5, for example 1,3,5") from None
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A folder name from free text."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace(os.sep, "-")).strip("-")

@@ -100,34 +100,38 @@ def delay(accuracies: Sequence[float], validation: Validation) -> Delay:
         accuracies: on the validation data, after each epoch of the whole training.
         validation: what they were measured on.
     """
-    passing, last = validation.passing, len(accuracies)
+    passing = validation.passing
+    return Delay(first_above(passing, accuracies, validation), max(accuracies) <= passing, passing, validation.chance)
 
-    def first(exceeds: Sequence[float]) -> int | None:
-        return next((epoch for epoch, each in enumerate(exceeds, start=1) if each > passing), None)
+
+def first_above(level: float, accuracies: Sequence[float], validation: Validation) -> Estimate:
+    """The first epoch whose accuracy exceeds a level, the last one where none does; its interval holds the epochs that
+    so many images leave open, each taken by itself."""
+
+    def first(exceeds: Sequence[float]) -> float:
+        return float(next((epoch for epoch, each in enumerate(exceeds, start=1) if each > level), len(exceeds)))
 
     ends = [validation.interval(accuracy) for accuracy in accuracies]
-    passed = first(accuracies)
     low, high = first([end for _, end in ends]), first([end for end, _ in ends])
-    epochs = Estimate(float(passed or last), float(low or last), float(high or last), validation.n)
-    return Delay(epochs, passed is None, passing, validation.chance)
+    return Estimate(first(accuracies), low, high, validation.n)
 
 
 def severity(standard: Estimate, own: Estimate) -> Estimate:
     """How suboptimal a transfer is (section 3; figure 1): the clean accuracy that standard fine-tuning of the same
-    backbone on the same data, for as many epochs, has beyond this run's.
+    backbone on the same data, for as many epochs, has beyond this run's, on the same images."""
+    return difference(standard, own)
 
-    Args:
-        standard: clean accuracy of standard fine-tuning.
-        own: clean accuracy of the run, on the same images.
 
-    Returns:
-        The difference as a share, negative where the run is the better one. The interval takes the two accuracies as
-        independent (Zou and Donner 2008); on the same images they mostly err alike, and it is wider than need be.
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """One accuracy minus another, a share that may be negative.
+
+    The interval takes the two as independent (Zou and Donner 2008); on the same images two runs mostly err alike, and
+    it is wider than need be.
     """
-    value = standard.value - own.value
-    below = math.hypot(standard.value - standard.low, own.high - own.value)
-    above = math.hypot(standard.high - standard.value, own.value - own.low)
-    return Estimate(value, value - below, value + above, min(standard.n, own.n))
+    value = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, value - below, value + above, min(one.n, other.n))
 
 
 def task(config: Mapping[str, Any]) -> str:

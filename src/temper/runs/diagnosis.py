@@ -1,0 +1,194 @@
+"""What ``temper diagnose`` comes to, and how it is said."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from temper.margins import Estimate
+from temper.threat import Threat, format_eps
+from temper.training.diagnosis import Hinges, Verdict
+from temper.training.transfer import Delay, difference, severity
+
+STANDARD, HALF, FIXED, SCHEDULED = "standard", "fixed-half", "fixed", "scheduled"  # the folders of the runs
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the short runs are.
+
+    Attributes:
+        train, validation, test: images.
+        classes: of the data.
+        epochs, pixels: of each run; ``pixels`` None where images have the size that the model gives them.
+        steps: of the inner attack (PGD).
+    """
+
+    train: int
+    validation: int
+    test: int
+    classes: int
+    epochs: int
+    pixels: int | None
+    steps: int
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """One of the runs.
+
+    Attributes:
+        folder: where it is kept.
+        delay: of it.
+        clean, robust, expected: on the test images: accuracy, robust accuracy at the epsilon asked about, and the mean
+            of it from 0 up to there.
+        seconds: of its training.
+    """
+
+    folder: Path
+    delay: Delay
+    clean: Estimate
+    robust: Estimate
+    expected: Estimate
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What short runs say of fixed epsilon here, and of the schedule to take.
+
+    Attributes:
+        threat: asked about.
+        scale: of the runs.
+        runs: by name; without the scheduled one where there was nothing to schedule.
+        verdict: see :func:`temper.training.diagnosis.verdict`.
+        hinges: of the schedule; None where nothing can be told.
+        passes: of the scheduled training of any length, as a share of those of fixed epsilon; None likewise.
+        seconds: that the short trainings took.
+    """
+
+    threat: Threat
+    scale: Scale
+    runs: Mapping[str, ShortRun]
+    verdict: Verdict
+    hinges: Hinges | None
+    passes: float | None
+
+    @property
+    def seconds(self) -> float:
+        """That the short trainings took together."""
+        return sum(run.seconds for run in self.runs.values())
+
+    @property
+    def lost(self) -> dict[str, Estimate]:
+        """Severity by run of fixed epsilon."""
+        return {name: severity(self.runs[STANDARD].clean, self.runs[name].clean) for name in (HALF, FIXED)}
+
+    @property
+    def gained(self) -> dict[str, Estimate]:
+        """What the schedule has beyond fixed epsilon in the short runs; empty without one."""
+        if SCHEDULED not in self.runs:
+            return {}
+        one, other = self.runs[SCHEDULED], self.runs[FIXED]
+        return {name: difference(getattr(one, name), getattr(other, name)) for name in ("clean", "robust", "expected")}
+
+    @property
+    def schedule(self) -> dict[str, object] | None:
+        """The settings to train with, as a configuration's section; None where nothing can be told."""
+        if self.hinges is None:
+            return None
+        if self.verdict == "holds" and self.gained["clean"].low <= 0:
+            return {"name": "fixed"}
+        return {"name": "hinge", "start": self.hinges.start, "end": self.hinges.end}
+
+    def to_json(self) -> dict[str, object]:
+        """The object of ``temper diagnose --json``."""
+        return {
+            "norm": self.threat.norm,
+            "eps": self.threat.eps,
+            "scale": asdict(self.scale),
+            "verdict": self.verdict,
+            "severity": {name: each.to_json() for name, each in self.lost.items()},
+            "schedule": self.schedule,
+            "hinges": asdict(self.hinges) if self.hinges else None,
+            "gain": {name: each.to_json() for name, each in self.gained.items()},
+            "cost": {"seconds": self.seconds, "passes": self.passes},
+            "runs": {name: asdict(run) | {"folder": str(run.folder)} for name, run in self.runs.items()},
+            "words": in_words(self),
+        }
+
+
+def in_words(found: Diagnosis) -> list[str]:
+    """The answer for a person, a sentence or two a line."""
+    lines = [_prediction(found)]
+    if found.schedule and found.hinges:
+        lines += [_recommendation(found, found.hinges), _checked(found)]
+    return [*lines, _rests_on(found)]
+
+
+def _prediction(found: Diagnosis) -> str:
+    eps = _radius(found.threat, 1)
+    standard, fixed, lost = found.runs[STANDARD], found.runs[FIXED], found.lost[FIXED]
+    if found.verdict == "untold":
+        return (
+            f"Nothing can be told: standard fine-tuning itself did not learn the task ({standard.delay}). Give it more"
+            " --epochs, other learning rates or normalisation (--config), or more --images."
+        )
+    if found.verdict == "fails":
+        how = f"Fixed epsilon fails here at {eps}: it did not adapt to the task ({fixed.delay}), and"
+        how += f" its clean accuracy is {_points(lost)} below that of standard fine-tuning."
+    elif found.verdict == "suffers":
+        how = f"Fixed epsilon transfers badly here at {eps}: its clean accuracy is {_points(lost)} below that of"
+        how += f" standard fine-tuning; it adapted in {fixed.delay}, standard fine-tuning in {standard.delay}."
+    else:
+        how = f"No sign that fixed epsilon fails here at {eps}: its clean accuracy is {_points(lost)} below that of"
+        how += f" standard fine-tuning, no more than chance may give; it adapted in {fixed.delay}."
+    half = found.runs[HALF]
+    delay = "it did not adapt" if half.delay.censored else f"it adapted in {half.delay}"
+    return f"{how} At {_radius(found.threat, 2)} the loss is {_points(found.lost[HALF])}; {delay}."
+
+
+def _recommendation(found: Diagnosis, at: Hinges) -> str:
+    if found.schedule == {"name": "fixed"}:
+        return "Train with fixed epsilon (--schedule.name fixed): a schedule gained nothing that could be shown."
+    epochs = found.scale.epochs
+    moved = " (moved, so that the ramp and the whole epsilon have a quarter of the training each)" if at.bounded else ""
+    passes = f" It takes {found.passes:.0%} of the passes of fixed epsilon." if found.passes else ""
+    return (
+        f"Train with --schedule.name hinge --schedule.start {at.start:g} --schedule.end {at.end:g}{moved}: standard"
+        f" fine-tuning had 90 % of its accuracy after epoch {_epochs(at.settled)} of {epochs} (T1), the mean delay of"
+        f" fixed epsilons from 0 on is {_epochs(at.delays)} epochs (T2).{passes}"
+    )
+
+
+def _checked(found: Diagnosis) -> str:
+    gained = found.gained
+    return (
+        f"In the short run that schedule has, against fixed epsilon, clean accuracy {_points(gained['clean'], '+')},"
+        f" robust accuracy at {_radius(found.threat, 1)} {_points(gained['robust'], '+')}, expected robustness"
+        f" {_points(gained['expected'], '+')}."
+    )
+
+
+def _rests_on(found: Diagnosis) -> str:
+    scale = found.scale
+    pixels = f" at {scale.pixels} pixels" if scale.pixels else ""
+    return (
+        f"This rests on one run each of {scale.epochs} epochs (PGD with {scale.steps} steps) on {scale.train:,} images"
+        f" of {scale.classes} classes{pixels}, {scale.validation:,} to validate and {scale.test:,} to test. Brackets"
+        " are 95 % intervals over those images, too wide rather than too narrow; what other seeds, more epochs, images"
+        f" or pixels change was not measured, and T1 and T2 are known to one epoch in {scale.epochs}. Training took"
+        f" {found.seconds:.0f} s."
+    )
+
+
+def _radius(threat: Threat, parts: int) -> str:
+    return f"{threat.norm} {format_eps(threat.norm, threat.eps / parts)}"
+
+
+def _points(value: Estimate, sign: str = "") -> str:
+    return f"{100 * value.value:{sign}.1f} points [{100 * value.low:{sign}.1f}, {100 * value.high:{sign}.1f}]"
+
+
+def _epochs(value: Estimate) -> str:
+    doubt = f" [{value.low:.3g}, {value.high:.3g}]" if value.low != value.high else ""
+    return f"{value.value:.3g}{doubt}"
