@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from evidence import table
 from temper.errors import EvidenceError
 from temper.margins import intervals
-from temper.margins.comparison import changes
+from temper.margins.comparison import changes, clean_change
 from temper.threat import Threat
 
 THREAT = Threat("Linf", 0.4)
@@ -27,6 +27,17 @@ def test_changes_are_the_differences_of_the_tables_own_figures():
         assert change.value == pytest.approx(after.value - before.value)
         assert change.low < change.value < change.high
         assert change.n == 200
+
+
+def test_clean_accuracies_are_compared_whatever_was_searched():
+    one, other = (
+        table([0.1] * 8, [1.0] * 8, predictions=predictions, norm=norm)
+        for predictions, norm in (([1, 1, 1, 1, 1, 0, 0, 0], "Linf"), ([0, 0, 1, 1, 0, 0, 0, 0], "L2"))
+    )
+    change = clean_change(one, other)
+    assert change.value == pytest.approx(other.clean_accuracy().value - one.clean_accuracy().value) != 0
+    with pytest.raises(EvidenceError, match="different samples"):
+        clean_change(one, table([0.1] * 8, [1.0] * 8, samples=range(1, 9)))
 
 
 def test_what_both_find_hard_does_not_widen_a_paired_interval():

@@ -1,19 +1,20 @@
 """What short runs foretell, on paper: verdicts, T1 and T2, and what is said of them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from temper.margins import Estimate
-from temper.runs.diagnosis import FIXED, HALF, SCHEDULED, STANDARD, Diagnosis, Scale, ShortRun, in_words
+from temper.margins.comparison import Changes
+from temper.runs.diagnosis import FIXED, HALF, SCHEDULED, STANDARD, Diagnosis, Foretold, Scale, ShortRun, in_words
 from temper.threat import Threat
 from temper.training.diagnosis import LATEST_END, SHORTEST_RAMP, hinges, verdict
 from temper.training.schedules import EpsilonSchedule
 from temper.training.transfer import Validation, delay
 
+MEASURED = ("clean", "robust", "expected")
 MANY = Validation(100_000, 0.01)
 FIGURES = Path(__file__).parent / "golden" / "epsilon_scheduling_figures_1_8.csv"
 
@@ -89,25 +90,31 @@ def short(clean: float, adapts: int, robust: float = 0.1) -> ShortRun:
     return ShortRun(Path("out"), found, accuracy(clean), accuracy(robust), accuracy((clean + robust) / 2), 60.0)
 
 
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    value = other.value - one.value
+    return Estimate(value, value - 0.05, value + 0.05, 300)
+
+
 def diagnosis(fixed: ShortRun, scheduled: ShortRun | None = None, standard: float = 0.8) -> Diagnosis:
     runs = {STANDARD: short(standard, 1 if standard > 0.1 else 13), HALF: short(0.7, 2), FIXED: fixed}
-    lost = Estimate(*(standard - end for end in (fixed.clean.value, fixed.clean.high, fixed.clean.low)), 300)
-    told = verdict(runs[STANDARD].delay, fixed.delay, replace(lost, low=lost.low - 0.04))
-    found = None
+    lost = {name: difference(runs[name].clean, runs[STANDARD].clean) for name in (HALF, FIXED)}
+    told, gained = Foretold(verdict(runs[STANDARD].delay, fixed.delay, lost[FIXED])), None
     if scheduled:
+        found = hinges(history(2, 12), [run.delay for run in runs.values()], Validation(400, 0.01))
+        told = Foretold(told.verdict, found, 0.8)
+        gained = Changes(*(difference(getattr(fixed, each), getattr(scheduled, each)) for each in MEASURED))
         runs[SCHEDULED] = scheduled
-        found = hinges(history(2, 12), [run.delay for run in runs.values()][:3], Validation(400, 0.01))
-    return Diagnosis(Threat("Linf", 4 / 255), Scale(1000, 400, 300, 100, 12, 64, 3), runs, told, found, 0.8)
+    return Diagnosis(Threat("Linf", 4 / 255), Scale(1000, 400, 300, 100, 12, 64, 3), runs, lost, gained, told)
 
 
 def test_a_failure_is_told_with_its_cure():
     found = diagnosis(short(0.02, 13), short(0.6, 1))
-    assert found.verdict == "fails"
+    assert found.foretold.verdict == "fails"
     assert found.schedule is not None
     assert found.schedule["name"] == "hinge"
     text = " ".join(in_words(found))
     assert "Fixed epsilon fails here at Linf 4/255: it did not adapt to the task (none of 12 epochs above 5.0%)" in text
-    assert "78.0 points [72.3, 83.7] below that of standard fine-tuning" in text
+    assert "78.0 points [73.0, 83.0] below that of standard fine-tuning" in text
     assert f"--schedule.start {found.schedule['start']:g}" in text
     assert "clean accuracy +58.0 points" in text
     assert "80% of the passes" in text
@@ -116,21 +123,21 @@ def test_a_failure_is_told_with_its_cure():
 
 def test_where_nothing_is_lost_no_schedule_is_sold():
     found = diagnosis(short(0.79, 1), short(0.8, 1))
-    assert found.verdict == "holds"
+    assert found.foretold.verdict == "holds"
     assert found.schedule == {"name": "fixed"}
     assert "--schedule.name fixed" in " ".join(in_words(found))
 
 
 def test_a_schedule_that_surely_gains_is_named_though_fixed_epsilon_learns():
-    found = diagnosis(short(0.75, 1), short(0.9, 1))
-    assert found.verdict == "holds"
+    found = diagnosis(short(0.76, 1), short(0.9, 1))
+    assert found.foretold.verdict == "holds"
     assert found.schedule is not None
     assert found.schedule["name"] == "hinge"
 
 
 def test_what_does_not_learn_at_all_foretells_nothing():
     found = diagnosis(short(0.01, 13), standard=0.02)
-    assert found.verdict == "untold"
+    assert found.foretold.verdict == "untold"
     assert found.schedule is None
     first, last = in_words(found)
     assert "Nothing can be told: standard fine-tuning itself did not learn" in first

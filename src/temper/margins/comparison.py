@@ -33,20 +33,29 @@ def changes(one: Table, other: Table, threat: Threat, suite: str | None = None) 
     Raises:
         EvidenceError: the samples are not the same, or see :func:`temper.margins.metrics.evidence`.
     """
-    samples = [
-        table.frame.drop_duplicates("sample").set_index("sample")["label"].sort_index() for table in (one, other)
-    ]
-    if not samples[0].equals(samples[1]):
-        raise EvidenceError("the two tables are of different samples; a paired comparison needs the same in both")
+    clean = clean_change(one, other)
     first, second = (evidence(table, threat.norm, suite) for table in (one, other))
     eps = threat.eps
     return Changes(
-        clean=intervals.difference(_settled(first.correct), _settled(second.correct)),
+        clean=clean,
         robust=intervals.difference(
             _bracket(first.robust(eps), first.unknown(eps)), _bracket(second.robust(eps), second.unknown(eps))
         ),
         expected=intervals.difference(first.lasting(eps), second.lasting(eps)),
     )
+
+
+def clean_change(one: Table, other: Table) -> Estimate:
+    """How much higher clean accuracy is in ``other`` than in ``one``, whatever each was searched for.
+
+    Raises:
+        EvidenceError: the samples are not the same.
+    """
+    first, second = (table.frame.drop_duplicates("sample").set_index("sample").sort_index() for table in (one, other))
+    if not first["label"].equals(second["label"]):
+        raise EvidenceError("the two tables are of different samples; a paired comparison needs the same in both")
+    decided = [_settled((each["label"] == each["prediction"]).to_numpy(np.bool_)) for each in (first, second)]
+    return intervals.difference(*decided)
 
 
 def _settled(shown: NDArray[np.bool_]) -> Bracket:

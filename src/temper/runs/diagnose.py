@@ -9,8 +9,10 @@ from temper.core.files import check_writable, write_json
 from temper.core.interrupt import Stopped
 from temper.data import available_splits
 from temper.errors import RunError
-from temper.margins import Estimate
-from temper.runs.diagnosis import FIXED, HALF, SCHEDULED, STANDARD, Diagnosis, Scale, ShortRun
+from temper.evaluation.measurement import TABLE
+from temper.margins import Estimate, EvidenceTable
+from temper.margins.comparison import changes, clean_change
+from temper.runs.diagnosis import FIXED, HALF, SCHEDULED, STANDARD, Diagnosis, Foretold, Scale, ShortRun
 from temper.runs.finetune import finetune, load_backbone
 from temper.runs.run import CONFIG, Run
 from temper.runs.views import CLEAN, REPORT, report
@@ -20,7 +22,7 @@ from temper.training.config import DataConfig, FinetuneConfig, completed, read_c
 from temper.training.diagnosis import Hinges, hinges, verdict
 from temper.training.objectives import OBJECTIVES
 from temper.training.splits import Splits, splits_of
-from temper.training.transfer import Validation, severity
+from temper.training.transfer import Validation
 
 log = logging.getLogger(__name__)
 
@@ -65,18 +67,21 @@ def diagnose(out: Path, config: FinetuneConfig, *, epochs: int = EPOCHS, images:
     run(STANDARD, "standard", {"name": "fixed"})
     run(HALF, attacked, {"name": "fixed"}, parts=2)
     run(FIXED, attacked, {"name": "fixed"})
-    lost = severity(runs[STANDARD].clean, runs[FIXED].clean)
-    told, found = verdict(runs[STANDARD].delay, runs[FIXED].delay, lost), None
-    if told != "untold":
+    tables = {name: EvidenceTable.load(out / name / TABLE) for name in runs}
+    lost = {name: clean_change(tables[name], tables[STANDARD]) for name in (HALF, FIXED)}
+    told, gained = Foretold(verdict(runs[STANDARD].delay, runs[FIXED].delay, lost[FIXED])), None
+    if told.verdict != "untold":
         found = hinges(
             [row["validation_accuracy"] for row in Run(out / STANDARD).history()],
             [runs[name].delay for name in (STANDARD, HALF, FIXED)],
             Validation.of(splits.validation.labels),
         )
         run(SCHEDULED, attacked, {"name": "hinge", "start": found.start, "end": found.end})
+        told = Foretold(told.verdict, found, _passes(config, found))
+        gained = changes(tables[FIXED], EvidenceTable.load(out / SCHEDULED / TABLE), threat)
     train, validation, test = (len(part) for part in (splits.train, splits.validation, splits.test))
     scale = Scale(train, validation, test, splits.train.num_classes, epochs, short.model.image_size, STEPS)
-    done = Diagnosis(threat, scale, runs, told, found, _passes(config, found) if found else None)
+    done = Diagnosis(threat, scale, runs, lost, gained, told)
     report([each.folder for each in runs.values()], out / REPORT, f"Temper: diagnosis at {threat}")
     write_json(out / SUMMARY, done.to_json())
     return done

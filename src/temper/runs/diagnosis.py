@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from temper.margins import Estimate
+from temper.margins.comparison import Changes
 from temper.threat import Threat, format_eps
 from temper.training.diagnosis import Hinges, Verdict
-from temper.training.transfer import Delay, difference, severity
+from temper.training.transfer import Delay
 
 STANDARD, HALF, FIXED, SCHEDULED = "standard", "fixed-half", "fixed", "scheduled"  # the folders of the runs
 
@@ -53,6 +54,21 @@ class ShortRun:
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What the short runs foretell.
+
+    Attributes:
+        verdict: see :func:`temper.training.diagnosis.verdict`.
+        hinges: of the schedule; None where nothing can be told.
+        passes: of the scheduled training of any length, as a share of those of fixed epsilon; None likewise.
+    """
+
+    verdict: Verdict
+    hinges: Hinges | None = None
+    passes: float | None = None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What short runs say of fixed epsilon here, and of the schedule to take.
 
@@ -60,18 +76,17 @@ class Diagnosis:
         threat: asked about.
         scale: of the runs.
         runs: by name; without the scheduled one where there was nothing to schedule.
-        verdict: see :func:`temper.training.diagnosis.verdict`.
-        hinges: of the schedule; None where nothing can be told.
-        passes: of the scheduled training of any length, as a share of those of fixed epsilon; None likewise.
-        seconds: that the short trainings took.
+        lost: severity by run of fixed epsilon, paired over the test images.
+        gained: what the schedule has beyond fixed epsilon, likewise; None without it.
+        foretold: what follows.
     """
 
     threat: Threat
     scale: Scale
     runs: Mapping[str, ShortRun]
-    verdict: Verdict
-    hinges: Hinges | None
-    passes: float | None
+    lost: Mapping[str, Estimate]
+    gained: Changes | None
+    foretold: Foretold
 
     @property
     def seconds(self) -> float:
@@ -79,26 +94,14 @@ class Diagnosis:
         return sum(run.seconds for run in self.runs.values())
 
     @property
-    def lost(self) -> dict[str, Estimate]:
-        """Severity by run of fixed epsilon."""
-        return {name: severity(self.runs[STANDARD].clean, self.runs[name].clean) for name in (HALF, FIXED)}
-
-    @property
-    def gained(self) -> dict[str, Estimate]:
-        """What the schedule has beyond fixed epsilon in the short runs; empty without one."""
-        if SCHEDULED not in self.runs:
-            return {}
-        one, other = self.runs[SCHEDULED], self.runs[FIXED]
-        return {name: difference(getattr(one, name), getattr(other, name)) for name in ("clean", "robust", "expected")}
-
-    @property
     def schedule(self) -> dict[str, object] | None:
         """The settings to train with, as a configuration's section; None where nothing can be told."""
-        if self.hinges is None:
+        hinges = self.foretold.hinges
+        if hinges is None or self.gained is None:
             return None
-        if self.verdict == "holds" and self.gained["clean"].low <= 0:
+        if self.foretold.verdict == "holds" and self.gained.clean.low <= 0:
             return {"name": "fixed"}
-        return {"name": "hinge", "start": self.hinges.start, "end": self.hinges.end}
+        return {"name": "hinge", "start": hinges.start, "end": hinges.end}
 
     def to_json(self) -> dict[str, object]:
         """The object of ``temper diagnose --json``."""
@@ -106,12 +109,12 @@ class Diagnosis:
             "norm": self.threat.norm,
             "eps": self.threat.eps,
             "scale": asdict(self.scale),
-            "verdict": self.verdict,
+            "verdict": self.foretold.verdict,
             "severity": {name: each.to_json() for name, each in self.lost.items()},
             "schedule": self.schedule,
-            "hinges": asdict(self.hinges) if self.hinges else None,
-            "gain": {name: each.to_json() for name, each in self.gained.items()},
-            "cost": {"seconds": self.seconds, "passes": self.passes},
+            "hinges": asdict(self.foretold.hinges) if self.foretold.hinges else None,
+            "gain": asdict(self.gained) if self.gained else None,
+            "cost": {"seconds": self.seconds, "passes": self.foretold.passes},
             "runs": {name: asdict(run) | {"folder": str(run.folder)} for name, run in self.runs.items()},
             "words": in_words(self),
         }
@@ -120,23 +123,23 @@ class Diagnosis:
 def in_words(found: Diagnosis) -> list[str]:
     """The answer for a person, a sentence or two a line."""
     lines = [_prediction(found)]
-    if found.schedule and found.hinges:
-        lines += [_recommendation(found, found.hinges), _checked(found)]
+    if found.foretold.hinges and found.gained:
+        lines += [_recommendation(found, found.foretold.hinges), _checked(found.threat, found.gained)]
     return [*lines, _rests_on(found)]
 
 
 def _prediction(found: Diagnosis) -> str:
     eps = _radius(found.threat, 1)
     standard, fixed, lost = found.runs[STANDARD], found.runs[FIXED], found.lost[FIXED]
-    if found.verdict == "untold":
+    if found.foretold.verdict == "untold":
         return (
             f"Nothing can be told: standard fine-tuning itself did not learn the task ({standard.delay}). Give it more"
             " --epochs, other learning rates or normalisation (--config), or more --images."
         )
-    if found.verdict == "fails":
+    if found.foretold.verdict == "fails":
         how = f"Fixed epsilon fails here at {eps}: it did not adapt to the task ({fixed.delay}), and"
         how += f" its clean accuracy is {_points(lost)} below that of standard fine-tuning."
-    elif found.verdict == "suffers":
+    elif found.foretold.verdict == "suffers":
         how = f"Fixed epsilon transfers badly here at {eps}: its clean accuracy is {_points(lost)} below that of"
         how += f" standard fine-tuning; it adapted in {fixed.delay}, standard fine-tuning in {standard.delay}."
     else:
@@ -152,7 +155,8 @@ def _recommendation(found: Diagnosis, at: Hinges) -> str:
         return "Train with fixed epsilon (--schedule.name fixed): a schedule gained nothing that could be shown."
     epochs = found.scale.epochs
     moved = " (moved, so that the ramp and the whole epsilon have a quarter of the training each)" if at.bounded else ""
-    passes = f" It takes {found.passes:.0%} of the passes of fixed epsilon." if found.passes else ""
+    share = found.foretold.passes
+    passes = f" It takes {share:.0%} of the passes of fixed epsilon." if share else ""
     return (
         f"Train with --schedule.name hinge --schedule.start {at.start:g} --schedule.end {at.end:g}{moved}: standard"
         f" fine-tuning had 90 % of its accuracy after epoch {_epochs(at.settled)} of {epochs} (T1), the mean delay of"
@@ -160,12 +164,11 @@ def _recommendation(found: Diagnosis, at: Hinges) -> str:
     )
 
 
-def _checked(found: Diagnosis) -> str:
-    gained = found.gained
+def _checked(threat: Threat, gained: Changes) -> str:
     return (
-        f"In the short run that schedule has, against fixed epsilon, clean accuracy {_points(gained['clean'], '+')},"
-        f" robust accuracy at {_radius(found.threat, 1)} {_points(gained['robust'], '+')}, expected robustness"
-        f" {_points(gained['expected'], '+')}."
+        f"In the short run that schedule has, against fixed epsilon, clean accuracy {_points(gained.clean, '+')},"
+        f" robust accuracy at {_radius(threat, 1)} {_points(gained.robust, '+')}, expected robustness"
+        f" {_points(gained.expected, '+')}."
     )
 
 
@@ -175,7 +178,7 @@ def _rests_on(found: Diagnosis) -> str:
     return (
         f"This rests on one run each of {scale.epochs} epochs (PGD with {scale.steps} steps) on {scale.train:,} images"
         f" of {scale.classes} classes{pixels}, {scale.validation:,} to validate and {scale.test:,} to test. Brackets"
-        " are 95 % intervals over those images, too wide rather than too narrow; what other seeds, more epochs, images"
+        " are 95 % intervals over those images; what other seeds, more epochs, images"
         f" or pixels change was not measured, and T1 and T2 are known to one epoch in {scale.epochs}. Training took"
         f" {found.seconds:.0f} s."
     )

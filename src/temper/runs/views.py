@@ -14,13 +14,14 @@ from temper.data.arrays import DAMAGE
 from temper.errors import DamagedError, EvidenceError, RunError, TemperError
 from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable
+from temper.margins.comparison import clean_change
 from temper.report import AccuracyCurve, EpochRow, RunView, SampleView, Training, write_report
 from temper.runs.brittleness import ENDS, brittleness_view
 from temper.runs.run import CONFIG, Run
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
 from temper.training.config import FinetuneConfig
 from temper.training.objectives import OBJECTIVES
-from temper.training.transfer import severity, task
+from temper.training.transfer import task
 
 log = logging.getLogger(__name__)
 
@@ -98,19 +99,15 @@ def compared(views: Mapping[Path, RunView]) -> list[RunView]:
     """Views of folders that are shown side by side: a run has its severity where one is standard fine-tuning of the
     same backbone on the same data, for as many epochs, measured on the same images."""
     runs = {folder: Run(folder).config for folder in views if (folder / CONFIG).exists()}
-    tasks = {folder: (task(config.model_dump(mode="json")), _tested(folder)) for folder, config in runs.items()}
+    tables = {folder: EvidenceTable.load(folder / TABLE) for folder in runs}
+    tasks = {at: (task(each.model_dump(mode="json")), tables[at].identity["data"]) for at, each in runs.items()}
     standard = {tasks[folder]: folder for folder, config in runs.items() if not _attacked(config)}
-
-    def severity_of(folder: Path) -> Estimate | None:
-        other = standard.get(tasks[folder])
-        return severity(views[other].table[CLEAN], views[folder].table[CLEAN]) if other else None
-
-    lost = {folder: severity_of(folder) for folder, config in runs.items() if _attacked(config)}
+    lost = {
+        folder: clean_change(tables[folder], tables[standard[tasks[folder]]])
+        for folder, config in runs.items()
+        if _attacked(config) and tasks[folder] in standard
+    }
     return [replace(each, training=replace(each.training, severity=lost.get(at))) for at, each in views.items()]
-
-
-def _tested(folder: Path) -> str:
-    return str(EvidenceTable.load(folder / TABLE).identity["data"])
 
 
 def _attacked(config: FinetuneConfig) -> bool:

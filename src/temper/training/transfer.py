@@ -118,20 +118,16 @@ def first_above(level: float, accuracies: Sequence[float], validation: Validatio
 
 def severity(standard: Estimate, own: Estimate) -> Estimate:
     """How suboptimal a transfer is (section 3; figure 1): the clean accuracy that standard fine-tuning of the same
-    backbone on the same data, for as many epochs, has beyond this run's, on the same images."""
-    return difference(standard, own)
+    backbone on the same data, for as many epochs, has beyond this run's, on the same images.
 
-
-def difference(one: Estimate, other: Estimate) -> Estimate:
-    """One accuracy minus another, a share that may be negative.
-
-    The interval takes the two as independent (Zou and Donner 2008); on the same images two runs mostly err alike, and
-    it is wider than need be.
+    Of two accuracies alone: the interval takes them as independent (Zou and Donner 2008), and on the same images, where
+    two runs mostly err alike, is wider than need be. :func:`temper.margins.comparison.clean_change` has the paired one
+    where every image's decision is known.
     """
-    value = one.value - other.value
-    below = math.hypot(one.value - one.low, other.high - other.value)
-    above = math.hypot(one.high - one.value, other.value - other.low)
-    return Estimate(value, value - below, value + above, min(one.n, other.n))
+    value = standard.value - own.value
+    below = math.hypot(standard.value - standard.low, own.high - own.value)
+    above = math.hypot(standard.high - standard.value, own.value - own.low)
+    return Estimate(value, value - below, value + above, min(standard.n, own.n))
 
 
 def task(config: Mapping[str, Any]) -> str:
