@@ -1,9 +1,9 @@
 """``temper finetune``, ``temper demo`` and the command line itself, as a person calls them."""
 
 import errno
+import html
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from temper.cli.measuring import parse_duration
 from temper.errors import ArgumentError
 from temper.runs.run import Run
 from temper.training import loop
-from temper.training.config import FinetuneConfig, read_config
+from temper.training.config import read_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -182,16 +182,17 @@ def test_bad_durations(text: str) -> None:
 def test_demo_compares_three_runs_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def smaller(content: dict[str, Any]) -> FinetuneConfig:
-        few = {"data": {"train_limit": 60, "test_limit": 20}, "evaluation": {"points": 2}}
-        return read_config(content | few | {"epochs": 1, "attack": {"name": "pgd", "steps": 1}})
-
-    monkeypatch.setattr(demo, "read_config", smaller)
+    data = {"train": "digits", "train_limit": 60, "test_limit": 20}
+    few = {"data": data, "epochs": 1, "attack": {"name": "pgd", "steps": 1}, "evaluation": {"points": 2}}
+    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | few)
     assert main(["demo", "--out", "there"]) == 0
     printed = capsys.readouterr().out
     for name in demo.WAYS:
         assert name in " ".join(printed.split())
-    assert (tmp_path / "there" / "report.html").exists()
+    words = printed.strip().splitlines()[-1]
+    assert words.startswith("With epsilon fixed, accuracy on clean images")
+    page = (tmp_path / "there" / "report.html").read_text()
+    assert page.index(html.escape(words)) < page.index("<table")
     stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("weights.safetensors"))]
     assert main(["demo", "--out", "there"]) == 0
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("weights.safetensors"))] == stamps

@@ -1,0 +1,104 @@
+"""How the settings of ``temper demo`` were chosen, on seeds that demo_seeds.py does not judge; one command:
+
+    python benchmarks/demo/demo_settings.py [--out runs/demo-choice] [--tried]
+
+The learning rate as the paper chooses it: the one at which fixed epsilon has the best clean accuracy on validation
+images. Writes rates.csv beside this file and prints the means. ``--tried`` repeats the trials that the task was found
+by, one seed each, and writes tried.csv. Started again, it continues.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from temper.cli.demo import FIXED, SCHEDULED, SETTINGS, WAYS
+from temper.evaluation.measurement import TABLE
+from temper.margins import EvidenceTable
+from temper.runs.finetune import finetune, train_only
+from temper.runs.run import CONFIG
+from temper.training.config import read_config
+
+HERE = Path(__file__).parent
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+SEEDS = (100, 101, 102)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the demonstration might have been."""
+
+    eps: float
+    epochs: int
+    rate: float
+    data: Mapping[str, object]
+    image_size: int
+
+
+DIGITS, MNIST = {"train": "digits", "augmentation": "none"}, {"train": "mnist-5k", "augmentation": "none"}
+TRIED = (
+    Trial(72 / 255, 12, 1e-3, DIGITS, 32),
+    Trial(72 / 255, 12, 1e-2, DIGITS, 32),
+    Trial(0.4, 10, 1e-2, MNIST | {"train_limit": 1000}, 28),
+    Trial(0.4, 20, 1e-2, MNIST | {"train_limit": 1500}, 28),
+    Trial(0.45, 20, 1e-2, MNIST | {"train_limit": 1500}, 28),
+)
+
+
+def same_rate(rate: float) -> dict[str, object]:
+    """The optimiser's settings for one learning rate of backbone and head."""
+    return {"optimiser": {"backbone_lr": rate, "head_lr": rate}}
+
+
+def rate_row(rate: float, seed: int, out: Path) -> dict[str, object]:
+    """Fixed epsilon at one learning rate: clean accuracy on validation images after the last epoch."""
+    folder = out / f"{rate:g}-{seed}"
+    run = train_only(read_config({**SETTINGS, **WAYS[FIXED], **same_rate(rate), "out": folder, "seed": seed}))
+    return {"rate": rate, "seed": seed, "validation_accuracy": run.history()[-1]["validation_accuracy"]}
+
+
+def tried_row(trial: Trial, way: str, out: Path) -> dict[str, object]:
+    """One trial in one way, on the test images of a seed that is not judged."""
+    folder = (
+        out / "tried" / f"{trial.data['train']}-{trial.eps:g}-{trial.epochs}-{trial.rate:g}" / way.replace(" ", "-")
+    )
+    changed: dict[str, object] = {"eps": trial.eps, "epochs": trial.epochs, "data": trial.data}
+    changed |= {"model": {"image_size": trial.image_size}, "evaluation": {"points": 4}, "precision": "auto"}
+    changed |= {"out": folder, "seed": SEEDS[0]}
+    config = read_config({**SETTINGS, **WAYS[way], **same_rate(trial.rate), **changed})
+    run = finetune(config, resume=(folder / CONFIG).exists())
+    table = EvidenceTable.load(run.folder / TABLE)
+    return {
+        "data": config.data.train,
+        "eps": config.eps,
+        "epochs": config.epochs,
+        "train_images": len(run.record["data"]["train"]["ids"]),
+        "rate": trial.rate,
+        "way": way,
+        "clean": table.clean_accuracy().value,
+        "robust": table.robust_accuracy("Linf", config.eps).value,
+        "expected": table.expected_robustness("Linf", config.eps).value,
+        "n": len(table),
+    }
+
+
+def main() -> None:
+    """Run what is not finished, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo-choice"))
+    parser.add_argument("--tried", action="store_true", help="repeat the trials that the task was found by")
+    options = parser.parse_args()
+    if options.tried:
+        rows = pd.DataFrame([tried_row(trial, way, options.out) for trial in TRIED for way in (FIXED, SCHEDULED)])
+        rows.round(6).to_csv(HERE / "tried.csv", index=False)
+        print(rows.round(3).to_string(index=False))
+        return
+    rates = pd.DataFrame([rate_row(rate, seed, options.out) for seed in SEEDS for rate in RATES])
+    rates.round(6).to_csv(HERE / "rates.csv", index=False)
+    print(rates.groupby("rate")["validation_accuracy"].agg(["mean", "min", "max"]).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
