@@ -98,6 +98,14 @@ def test_table_shows_value_interval_n_and_unknown(tmp_path):
     assert page.text.count(" unknown") == 1  # only where there are some
 
 
+def test_a_lead_stands_before_the_table_as_text(tmp_path):
+    text = write_report([view()], tmp_path / "report.html", title="t", lead="fell to <b>5 %</b>").read_text()
+    assert "<b>5 %" not in text
+    assert text.index('<p class="lead">fell to &lt;b&gt;5 %') < text.index("<table")
+    plain, _ = report(tmp_path, view())
+    assert 'class="lead"' not in plain
+
+
 def test_a_column_that_one_run_lacks_is_shown_as_not_measured(tmp_path):
     other = view("other", table={"clean accuracy": Estimate(0.5, 0.4, 0.6, 50)})
     _, page = report(tmp_path, view(), other)

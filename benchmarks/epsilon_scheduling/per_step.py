@@ -1,4 +1,4 @@
-"""Is it as good to move epsilon at every step as once per epoch? On the demo's digits, several seeds, one command:
+"""Is it as good to move epsilon at every step as once per epoch? On scikit-learn's digits, several seeds, one command:
 
     python benchmarks/epsilon_scheduling/per_step.py [--out runs/per_step] [--seeds N]
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
 
-  demo         fine-tune a bundled network three ways on real images, measure it, and write a report (about 2 minutes)
+  demo         see fixed epsilon fail to transfer and Epsilon-Scheduling cure it, on real images (about MINUTES)
   diagnose     foretell whether fixed epsilon fails on your data, and which schedule to take
   finetune     make a pretrained classifier robust on your data
   evaluate     measure how robust a classifier is
@@ -53,7 +53,8 @@ command continues
 @dataclass(frozen=True)
 class Demo:
     """Fine-tune a small non-robust network on handwritten digits three ways (standard, fixed epsilon,
-    Epsilon-Scheduling), measure accuracy against epsilon, and write a report. Needs no download and no account."""
+    Epsilon-Scheduling), measure accuracy against epsilon, write a report, and say in words what was seen. Needs the
+    extra temper[demo], which ships the images; no other download and no account."""
 
     out: Path = Path("temper-demo")
     """Folder for runs and report; run again, it continues where it stopped."""
