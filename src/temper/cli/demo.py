@@ -89,9 +89,7 @@ def demo(out: Path) -> Path:
         raise Stopped(f"{out}: stopped, everything is saved; run temper demo again to continue") from None
     words = verdict(compared)
     path = views.report([*compared.folders.values()], out / views.REPORT, "Temper: three ways to fine-tune", lead=words)
-    gain = (compared.gain.clean, compared.gain.robust, compared.gain.expected)
-    gains = {"scheduled - fixed, paired": dict(zip(compared.results[FIXED], gain, strict=True))}
-    show_table("Handwritten digits, one non-robust network fine-tuned three ways", {**compared.results, **gains})
+    show_table("Handwritten digits, one non-robust network fine-tuned three ways", compared.results)
     say(f"report: {path}", words)
     return path
 
@@ -108,14 +106,18 @@ def verdict(compared: Compared) -> str:
     clean = _either(gain.clean, "kept", "fell further, to", "came to about the same,")
     average = _either(gain.expected, "more robust", "less robust", "about as robust")
     full = _either(gain.robust, "more robust", "less robust", "about as robust")
-    cured = suffers and gain.clean.low > 0 and gain.expected.low > 0
-    meaning = "the schedule cured what fixed epsilon spoilt" if cured else "no cure was seen"
-    price = ", at a price at the full strength" if cured and gain.robust.high < 0 else ""
+    meaning = "no cure was seen"
+    if suffers and gain.clean.low > 0 and gain.expected.low > 0:
+        won = gain.clean.value / compared.loss.clean.value
+        meaning = (
+            f"the schedule cured the transfer: it won back {won:.0%} of the clean accuracy that fixed epsilon lost"
+        )
+        meaning += ", at a price at the full strength" if gain.robust.high < 0 else ""
     return (
         f"With epsilon fixed, accuracy on clean images {transfer}. Epsilon-Scheduling {clean} {scheduled[0]:.1%}"
         f" ({_points(gain.clean)}). On average over all strengths up to {THREAT} it is {average}: {scheduled[2]:.1%}"
         f" against {fixed[2]:.1%} ({_points(gain.expected)}); at the full strength {full}: {scheduled[1]:.1%} against"
-        f" {fixed[1]:.1%} ({_points(gain.robust)}). Here {meaning}{price}. In brackets: 95 % intervals, paired over the"
+        f" {fixed[1]:.1%} ({_points(gain.robust)}). Here {meaning}. In brackets: 95 % intervals, paired over the"
         f" same {gain.clean.n:,} test images."
     )
 
@@ -126,4 +128,4 @@ def _either(change: Estimate, higher: str, lower: str, same: str) -> str:
 
 
 def _points(change: Estimate) -> str:
-    return f"{100 * change.value:+.1f} points [{100 * change.low:+.1f},\u00a0{100 * change.high:+.1f}]"
+    return f"{100 * change.value:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
