@@ -7,9 +7,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from boards import assert_same_rows, rows_of, whole_board
-from temper.benchmark.leaderboard import (
-    write_leaderboard,
-)
+from temper.benchmark.leaderboard import Measured, Metric, write_leaderboard
+from temper.margins.intervals import Estimate
 
 pytestmark = pytest.mark.slow
 
@@ -171,6 +170,31 @@ def test_ranks_of_a_ranking_and_of_a_metric(board, visit):
     page.select_option("[name=tier]", "small")
     assert rows.count() == 4
     assert "Ranks are among all 6 configurations" in page.inner_text("#ranks")
+
+
+def test_where_lower_is_better_the_lowest_is_first(board, browser, tmp_path):
+    late = {"convnext": 2.0, "vit": 11.0}
+    metric = Metric("delay", "delay, epochs", "First epoch that passes.", percent=False, digits=1, lower=True)
+    runs = [
+        dataclasses.replace(each, measured=Measured({"delay": Estimate(epochs, epochs, epochs, 90)}))
+        for each in done(board)
+        if (epochs := late.get(each.factors.backbone))
+    ]
+    page = browser.new_page()
+    small = dataclasses.replace(board, runs=runs, metrics=[metric], rankings=())
+    page.goto(write_leaderboard(small, tmp_path).as_uri())
+    page.select_option("#by", "delay")
+    ranked = [" ".join(text.split()) for text in page.locator("#ranks tbody tr").all_inner_texts()]
+    assert ranked[0].startswith("1 convnext")
+    assert "2.0" in ranked[0]
+    assert "vit" in ranked[-1]
+    assert "11.0" in ranked[-1]
+    page.locator('#table th[data-key="backbone"] button').click()
+    header = page.locator('#table th[data-key="delay"]')
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert table(page)[0]["delay"] == "2.0"
+    page.close()
 
 
 def test_a_configuration_that_lacks_a_data_set_is_not_ranked(board, browser, tmp_path):

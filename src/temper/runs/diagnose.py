@@ -27,8 +27,8 @@ from temper.training.transfer import Validation
 log = logging.getLogger(__name__)
 
 SUMMARY = "diagnosis.json"
-EPOCHS, PIXELS, STEPS, BATCH = 12, 64, 3, 32
-IMAGES, PER_CLASS, VALIDATION, TEST = 1000, 5, 400, 300  # where there are more
+EPOCHS, PIXELS, STEPS, BATCH = 10, 64, 3, 32
+IMAGES, PER_CLASS, VALIDATION, TEST = 800, 5, 400, 300  # where there are more
 LARGEST_SHARE = 0.25  # of the training images, to validate
 
 
@@ -43,7 +43,7 @@ def diagnose(out: Path, config: FinetuneConfig, *, epochs: int = EPOCHS, images:
             hold. Images are no larger than 64 pixels unless it says how large they are; the attack is PGD with 3 steps,
             the batch 32 images.
         epochs: of each run.
-        images: to train on at most; by default 1,000, or 5 of each class where that is more.
+        images: to train on at most; by default 800, or 5 of each class where that is more.
 
     Raises:
         See :func:`temper.runs.finetune.finetune`. RunError: ``out`` holds runs with other settings.
