@@ -142,6 +142,7 @@ def test_what_does_not_learn_at_all_foretells_nothing():
     first, last = in_words(found)
     assert "Nothing can be told: standard fine-tuning itself did not learn" in first
     assert "rests on" in last
+    assert "T1" not in last
 
 
 def test_a_program_gets_the_same():

@@ -174,13 +174,14 @@ def _checked(threat: Threat, gained: Changes) -> str:
 
 def _rests_on(found: Diagnosis) -> str:
     scale = found.scale
+    length = "1 epoch" if scale.epochs == 1 else f"{scale.epochs} epochs"
     pixels = f" at {scale.pixels} pixels" if scale.pixels else ""
+    coarse = f", and T1 and T2 are known to one epoch in {scale.epochs}" if found.foretold.hinges else ""
     return (
-        f"This rests on one run each of {scale.epochs} epochs (PGD with {scale.steps} steps) on {scale.train:,} images"
+        f"This rests on one run each of {length} (PGD with {scale.steps} steps) on {scale.train:,} images"
         f" of {scale.classes} classes{pixels}, {scale.validation:,} to validate and {scale.test:,} to test. Brackets"
-        " are 95 % intervals over those images; what other seeds, more epochs, images"
-        f" or pixels change was not measured, and T1 and T2 are known to one epoch in {scale.epochs}. Training took"
-        f" {found.seconds:.0f} s."
+        " are 95 % intervals over those images; what other seeds, more epochs, images or pixels change was not"
+        f" measured{coarse}. Training took {found.seconds:.0f} s."
     )
 
 
