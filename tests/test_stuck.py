@@ -132,7 +132,7 @@ def test_a_stopped_run_is_warned_of_once_in_all(tmp_path, caplog):
         finetune(settings, resume=True)
     assert run.warnings == [warning]
     assert sum("at chance" in record.getMessage() for record in caplog.records) == 1
-    assert f"Warning. {warning}" in _text(report([run.folder], tmp_path / "r.html", "r"))
+    assert f"Warning, run. {warning}" in _text(report([run.folder], tmp_path / "r.html", "r"))
 
 
 @pytest.mark.slow
