@@ -20,7 +20,7 @@ from temper.attacks.suites import SUITES, Stage
 from temper.attacks.tangent import Tangent
 from temper.attacks.work import Work
 
-SMALL = Funnel(classes=3, scouts=(Scout(4), Tangent(4)), strays=(), kept=2, finish=Tangent(6))
+SMALL = Funnel(classes=3, scouts=(Scout(4), Tangent(4)), strays=(), finishes=(Tangent(6), Scout(6)))
 
 
 def searched(attack: Funnel, model: Model, x: Tensor, y: Tensor, norm: str, rivals: Tensor) -> tuple[State, Tensor]:
@@ -80,7 +80,7 @@ def test_its_runs_are_those_of_the_attacks_it_is_made_of(norm):
     for place in range(2):
         chosen, every = order[place], torch.arange(len(x))
         begun = lengths[chosen, every], images[chosen, every]
-        _, alone = single(SMALL.finish, model, x, y, norm, targets[chosen, every], begun)
+        _, alone = single(SMALL.finishes[place], model, x, y, norm, targets[chosen, every], begun)
         some = begun[0].isfinite()
         assert some.sum() >= 6
         assert torch.equal(asked[24 + 6 * place : 30 + 6 * place][:, some], alone[:, some])
@@ -148,8 +148,19 @@ def test_it_goes_for_one_class_where_one_is_named():
     assert flipped(model(found), y).sum() >= 4
 
 
+def test_long_runs_go_for_the_nearest_classes_where_short_ones_found_no_flip():
+    """Short runs of one tiny step flip nothing; what follows starts at the image, and is no search without a class."""
+    model, x, y = bent_case()
+    rivals = rivals_of(model, x, y)
+    still = Funnel(classes=3, scouts=(Scout(1, gamma=1e-9),), strays=(), finishes=(Tangent(6), Scout(6)))
+    _, asked = searched(still, model, x, y, "L2", rivals)
+    for place, long in enumerate(still.finishes):
+        _, alone = single(long, model, x, y, "L2", rivals[:, place], None)
+        assert torch.equal(asked[3 + 6 * place : 9 + 6 * place], alone)
+
+
 def test_its_passes_are_those_of_its_runs():
-    fab = Funnel(classes=2, scouts=(FABTargeted(4), Scout(4)), strays=(), kept=1, finish=FABTargeted(6))
+    fab = Funnel(classes=2, scouts=(FABTargeted(4), Scout(4)), strays=(), finishes=(FABTargeted(6),))
     assert fab.passes() == (2 * (8 + 4) + 12, 2 * 8 + 6)
     assert SMALL.among(1).passes() == (8 + 12, 8 + 12)
 

@@ -18,7 +18,7 @@ from temper.attacks.nearest import begin
 from temper.attacks.tangent import Tangent
 from temper.threat import Norm
 
-FINISH = Tangent(30, longest=0.3, shortest=0.02)
+FINISH = Tangent(25, longest=0.3, shortest=0.02)
 INNER = "inner "  # before the names of what a run remembers for itself
 
 
@@ -47,15 +47,14 @@ class Scout(FMN):
 class Funnel(Attack):
     """Short runs from the image towards the first of the classes, then long ones from the nearest flips found.
 
-    Where the short runs found no flip to go on from, the long ones start at the image.
+    Where the short runs found no flip to go on from, the long ones go from the image towards the first classes.
 
     Attributes:
         classes: how many are looked at.
         scouts: the short runs towards each of them from the image, of as many steps each.
         strays: such runs from random points instead, as far as the nearest flip that was found before; from the image
             where there are no keys.
-        kept: how many flips are gone on from.
-        finish: the long run.
+        finishes: the long runs, of as many steps each: from the nearest flip, from the next one, and so on.
         steps: of all runs together.
     """
 
@@ -63,13 +62,23 @@ class Funnel(Attack):
 
     steps: int = field(init=False)
     classes: int = 5
-    scouts: tuple[Attack, ...] = (Scout(8),)
-    strays: tuple[Attack, ...] = (Scout(8), Tangent(8))
-    kept: int = 2
-    finish: Attack = FINISH
+    scouts: tuple[Attack, ...] = (Scout(7),)
+    strays: tuple[Attack, ...] = (Scout(7), Tangent(7))
+    finishes: tuple[Attack, ...] = (FINISH, Scout(25), FINISH)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", self.short * self.shorts + self.kept * self.finish.steps)
+        object.__setattr__(self, "steps", self.short * self.shorts + self.kept * self.long)
+
+    @property
+    def kept(self) -> int:
+        """How many flips are gone on from: one by each long run."""
+        return len(self.finishes)
+
+    @property
+    def long(self) -> int:
+        """Steps of a long run."""
+        (steps,) = {each.steps for each in self.finishes}
+        return steps
 
     @property
     def short(self) -> int:
@@ -95,21 +104,21 @@ class Funnel(Attack):
     def among(self, classes: int) -> "Funnel":
         """See :class:`Attack`."""
         few = min(self.classes, classes)
-        return replace(self, classes=few, kept=min(self.kept, few * len(self.shorter)))
+        return replace(self, classes=few, finishes=self.finishes[: few * len(self.shorter)])
 
     def passes(self) -> tuple[int, int]:
         """See :class:`Attack`."""
-        runs = [*self.shorter] * self.classes + [self.finish] * self.kept
+        runs = [*self.shorter] * self.classes + [*self.finishes]
         return sum(run.passes()[0] for run in runs), self.steps
 
     def describe(self) -> dict[str, object]:
         """See :class:`Attack`."""
         shorter = {name: [each.describe() for each in getattr(self, name)] for name in ("scouts", "strays")}
-        return super().describe() | shorter | {"finish": self.finish.describe()}
+        return super().describe() | shorter | {"finishes": [each.describe() for each in self.finishes]}
 
     def begin(self, problem: Problem) -> State:
         """See :class:`Attack`; knows no limit but the box. Without rivals it goes for the target alone."""
-        x, y, rivals = problem.x, problem.y, problem.rivals
+        x, rivals = problem.x, problem.rivals
         if rivals is None:
             assert problem.target is not None
             rivals = problem.target[:, None]
@@ -118,7 +127,7 @@ class Funnel(Attack):
             "rivals": rivals[:, : self.classes],
             "held": x[:, None].repeat_interleave(self.kept, 1),
             "held distance": x.new_full((len(x), self.kept), torch.inf),
-            "held target": y[:, None].repeat_interleave(self.kept, 1),
+            "held target": rivals[:, torch.arange(self.kept, device=x.device) % rivals.shape[1]],
         }
         return state | self._run(state, problem.norm, rivals[:, 0], state["query"])
 
@@ -128,7 +137,7 @@ class Funnel(Attack):
         inner = {name: tensor for name, tensor in state.items() if not name.startswith(INNER)} | {"step": asked}
         inner |= {name.removeprefix(INNER): tensor for name, tensor in state.items() if name.startswith(INNER)}
         after = dict(inner)
-        for kind, attack in enumerate((*self.shorter, self.finish)):
+        for kind, attack in enumerate((*self.shorter, *self.finishes)):
             mask = self._kind(run) == kind
             if mask.any():
                 own = dict(inner)
@@ -150,19 +159,21 @@ class Funnel(Attack):
 
     def _place(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """Which run a step belongs to, and how many steps of it were before: int64 [N] each."""
-        short, long = self.short, self.finish.steps
+        short, long = self.short, self.long
         beyond = step - self.shorts * short
         run = torch.where(beyond < 0, step // short, self.shorts + beyond // long)
         return run, torch.where(beyond < 0, step % short, beyond % long)
 
     def _kind(self, run: Tensor) -> Tensor:
-        """Which kind of short run a run is, or, as the next number, the long one: int64 [N]."""
-        return torch.where(run < self.shorts, run // self.classes, len(self.shorter))
+        """Which kind of short run a run is, or, in the numbers after them, which long one: int64 [N]."""
+        return torch.where(run < self.shorts, run // self.classes, len(self.shorter) + run - self.shorts)
 
     def _run(self, state: State, norm: Norm, target: Tensor, start: Tensor) -> State:
         """What a run remembers for itself, before its first question."""
         problem = Problem(state["x"], state["y"], state["eps"], norm, None, target)
-        fresh = {name: tensor for each in (*self.shorter, self.finish) for name, tensor in each.begin(problem).items()}
+        fresh = {
+            name: tensor for each in (*self.shorter, *self.finishes) for name, tensor in each.begin(problem).items()
+        }
         own = [name for name in fresh if name not in ("x", "y", "eps", "step", "query", "target")]
         return {"query": start, "target": target} | {INNER + name: fresh[name] for name in own}
 

@@ -144,7 +144,7 @@ class Suite:
 TARGETS = "targets"  # what finding out the order of a sample's nearest classes is called among its stages
 CLOSER = Stage("tangent", Tangent(30), random_start=False, towards="nearest")
 ROUND = Funnel(
-    classes=6, scouts=(Scout(10),), strays=(), finish=Scout(50, gamma=0.05)
+    classes=6, scouts=(Scout(10),), strays=(), finishes=(Scout(50, gamma=0.05),) * 2
 )  # for balls whose corners are few
 
 SUITES = {
