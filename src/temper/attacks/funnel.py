@@ -18,7 +18,7 @@ from temper.attacks.nearest import begin
 from temper.attacks.tangent import Tangent
 from temper.threat import Norm
 
-FINISH = Tangent(25, longest=0.3, shortest=0.02)
+FINISH = Tangent(30, longest=0.3, shortest=0.02)
 INNER = "inner "  # before the names of what a run remembers for itself
 
 
@@ -62,9 +62,9 @@ class Funnel(Attack):
 
     steps: int = field(init=False)
     classes: int = 5
-    scouts: tuple[Attack, ...] = (Scout(7),)
-    strays: tuple[Attack, ...] = (Scout(7), Tangent(7))
-    finishes: tuple[Attack, ...] = (FINISH, Scout(25), FINISH)
+    scouts: tuple[Attack, ...] = (Scout(6),)
+    strays: tuple[Attack, ...] = (Scout(6), Tangent(6))
+    finishes: tuple[Attack, ...] = (FINISH, FINISH, Scout(30))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", self.short * self.shorts + self.kept * self.long)
