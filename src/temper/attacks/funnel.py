@@ -18,7 +18,7 @@ from temper.attacks.nearest import begin
 from temper.attacks.tangent import Tangent
 from temper.threat import Norm
 
-FINISH = Tangent(30, longest=0.3, shortest=0.02)
+FINISH = Tangent(22, longest=0.3, shortest=0.02)
 INNER = "inner "  # before the names of what a run remembers for itself
 
 
@@ -47,7 +47,9 @@ class Scout(FMN):
 class Funnel(Attack):
     """Short runs from the image towards the first of the classes, then long ones from the nearest flips found.
 
-    Where the short runs found no flip to go on from, the long ones go from the image towards the first classes.
+    Of the long ones, those of Tangent end very near the part of the boundary that they were led to, and those of FMN
+    leave it for a nearer one. Where the short runs found no flip to go on from, the long ones go from the image towards
+    the first classes.
 
     Attributes:
         classes: how many are looked at.
@@ -64,7 +66,7 @@ class Funnel(Attack):
     classes: int = 5
     scouts: tuple[Attack, ...] = (Scout(6),)
     strays: tuple[Attack, ...] = (Scout(6), Tangent(6))
-    finishes: tuple[Attack, ...] = (FINISH, FINISH, Scout(30))
+    finishes: tuple[Attack, ...] = (FINISH, FINISH, Scout(22, gamma=0.5), Scout(22, gamma=0.5))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", self.short * self.shorts + self.kept * self.long)
