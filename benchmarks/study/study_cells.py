@@ -1,0 +1,63 @@
+"""The cells of the study in the order in which they are run, from the one SPEC beside this file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from temper.benchmark.grid import Cell, cells
+from temper.benchmark.spec import Spec, read_spec
+
+SPEC = Path(__file__).with_name("spec.yaml")
+EPSILONS = (8, 4, 2, 1)  # n/255
+EVERYWHERE = (8, 4)  # the others are for the curve of one backbone on one data set
+CURVE = ("mobilenetv2", "caltech101")
+COMPARED = ("fixed", "hinge")
+PARTS = ("core", "curve", "other schedules")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of the SPEC at an epsilon of ``eps`` / 255, and the part of the study that it belongs to."""
+
+    eps: int
+    part: str
+    cell: Cell
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a result row is told apart by: epsilon and factors."""
+        return (self.eps, *self.cell.factors.values())
+
+
+def spec_text(eps: int) -> str:
+    """The SPEC at ``eps`` / 255, as YAML."""
+    return SPEC.read_text().replace("EPS", f"{eps}/255")
+
+
+def spec_at(eps: int) -> Spec:
+    """The SPEC at ``eps`` / 255."""
+    return read_spec(yaml.safe_load(spec_text(eps)))
+
+
+def planned() -> list[Planned]:
+    """Every cell: what compares fixed and scheduled epsilon first, then the curve, then other schedules. Within each
+    seed by seed, and what belongs together side by side, so that what is there at any moment is balanced."""
+    wanted = []
+    for eps in EPSILONS:
+        for cell in cells(spec_at(eps)):
+            part = _part(eps, cell.factors)
+            if part is not None:
+                wanted.append(Planned(eps, part, cell))
+    order = {name: place for place, name in enumerate(PARTS)}
+    # Python's sort is stable: within these keys the order is that of EPSILONS and of the SPEC's factors.
+    return sorted(wanted, key=lambda each: (order[each.part], each.cell.factors["seed"]))
+
+
+def _part(eps: int, factors: Mapping[str, str | int]) -> str | None:
+    """The part of the study that needs a cell; None where none does."""
+    compared = factors["schedule"] in COMPARED  # standard fine-tuning, too: its schedule is fixed, at no epsilon
+    if eps in EVERYWHERE:
+        return "core" if compared else "other schedules"
+    return "curve" if compared and (factors["backbone"], factors["dataset"]) == CURVE else None
