@@ -3,8 +3,9 @@
     python benchmarks/demo/demo_settings.py [--out runs/demo-choice] [--tried]
 
 The learning rate as the paper chooses it: the one at which fixed epsilon has the best clean accuracy on validation
-images. Writes rates.csv beside this file and prints the means. ``--tried`` repeats the trials that the task was found
-by, one seed each, and writes tried.csv. Started again, it continues.
+images, all on one seed, the better half on a second. Writes rates.csv beside this file and prints the means.
+``--tried`` repeats the trials that the task was found by, on one seed, and writes tried.csv. Started again, it
+continues.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from temper.training.config import read_config
 
 HERE = Path(__file__).parent
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-SEEDS = (100, 101, 102)
+SEEDS = (100, 101)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ def main() -> None:
         rows.round(6).to_csv(HERE / "tried.csv", index=False)
         print(rows.round(3).to_string(index=False))
         return
-    rates = pd.DataFrame([rate_row(rate, seed, options.out) for seed in SEEDS for rate in RATES])
+    rates = pd.DataFrame([rate_row(rate, SEEDS[0], options.out) for rate in RATES])
+    better = rates.nlargest(len(RATES) // 2, "validation_accuracy")["rate"]
+    rates = pd.concat([rates, pd.DataFrame([rate_row(rate, SEEDS[1], options.out) for rate in better])])
     rates.round(6).to_csv(HERE / "rates.csv", index=False)
     print(rates.groupby("rate")["validation_accuracy"].agg(["mean", "min", "max"]).round(3).to_string())
 
