@@ -187,3 +187,12 @@ def test_the_page_of_a_study_that_has_just_begun(tmp_path):
     assert "No test yet: it takes four pairs" in page
     assert page.count("Not to be told yet") == 3
     assert "nan" not in page
+
+
+def test_the_page_of_a_study_that_has_not_begun(tmp_path):
+    plan = planned()
+    write_page(Rows(tmp_path), plan, tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    assert page.startswith("# Fixed and scheduled epsilon on pretrained backbones")
+    assert f"So far: 0 of {len(plan)} cells" in page
+    assert "What it says" not in page

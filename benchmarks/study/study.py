@@ -85,8 +85,9 @@ def _fetched(requirement: str, folder: Path) -> Path:
     return next(folder.glob(f"{name}-*.whl"))
 
 
-def show_plans(store: Store) -> None:
-    """What is left to do, epsilon by epsilon and part by part."""
+def show_plans(store: Store, rows: Rows) -> None:
+    """What is left to do, epsilon by epsilon and part by part; and what cells took so far, which says more than the
+    most that measuring could take."""
     plan = planned()
     for part in PARTS:
         for eps in EPSILONS:
@@ -94,6 +95,9 @@ def show_plans(store: Store) -> None:
             if own:
                 print(f"\n{part}, Linf {eps}/255")
                 show_plan(planning.summarise(spec_at(eps), own, store.place, measure=True))
+    results = rows.read("results")
+    for backbone, seconds in results.groupby("backbone")["seconds"]:
+        print(f"{backbone}: {len(seconds)} cells took {seconds.mean():.0f} s each on average")
 
 
 def carry_out(store: Store, rows: Rows, workers: int) -> bool:
@@ -142,7 +146,7 @@ def main() -> int:
     store = Store(STORE, create=True)
     logging.info(f"{rows.restore(plan, store)} committed rows put into the store")
     if call.plan:
-        show_plans(store)
+        show_plans(store, rows)
         return 0
     complete = True
     try:

@@ -22,9 +22,11 @@ RATES = Path(__file__).with_name("learning_rates.csv")
 
 
 def write_page(rows: Rows, plan: Sequence[Planned], docs: Path) -> None:
-    """Write the page and its figures into ``docs``; where there is no row yet, nothing."""
+    """Write the page and its figures into ``docs``; where there is no row yet, what is asked and how."""
     frame = store_rows(rows, plan)
     if frame.empty:
+        nothing = f"**So far: 0 of {len(plan)} cells.** Nothing is measured yet."
+        (docs / PAGE).write_text("\n".join([*_opening(plan), nothing]) + "\n")
         return
     frame = with_severity(frame)
     (docs / FIGURES).mkdir(exist_ok=True)
@@ -35,7 +37,7 @@ def write_page(rows: Rows, plan: Sequence[Planned], docs: Path) -> None:
 
 
 def _page(frame: pd.DataFrame, outcomes: pd.DataFrame, plan: Sequence[Planned]) -> Iterator[str]:
-    yield from [INTRODUCTION.read_text().rstrip(), "", *_rates(), "", "## How far it is", "", *_progress(frame, plan)]
+    yield from [*_opening(plan), *_progress(frame, plan)]
     yield from ["", "## What it says so far", ""]
     yield from ["![clean accuracy against the epsilon of training, by backbone and data set](study/clean.svg)", ""]
     yield from _answers(frame)
@@ -92,7 +94,11 @@ def _progress(frame: pd.DataFrame, plan: Sequence[Planned]) -> Iterator[str]:
     yield "A cell is a backbone, data set, way of training and seed, measured at one epsilon."
 
 
-def _rates() -> Iterator[str]:
+def _opening(plan: Sequence[Planned]) -> list[str]:
+    return [INTRODUCTION.read_text().rstrip(), "", *_rates(plan), "", "## How far it is", ""]
+
+
+def _rates(plan: Sequence[Planned]) -> Iterator[str]:
     """What the learning rate was chosen by."""
     last = pd.read_csv(RATES).groupby("learning_rate").last()
     whole = last["epoch"].max()
@@ -101,7 +107,8 @@ def _rates() -> Iterator[str]:
         stopped = "" if row["epoch"] == whole else f" after {row['epoch']:.0f} epochs, where it was stopped"
         said.append(f"{rate:g}: {row['validation_accuracy']:.1%}{stopped}")
     yield "The learning rate, one for all cells, was chosen by clean validation accuracy of MobileNetV2 on Caltech101,"
-    yield f"at a fixed 4/255, with seed 100, which is not used below: {'; '.join(said)}."
+    yield f"at a fixed 4/255, with seed 100, which is not used below: {'; '.join(said)}. It is"
+    yield f"{plan[0].cell.config.optimiser.backbone_lr:g}."
 
 
 def _leaderboard(frame: pd.DataFrame, outcomes: pd.DataFrame, eps: int) -> Iterator[str]:
