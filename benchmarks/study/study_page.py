@@ -180,7 +180,7 @@ def clean_against_eps(frame: pd.DataFrame, plan: Sequence[Planned]) -> Figure:
         if len(own):
             panel.legend(frameon=False, fontsize=7)
     figure.supxlabel("epsilon of training (n/255, Linf)", fontsize=9)
-    figure.supylabel("clean accuracy (120 test images)", fontsize=9)
+    figure.supylabel("clean accuracy (100 test images)", fontsize=9)
     return figure
 
 
