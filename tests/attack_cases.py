@@ -27,7 +27,8 @@ def shorter(attack: Attack, steps: int, runs: int | None = None) -> Attack:
         return replace(attack, steps=min(attack.steps, steps), runs=min(attack.runs, runs or attack.runs))
     few = max(steps // 2, 2)
     scouts, strays = (tuple(shorter(each, few) for each in kinds) for kinds in (attack.scouts, attack.strays))
-    return replace(attack, classes=2, scouts=scouts, strays=strays, finish=shorter(attack.finish, steps))
+    finishes = tuple(shorter(each, steps) for each in attack.finishes[:2])
+    return replace(attack, classes=2, scouts=scouts, strays=strays, finishes=finishes)
 
 
 def images_of(file: Path, count: int) -> tuple[Tensor, Tensor]:
