@@ -2,8 +2,9 @@
 
     python benchmarks/demo/demo_settings.py [--out runs/demo-choice] [--tried]
 
-The learning rate as the paper chooses it: the one at which fixed epsilon has the best clean accuracy on validation
-images, all on one seed, the better half on a second. Writes rates.csv beside this file and prints the means.
+The learning rate is the one at which *fixed* epsilon has the highest expected robustness on validation images, all on
+one seed, the better half on a second. (The paper takes the best clean accuracy, which does not see that a network has
+fitted its own attack alone, as it does here at lower rates.) Writes rates.csv beside this file and prints the means.
 ``--tried`` repeats the trials that the task was found by, on one seed, and writes tried.csv. Started again, it
 continues.
 """
@@ -15,12 +16,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from temper.cli.demo import FIXED, SCHEDULED, SETTINGS, WAYS
-from temper.evaluation.measurement import TABLE
+from temper import models
+from temper.cli.demo import FIXED, SCHEDULED, SETTINGS, THREAT, WAYS
+from temper.evaluation.measurement import TABLE, measure
+from temper.evaluation.samples import from_dataset
 from temper.margins import EvidenceTable
 from temper.runs.finetune import finetune, train_only
 from temper.runs.run import CONFIG
 from temper.training.config import read_config
+from temper.training.splits import splits_of
 
 HERE = Path(__file__).parent
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -54,10 +58,13 @@ def same_rate(rate: float) -> dict[str, object]:
 
 
 def rate_row(rate: float, seed: int, out: Path) -> dict[str, object]:
-    """Fixed epsilon at one learning rate: clean accuracy on validation images after the last epoch."""
+    """Fixed epsilon at one learning rate: clean accuracy and expected robustness on validation images in the end."""
     folder = out / f"{rate:g}-{seed}"
     run = train_only(read_config({**SETTINGS, **WAYS[FIXED], **same_rate(rate), "out": folder, "seed": seed}))
-    return {"rate": rate, "seed": seed, "validation_accuracy": run.history()[-1]["validation_accuracy"]}
+    model, validation = models.load(str(folder)), splits_of(run.config).validation
+    table = measure(model, from_dataset(validation, model), [THREAT], "apgd", seed).table
+    expected = table.expected_robustness(THREAT.norm, THREAT.eps).value
+    return {"rate": rate, "seed": seed, "clean": table.clean_accuracy().value, "expected": expected, "n": len(table)}
 
 
 def tried_row(trial: Trial, way: str, out: Path) -> dict[str, object]:
@@ -97,10 +104,10 @@ def main() -> None:
         print(rows.round(3).to_string(index=False))
         return
     rates = pd.DataFrame([rate_row(rate, SEEDS[0], options.out) for rate in RATES])
-    better = rates.nlargest(len(RATES) // 2, "validation_accuracy")["rate"]
+    better = rates.nlargest(len(RATES) // 2, "expected")["rate"]
     rates = pd.concat([rates, pd.DataFrame([rate_row(rate, SEEDS[1], options.out) for rate in better])])
     rates.round(6).to_csv(HERE / "rates.csv", index=False)
-    print(rates.groupby("rate")["validation_accuracy"].agg(["mean", "min", "max"]).round(3).to_string())
+    print(rates.groupby("rate")[["clean", "expected"]].mean().round(3).to_string())
 
 
 if __name__ == "__main__":
