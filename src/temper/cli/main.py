@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a command's options)
 
-  demo         see fixed epsilon fail to transfer and Epsilon-Scheduling cure it, on real images (about 3 minutes)
+  demo         see fixed epsilon fail to transfer and Epsilon-Scheduling cure it, on real images (about 2 minutes)
   diagnose     foretell whether fixed epsilon fails on your data, and which schedule to take
   finetune     make a pretrained classifier robust on your data
   evaluate     measure how robust a classifier is
