@@ -99,6 +99,11 @@ class Funnel(Attack):
         return self.classes * len(self.shorter)
 
     @property
+    def attacks(self) -> tuple[Attack, ...]:
+        """What its runs are, run by run."""
+        return (*(each for each in self.shorter for _ in range(self.classes)), *self.finishes)
+
+    @property
     def targeted(self) -> bool:
         """See :class:`Attack`."""
         return True
@@ -110,8 +115,7 @@ class Funnel(Attack):
 
     def passes(self) -> tuple[int, int]:
         """See :class:`Attack`."""
-        runs = [*self.shorter] * self.classes + [*self.finishes]
-        return sum(run.passes()[0] for run in runs), self.steps
+        return sum(run.passes()[0] for run in self.attacks), self.steps
 
     def describe(self) -> dict[str, object]:
         """See :class:`Attack`."""
@@ -139,8 +143,10 @@ class Funnel(Attack):
         inner = {name: tensor for name, tensor in state.items() if not name.startswith(INNER)} | {"step": asked}
         inner |= {name.removeprefix(INNER): tensor for name, tensor in state.items() if name.startswith(INNER)}
         after = dict(inner)
-        for kind, attack in enumerate((*self.shorter, *self.finishes)):
-            mask = self._kind(run) == kind
+        kinds = [*dict.fromkeys(self.attacks)]  # runs of one kind are updated together
+        kind = torch.tensor([kinds.index(each) for each in self.attacks], device=run.device)[run]
+        for number, attack in enumerate(kinds):
+            mask = kind == number
             if mask.any():
                 own = dict(inner)
                 attack.update(own, answer, norm, judge)
@@ -166,16 +172,11 @@ class Funnel(Attack):
         run = torch.where(beyond < 0, step // short, self.shorts + beyond // long)
         return run, torch.where(beyond < 0, step % short, beyond % long)
 
-    def _kind(self, run: Tensor) -> Tensor:
-        """Which kind of short run a run is, or, in the numbers after them, which long one: int64 [N]."""
-        return torch.where(run < self.shorts, run // self.classes, len(self.shorter) + run - self.shorts)
-
     def _run(self, state: State, norm: Norm, target: Tensor, start: Tensor) -> State:
         """What a run remembers for itself, before its first question."""
         problem = Problem(state["x"], state["y"], state["eps"], norm, None, target)
-        fresh = {
-            name: tensor for each in (*self.shorter, *self.finishes) for name, tensor in each.begin(problem).items()
-        }
+        every = dict.fromkeys(self.attacks)
+        fresh = {name: tensor for each in every for name, tensor in each.begin(problem).items()}
         own = [name for name in fresh if name not in ("x", "y", "eps", "step", "query", "target")]
         return {"query": start, "target": target} | {INNER + name: fresh[name] for name in own}
 
@@ -199,7 +200,7 @@ class Funnel(Attack):
         length = torch.where(scouts, torch.inf, state["held distance"][every, place])
         start = torch.where(rows(length.isfinite(), state["x"]), state["held"][every, place], state["x"])
         fresh = self._run(state, norm, target, start) | {INNER + "best": start, INNER + "distance": length}
-        stray = scouts & (self._kind(run) >= len(self.scouts))
+        stray = scouts & (run >= self.classes * len(self.scouts))
         if "keys" in state and stray.any():
             nearest = state["held distance"][:, 0]
             radius = torch.where(nearest.isfinite(), nearest, 0)

@@ -215,9 +215,9 @@ SUITES = {
             closer=CLOSER,
         ),
         # In Linf short runs of FMN find the near part of the near boundary on robust networks, those of Tangent where
-        # gradients mislead; random points lead to parts that the image does not; and Tangent ends nearest. In L2 and L1
-        # FMN does. On networks trained for large Linf radii all are led astray there, and FAB's long way is the nearer
-        # one (benchmarks/evaluation).
+        # gradients mislead; random points lead to parts that the image does not; Tangent ends nearest, and long runs of
+        # FMN leave a part that is far. In L2 and L1 FMN ends nearest. On networks trained for large Linf radii all are
+        # led astray there, and FAB's long way is the nearer one (benchmarks/evaluation).
         Suite(
             "margin",
             (
