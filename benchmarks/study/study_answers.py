@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from study_cells import COMPARED, EPSILONS, EVERYWHERE
 
 from temper.benchmark.analysis import rank_correlation_interval, rank_intervals, spread_over_seeds
 from temper.benchmark.findings import schedule_tests
@@ -18,7 +19,6 @@ HEADS = {
     "clean": "clean", "linf": "at eps", "expected": "expected", "l2": "L2 0.57", "l1": "L1 6.1", "common": "common",
     "tau": "τ", "severity": "severity, points", "delay": "delay, epochs",
 }  # fmt: skip
-COMPARED = ("fixed", "hinge")
 PAIR = ["backbone", "dataset"]
 FAILED = 0.05  # clean accuracy below this is the paper's example of a transfer that failed (section 3)
 PLACE = ["backbone", "dataset", "objective", "schedule"]
@@ -80,14 +80,14 @@ def fails(rows: pd.DataFrame) -> str:
 def onset(rows: pd.DataFrame, backbone: str, dataset: str) -> str:
     """From which epsilon on? The severity of one backbone on one data set at every epsilon."""
     own = rows[(rows["objective"] == "at") & (rows["backbone"] == backbone) & (rows["dataset"] == dataset)]
-    own = own[own["schedule"].isin(["fixed", "hinge"])].dropna(subset=["severity"])
+    own = own[own["schedule"].isin(COMPARED)].dropna(subset=["severity"])
     if own.empty:
         return "Not measured yet."
     said = [
         f"{schedule} {eps}/255: {next(iter(_spreads(cell, 'severity').values()))} ({_count(len(cell), 'seed')})"
         for (eps, schedule), cell in own.groupby(["eps", "schedule"], sort=True)
     ]
-    missing = sorted({1, 2, 4, 8} - set(own["eps"]))
+    missing = sorted({*EPSILONS} - set(own["eps"]))
     left = f" Not measured yet: {', '.join(f'{eps}/255' for eps in missing)}." if missing else ""
     return f"Severity in points, {backbone} on {dataset}: {'; '.join(said)}.{left}"
 
@@ -128,7 +128,7 @@ def price(rows: pd.DataFrame) -> str:
 def statements(rows: pd.DataFrame) -> str:
     """Which of the paper's counts hold: pairs in which the schedule is strictly higher."""
     gains = differences(rows, "hinge")
-    gains = gains[gains["eps"].isin([4, 8])]
+    gains = gains[gains["eps"].isin(EVERYWHERE)]
     if gains.empty:
         return "Not measured yet."
     said = []
@@ -145,10 +145,10 @@ def ranking(rows: pd.DataFrame) -> str:
     """Does the ranking of backbones change with the schedule? Kendall's tau, over what is complete."""
     said = []
     for eps, own in rows[rows["objective"] == "at"].groupby("eps", sort=True):
-        own = complete(own[own["schedule"].isin(["fixed", "hinge"])], 2)
+        own = complete(own[own["schedule"].isin(COMPARED)], 2)
         if own["backbone"].nunique() < 3 or own["seed"].nunique() < 2:
             continue
-        found = rank_correlation_interval(own, "schedule", ("fixed", "hinge"), metrics=SCORED).iloc[0]
+        found = rank_correlation_interval(own, "schedule", COMPARED, metrics=SCORED).iloc[0]
         said.append(
             f"at {eps}/255 Kendall's tau between the rankings of {found['n']} backbones under fixed and scheduled "
             f"epsilon is {found['tau']:.2f} (95 % interval over seeds {found['low']:.2f} to {found['high']:.2f})"

@@ -9,7 +9,7 @@ import pandas as pd
 import study_answers as answers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from study_cells import CURVE, EPSILONS, EVERYWHERE, PARTS, Planned
+from study_cells import COMPARED, CURVE, EPSILONS, EVERYWHERE, PARTS, Planned
 from study_rows import KEY, Rows, from_hex, store_rows
 
 from temper.benchmark.configuration import FACTORS
@@ -169,7 +169,7 @@ def clean_against_eps(frame: pd.DataFrame, plan: Sequence[Planned]) -> Figure:
         standard = own[own["objective"] == "standard"].drop_duplicates("seed")
         if len(standard):
             panel.axhline(standard["clean"].mean(), color=COLOURS["standard"], linestyle=":", label="standard")
-        for schedule in answers.COMPARED:
+        for schedule in COMPARED:
             runs = own[(own["objective"] == "at") & (own["schedule"] == schedule)]
             means = runs.groupby("eps")["clean"].mean()
             panel.plot(means.index, means.to_numpy(), color=COLOURS[schedule], label=f"{schedule}, mean")
