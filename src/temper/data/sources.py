@@ -162,10 +162,7 @@ def _source_of(spec: str) -> tuple[DataSource, str | Path]:
     path = Path(spec).expanduser()
     if path.exists():
         raise ArgumentError("data", spec, f"not a kind of file that is read: give {_FORMS}")
-    similar = [
-        *map(str, near(path)),
-        *nearest(spec, ["digits", "mnist-5k"]),
-        *catalogue.nearest_sets(spec.partition(":")[0]),
-    ]
+    whole = [source.form for source in _NAMED if source.reads(source.form) == source.form]  # called just so
+    similar = [*map(str, near(path)), *nearest(spec, whole), *catalogue.nearest_sets(spec.partition(":")[0])]
     hint = did_you_mean(similar)
     raise ArgumentError("data", spec, f"no such file or folder{hint and f', {hint}'}: give {_FORMS}")
