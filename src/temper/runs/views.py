@@ -99,6 +99,8 @@ def compared(views: Mapping[Path, RunView]) -> list[RunView]:
     """Views of folders that are shown side by side: a run has its severity where one is standard fine-tuning of the
     same backbone on the same data, for as many epochs, measured on the same images."""
     runs = {folder: Run(folder).config for folder in views if (folder / CONFIG).exists()}
+    if len({_attacked(config) for config in runs.values()}) < 2:  # nothing to compare: no table need be read again
+        return [*views.values()]
     tables = {folder: EvidenceTable.load(folder / TABLE) for folder in runs}
     tasks = {at: (task(each.model_dump(mode="json")), tables[at].identity["data"]) for at, each in runs.items()}
     standard = {tasks[folder]: folder for folder, config in runs.items() if not _attacked(config)}
