@@ -1,6 +1,5 @@
 """The command that foretells whether fixed epsilon fails."""
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from temper.cli import DONE
-from temper.cli.measuring import OutputOptions, slug
+from temper.cli.measuring import OutputOptions
 from temper.core.calls import Count, PixelCount, Seed
 from temper.errors import ArgumentError
 
@@ -22,8 +21,8 @@ class PlanOptions:
     model: str | None = None
     """A run folder, timm:NAME[@weights-file], module:factory, bundled, or a name of the catalogue."""
     data: str | None = None
-    """FILE.npz, a folder or zip with one folder per class, digits, torchvision:NAME, parquet:DIR, or a name of the
-    catalogue, such as flowers-102."""
+    """FILE.npz, a folder or zip with one folder per class, digits, mnist-5k, torchvision:NAME, parquet:DIR, or a name
+    of the catalogue, such as flowers-102."""
     eps: str | None = None
     """Target epsilon in pixel units of [0, 1], as in 8/255."""
     config: Path | None = None
@@ -73,10 +72,8 @@ class Diagnose:
         from temper.training.config import read_config
 
         config = read_config(settings)
-        name = slug(f"diagnose-{config.model.name}-{config.data.train}")
-        out = self.output.out or Path("runs") / name
-        # A user's model or a data set's download may print; with --json nothing but the object goes to stdout.
-        with contextlib.redirect_stdout(sys.stderr if self.output.json else sys.stdout):
+        out = self.output.folder(f"diagnose-{config.model.name}-{config.data.train}")
+        with self.output.reserved():
             found = diagnose(out, config, epochs=self.short.epochs or EPOCHS, images=self.short.images)
         if self.output.json:
             sys.stdout.write(json.dumps(found.to_json()) + "\n")

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -54,6 +55,14 @@ class OutputOptions:
     json: bool = False
     """Print one JSON object on stdout and nothing else there."""
 
+    def folder(self, about: str) -> Path:
+        """Where the results go: what was asked for, or a folder in runs/ that is named after what they are about."""
+        return self.out or Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", about.replace(os.sep, "-")).strip("-")
+
+    def reserved(self) -> AbstractContextManager[object]:
+        """Inside, a user's model or a data set's download may print: with --json that does not go to stdout."""
+        return contextlib.redirect_stdout(sys.stderr if self.json else sys.stdout)
+
 
 class CommandResult(Protocol):
     """What a measurement comes to."""
@@ -86,9 +95,8 @@ class Measuring(ABC, Generic[R]):
 
     def run(self) -> int:
         """Measure, save, and print."""
-        out = self.output.out or Path("runs") / slug(f"{self.name}-{self.subject.model}-{self.subject.data}")
-        # A user's model or a data set's download may print; with --json nothing but the object goes to stdout.
-        with contextlib.redirect_stdout(sys.stderr if self.output.json else sys.stdout):
+        out = self.output.folder(f"{self.name}-{self.subject.model}-{self.subject.data}")
+        with self.output.reserved():
             result = self.measure(out)
         if self.output.json:
             sys.stdout.write(json.dumps(result.to_json()) + "\n")
@@ -275,8 +283,3 @@ def _severities(text: str | None) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(",")) if text else ()
     except ValueError:
         raise ArgumentError("severity", text, "write numbers from 1 to 5, for example 1,3,5") from None
-
-
-def slug(text: str) -> str:
-    """A folder name from free text."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace(os.sep, "-")).strip("-")
