@@ -115,17 +115,13 @@ def verdict(compared: Compared) -> str:
         meaning += ", at a price at the full strength" if gain.robust.high < 0 else ""
     return (
         f"With epsilon fixed, accuracy on clean images {transfer}. Epsilon-Scheduling {clean} {scheduled[0]:.1%}"
-        f" ({_points(gain.clean)}). On average over all strengths up to {THREAT} it is {average}: {scheduled[2]:.1%}"
-        f" against {fixed[2]:.1%} ({_points(gain.expected)}); at the full strength {full}: {scheduled[1]:.1%} against"
-        f" {fixed[1]:.1%} ({_points(gain.robust)}). Here {meaning}. In brackets: 95 % intervals, paired over the"
-        f" same {gain.clean.n:,} test images."
+        f" ({gain.clean.in_points('+')}). On average over all strengths up to {THREAT} it is {average}:"
+        f" {scheduled[2]:.1%} against {fixed[2]:.1%} ({gain.expected.in_points('+')}); at the full strength {full}:"
+        f" {scheduled[1]:.1%} against {fixed[1]:.1%} ({gain.robust.in_points('+')}). Here {meaning}. In brackets: 95 %"
+        f" intervals, paired over the same {gain.clean.n:,} test images."
     )
 
 
 def _either(change: Estimate, higher: str, lower: str, same: str) -> str:
     """What a change is called by where its interval lies."""
     return higher if change.low > 0 else lower if change.high < 0 else same
-
-
-def _points(change: Estimate) -> str:
-    return f"{100 * change.value:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"

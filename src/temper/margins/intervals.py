@@ -7,6 +7,7 @@ fall below it, and none has zero width unless its outcome is certain. benchmarks
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,10 @@ class Estimate:
     def to_json(self) -> dict[str, float | int]:
         """The five numbers under their names."""
         return asdict(self)
+
+    def in_points(self, sign: Literal["", "+"] = "") -> str:
+        """A difference of shares and its interval in percentage points; with ``sign`` "+" whichever way it goes."""
+        return f"{100 * self.value:{sign}.1f} points [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
 
     def __str__(self) -> str:
         doubt = f", {self.unknown:.1%} unknown" if self.unknown else ""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
-from temper.margins.intervals import Estimate
+from temper.margins.intervals import Bracket, Estimate
 from temper.threat import ROUNDING, Threat
 
 
@@ -51,7 +51,7 @@ class Evidence:
         """Samples that are correct and neither broken at ``eps`` nor shown to survive it."""
         return self.correct & ~self._broken(eps) & ~self._searched(eps)
 
-    def lasting(self, eps: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def lasting(self, eps: float) -> Bracket:
         """Share of the radii from 0 to ``eps`` over which a sample stays correct, float64 [N]: at least, at most."""
         return self.correct * np.minimum(self.survived, eps) / eps, self.correct * np.minimum(self.upper, eps) / eps
 

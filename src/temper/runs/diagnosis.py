@@ -138,16 +138,16 @@ def _prediction(found: Diagnosis) -> str:
         )
     if found.foretold.verdict == "fails":
         how = f"Fixed epsilon fails here at {eps}: it did not adapt to the task ({fixed.delay}), and"
-        how += f" its clean accuracy is {_points(lost)} below that of standard fine-tuning."
+        how += f" its clean accuracy is {lost.in_points()} below that of standard fine-tuning."
     elif found.foretold.verdict == "suffers":
-        how = f"Fixed epsilon transfers badly here at {eps}: its clean accuracy is {_points(lost)} below that of"
+        how = f"Fixed epsilon transfers badly here at {eps}: its clean accuracy is {lost.in_points()} below that of"
         how += f" standard fine-tuning; it adapted in {fixed.delay}, standard fine-tuning in {standard.delay}."
     else:
-        how = f"No sign that fixed epsilon fails here at {eps}: its clean accuracy is {_points(lost)} below that of"
+        how = f"No sign that fixed epsilon fails here at {eps}: its clean accuracy is {lost.in_points()} below that of"
         how += f" standard fine-tuning, no more than chance may give; it adapted in {fixed.delay}."
     half = found.runs[HALF]
     delay = "it did not adapt" if half.delay.censored else f"it adapted in {half.delay}"
-    return f"{how} At {_radius(found.threat, 2)} the loss is {_points(found.lost[HALF])}; {delay}."
+    return f"{how} At {_radius(found.threat, 2)} the loss is {found.lost[HALF].in_points()}; {delay}."
 
 
 def _recommendation(found: Diagnosis, at: Hinges) -> str:
@@ -166,9 +166,9 @@ def _recommendation(found: Diagnosis, at: Hinges) -> str:
 
 def _checked(threat: Threat, gained: Changes) -> str:
     return (
-        f"In the short run that schedule has, against fixed epsilon, clean accuracy {_points(gained.clean, '+')},"
-        f" robust accuracy at {_radius(threat, 1)} {_points(gained.robust, '+')}, expected robustness"
-        f" {_points(gained.expected, '+')}."
+        f"In the short run that schedule has, against fixed epsilon, clean accuracy {gained.clean.in_points('+')},"
+        f" robust accuracy at {_radius(threat, 1)} {gained.robust.in_points('+')}, expected robustness"
+        f" {gained.expected.in_points('+')}."
     )
 
 
@@ -187,10 +187,6 @@ def _rests_on(found: Diagnosis) -> str:
 
 def _radius(threat: Threat, parts: int) -> str:
     return f"{threat.norm} {format_eps(threat.norm, threat.eps / parts)}"
-
-
-def _points(value: Estimate, sign: str = "") -> str:
-    return f"{100 * value.value:{sign}.1f} points [{100 * value.low:{sign}.1f}, {100 * value.high:{sign}.1f}]"
 
 
 def _epochs(value: Estimate) -> str:
