@@ -8,9 +8,10 @@ import yaml
 from pydantic import ValidationError
 
 from temper.errors import ArgumentError, TemperError
-from temper.training import config
-from temper.training.config import FinetuneConfig, config_error, read_config, read_yaml, write_config
+from temper.training import yaml_files
+from temper.training.config import FinetuneConfig, config_error, read_config, write_config
 from temper.training.objectives import OBJECTIVES
+from temper.training.yaml_files import read_yaml
 
 *MOST, LAST = map(repr, OBJECTIVES)
 
@@ -302,7 +303,7 @@ def test_a_yaml_file_too_large_or_too_deep_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text("a: " + "[" * 5000)
     with pytest.raises(ArgumentError, match="nested too deeply"):
         read_yaml(tmp_path / "c.yaml")
-    monkeypatch.setattr(config, "YAML_BYTES", 100)
+    monkeypatch.setattr(yaml_files, "YAML_BYTES", 100)
     (tmp_path / "c.yaml").write_text("a: " + "x" * 100)
     with pytest.raises(ArgumentError, match="is larger than 100 bytes"):
         read_yaml(tmp_path / "c.yaml")

@@ -14,7 +14,7 @@ from scipy.io import savemat
 from temper.data import catalogue, load
 from temper.data.catalogue import CATALOGUE, SPLITS, published, sizes
 from temper.errors import ArgumentError, DataError
-from temper.training.config import DataConfig
+from temper.training.sections.images import DataConfig
 from temper.training.splits import load_splits
 
 CLASSES = ("ant", "bee", "cat")

@@ -16,7 +16,7 @@ from temper.data.decode import IMAGE_SUFFIXES, KINDS, READ
 from temper.data.walk import walk
 from temper.deployment.images import find_images, read_image
 from temper.errors import ArgumentError, DataError
-from temper.training.config import DataConfig
+from temper.training.sections.images import DataConfig
 from temper.training.splits import load_splits
 
 

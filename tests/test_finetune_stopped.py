@@ -82,7 +82,7 @@ def test_ctrl_c_in_the_last_epoch_is_heard(moment: str, tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(tiny, "constant", pressing)
         if moment == "while it is validated":
-            patch.setattr(loop, "_accuracy", after(loop._accuracy, 2))
+            patch.setattr(loop, "clean_accuracy", after(loop.clean_accuracy, 2))
         if moment == "after it is saved":
             patch.setattr(loop, "save_checkpoint", after(loop.save_checkpoint, 6))
         with pytest.raises(Stopped, match="--resume continues"):

@@ -100,11 +100,14 @@ def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.numerical
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "temper")
     # bf16 rounds the same sums differently in another order, on machines that compute it.
     same: dict[str, Any] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2, "precision": "fp32"}
     one = finetune(config(tmp_path / "one", **same))
+    caplog.clear()
     two = finetune(config(tmp_path / "two", **same, devices=2))
+    assert [line[:14] for line in caplog.messages if "epoch" in line] == ["two, epoch 1/2", "two, epoch 2/2"]
     for name, tensor in weights(one).items():
         torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
     assert [row["step"] for row in steps(two)] == [row["step"] for row in steps(one)]

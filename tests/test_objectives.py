@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from temper.attacks.losses import cross_entropy
-from temper.training.config import ObjectiveName
 from temper.training.objectives import make
+from temper.training.sections.learning import ObjectiveName
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(6, 3, 4, 4, generator=GENERATOR)

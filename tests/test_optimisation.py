@@ -11,8 +11,8 @@ from torch import nn
 
 from temper.models import Classifier
 from temper.models.preprocessing import Preprocessing
-from temper.training.config import OptimiserConfig
 from temper.training.optimisation import MovingAverage, lr_share, make_optimiser, set_lr
+from temper.training.sections.learning import OptimiserConfig
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from temper.benchmark.search import accuracies
 from temper.core.randomness import sample_keys
 from temper.data import Pixels
 from temper.runs.finetune import load_backbone, make_fabric, make_schedule
-from temper.training.loop import Task
+from temper.training.session import Task
 from temper.training.splits import load_splits
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from temper import data
 from temper.core.files import written
 from temper.data import Pixels
-from temper.training.loop import to_pixels
+from temper.training.batches import to_pixels
 
 EPOCHS, BATCH, LR = 12, 128, 2e-3
 

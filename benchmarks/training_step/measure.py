@@ -28,7 +28,7 @@ from temper.attacks.losses import cross_entropy
 from temper.training import objectives
 from temper.training.config import read_config, resolve
 from temper.training.crafter import Crafter
-from temper.training.loop import accumulate
+from temper.training.update import accumulate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "epsilon_scheduling"))
 

@@ -19,7 +19,7 @@ from temper.benchmark.store import RUN_DONE, NoResultsError, Store
 from temper.data import catalogue
 from temper.errors import naming
 from temper.models.model_text import parse_model
-from temper.training.config import DataConfig
+from temper.training.sections.images import DataConfig
 from temper.training.splits import load_splits
 
 MEASURED_BATCH, MEASURED_SECONDS, SMALL_SIZE = 32, 1.0, 32

@@ -39,8 +39,12 @@ from temper.errors import MissingExtraError, NonFiniteLossError
 from temper.evaluation import samples
 from temper.models import Classifier
 from temper.runs.finetune import load_backbone, make_fabric, make_schedule
-from temper.training.config import DataConfig, FinetuneConfig, OptimiserConfig, ScheduleConfig, resolve
-from temper.training.loop import Task, train
+from temper.training.config import FinetuneConfig, resolve
+from temper.training.loop import train
+from temper.training.sections.attack import ScheduleConfig
+from temper.training.sections.images import DataConfig
+from temper.training.sections.learning import OptimiserConfig
+from temper.training.session import Task
 from temper.training.splits import Splits, splits_of
 
 if TYPE_CHECKING:

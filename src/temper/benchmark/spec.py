@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from temper.attacks.names import check_suite
 from temper.benchmark.configuration import FactorValues
 from temper.benchmark.presets import PRESETS, Settings, preset_exceptions
+from temper.core.calls import Seed
 from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
 from temper.text import did_you_mean, nearest
 from temper.threat import Threat, parse_threats
-from temper.training.config import Seed, read_yaml
+from temper.training.yaml_files import read_yaml
 
 NEAREST = "margin"  # the suite that searches the margins that tau is taken of
 # A factor decides these keys of a run's configuration; everywhere else they would contradict it.

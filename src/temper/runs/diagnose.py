@@ -18,9 +18,10 @@ from temper.runs.run import CONFIG, Run
 from temper.runs.views import CLEAN, REPORT, report
 from temper.threat import Threat
 from temper.training import inner_attacks
-from temper.training.config import DataConfig, FinetuneConfig, completed, read_config
+from temper.training.config import FinetuneConfig, completed, read_config
 from temper.training.diagnosis import Hinges, hinges, verdict
 from temper.training.objectives import OBJECTIVES
+from temper.training.sections.images import DataConfig
 from temper.training.splits import Splits, splits_of
 from temper.training.transfer import Validation
 

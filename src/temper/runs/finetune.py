@@ -18,6 +18,7 @@ from temper.attacks.suites import get_suite
 from temper.core.claims import alone, refuse_if_filled
 from temper.core.files import unless_damaged
 from temper.core.interrupt import Stop, Stopped
+from temper.core.relay import Line, listening
 from temper.core.threads import computing_with
 from temper.data import Dataset, Pixels
 from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError, naming
@@ -29,12 +30,14 @@ from temper.runs import evaluate, views
 from temper.runs.run import CONFIG, DELAY, Run, check_folder, open_run
 from temper.runs.watch import watching
 from temper.threat import Threat
-from temper.training.config import FinetuneConfig, ScheduleConfig, read_config, resolve
-from temper.training.loop import Task, train
+from temper.training.config import FinetuneConfig, read_config, resolve
+from temper.training.loop import train
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
 from temper.training.schedules import SCHEDULES, EpsilonSchedule
+from temper.training.sections.attack import ScheduleConfig
 from temper.training.seen import SEEN, note_seen, read_seen
+from temper.training.session import Task
 from temper.training.splits import Splits, splits_of
 from temper.training.transfer import Validation, delay
 
@@ -246,15 +249,19 @@ def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classif
     if config.devices == 1:
         _train_here(fabric, config, run.folder, splits, classifier, schedule)
     else:
-        with Stop(forward=_tell_children):  # the processes hear the signal and save
+        with Stop(forward=_tell_children), listening() as line:  # the processes hear the signal and save
             # lightning-fabric types the launched function as one without arguments of its own.
-            end = fabric.launch(_train_process, config, run.folder)  # type: ignore[arg-type]
+            end = fabric.launch(_train_process, config, run.folder, line)  # type: ignore[arg-type]
         if end is not None:
             raise end
 
 
-def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> Stopped | NonFiniteLossError | None:
+def _train_process(
+    fabric: Fabric, config: FinetuneConfig, folder: Path, line: Line
+) -> Stopped | NonFiniteLossError | None:
     """One of several processes: each loads data and backbone for itself; all of them end alike."""
+    if fabric.is_global_zero:
+        line.speak()
     splits = splits_of(config)
     try:
         schedule = make_schedule(config.schedule, config.seed)

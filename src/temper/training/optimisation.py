@@ -1,12 +1,14 @@
 """AdamW's parameter groups, the learning rate over a phase, and the moving average of weights."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from temper.models import Classifier
-from temper.training.config import OptimiserConfig
+from temper.training.sections.learning import OptimiserConfig
 
 
 def make_optimiser(classifier: Classifier, config: OptimiserConfig) -> torch.optim.AdamW:
@@ -62,3 +64,17 @@ class MovingAverage:
                 self.state[name].lerp_(value, 1 - decay)
             else:
                 self.state[name].copy_(value)
+
+
+@contextmanager
+def averaged(classifier: Classifier, average: MovingAverage | None) -> Iterator[None]:
+    """Lend the classifier the averaged weights, if an average is kept."""
+    if average is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in classifier.state_dict().items()}
+    classifier.load_state_dict(average.state)
+    try:
+        yield
+    finally:
+        classifier.load_state_dict(own)

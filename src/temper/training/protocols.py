@@ -7,7 +7,7 @@ from torch import nn
 
 from temper.errors import ArgumentError
 from temper.models import Classifier
-from temper.training.config import ProtocolConfig
+from temper.training.sections.learning import ProtocolConfig
 
 
 @dataclass(frozen=True)

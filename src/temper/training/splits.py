@@ -7,7 +7,8 @@ import numpy as np
 from temper import data
 from temper.data import Dataset
 from temper.errors import ArgumentError, DataError, naming
-from temper.training.config import DataConfig, FinetuneConfig
+from temper.training.config import FinetuneConfig
+from temper.training.sections.images import DataConfig
 from temper.training.seen import untrained
 
 

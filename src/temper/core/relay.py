@@ -1,0 +1,60 @@
+"""What a process that was spawned logs, said by the process that spawned it, as if it had been logged there."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from threading import Thread
+
+OURS = "temper"
+
+
+class Line:
+    """The way back to the parent; it can be handed to a process when that is spawned.
+
+    No dataclass: lightning-fabric takes those apart that are handed over, and refuses frozen ones.
+    """
+
+    def __init__(self, end: Connection, level: int) -> None:
+        self._end, self._level = end, level
+
+    def speak(self) -> None:
+        """Send what this process logs from now on to its parent, from that one's level up. One process speaks."""
+        logging.getLogger().addHandler(_Sender(self._end))
+        logging.getLogger(OURS).setLevel(self._level)
+
+
+class _Sender(QueueHandler):
+    """Sends records whole. A pipe, because a queue's lock would outlive a process that is killed while it holds it."""
+
+    def __init__(self, end: Connection) -> None:
+        super().__init__(end)  # type: ignore[arg-type]  # only enqueue looks at it
+        self._end = end
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._end.send(record)
+
+
+@contextmanager
+def listening() -> Iterator[Line]:
+    """Log here, with the handlers of this process, what the process that was handed the line logs."""
+    heard, end = Pipe(duplex=False)
+    listener = Thread(target=_repeat, args=(heard,), daemon=True)
+    listener.start()
+    try:
+        yield Line(end, logging.getLogger(OURS).getEffectiveLevel())
+    finally:
+        end.close()  # the last one open: all that was sent is heard first
+        listener.join()
+
+
+def _repeat(heard: Connection) -> None:
+    with heard:
+        while True:
+            try:
+                record = heard.recv()
+            except (EOFError, OSError):  # all have ended, or one was killed in the middle of a record
+                return
+            logging.getLogger(record.name).handle(record)

@@ -1,0 +1,73 @@
+"""The inner attack, and how far it may go, when."""
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from tyro.constructors import PrimitiveConstructorSpec
+
+from temper.core.calls import Count
+from temper.errors import ArgumentError
+from temper.threat import parse_eps
+from temper.training.inner_attacks import INNER_ATTACKS
+from temper.training.schedules import SCHEDULES
+from temper.training.sections.section import Section
+
+if TYPE_CHECKING:
+    AttackName = str
+    ScheduleName = str
+else:  # choices of the command line, from the tables that say what there is
+    AttackName, ScheduleName = Literal[tuple(INNER_ATTACKS)], Literal[tuple(SCHEDULES)]
+
+Epsilon = Annotated[
+    float,
+    BeforeValidator(parse_eps),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|N/255",
+        instance_from_str=lambda words: parse_eps(words[0]),
+        is_instance=lambda value: isinstance(value, float | int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+
+
+class AttackConfig(Section):
+    """The inner attack that crafts the training images."""
+
+    name: AttackName = "apgd"
+    """"apgd" (no step size to tune; the paper's) or "pgd"."""
+    steps: Count = 7
+    """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more)."""
+    step_size: float | None = Field(None, ge=1e-9, le=1e6)
+    """PGD's step as a share of the epsilon in force; 2.5 / steps by default."""
+    random_start: bool | None = None
+    """Start at a random point of the ball; by default PGD and TRADES do, APGD does not."""
+
+
+class ScheduleConfig(Section):
+    """Which share of eps training asks for, and when."""
+
+    name: ScheduleName = "hinge"
+    """"hinge" is Epsilon-Scheduling: 0 before start, linear until end, then the whole eps."""
+    start: float | None = Field(None, ge=0)
+    """T1 of hinge (0.25) and abrupt (0.25): at most 1 a share of the training, above 1 epochs."""
+    end: float | None = Field(None, ge=0)
+    """T2 of hinge (0.75) and linear (0.75), as start."""
+    patience: Count | None = None
+    """auto: epochs without progress after which validation accuracy has converged (5)."""
+    tolerance: float | None = Field(None, ge=0, le=1)
+    """auto: rise in validation accuracy that counts as progress (0.02)."""
+    function: str | None = None
+    """custom: "module:function", called with (epoch, epochs), returns a share in [0, 1]."""
+    per: Literal["step", "epoch"] = "step"
+    """Move epsilon at every step, or once per epoch as in the paper."""
+
+    @model_validator(mode="after")
+    def _only_its_own_options(self) -> Self:
+        for option in ("start", "end", "patience", "tolerance", "function"):
+            if getattr(self, option) is not None and option not in SCHEDULES[self.name]:
+                fix = f"schedule {self.name} has no option {option}; leave it out"
+                raise ArgumentError(option, getattr(self, option), fix)
+        if self.name == "custom" and self.function is None:
+            raise ArgumentError("function", None, "schedule custom needs function, as module:function")
+        return self

@@ -1,0 +1,58 @@
+"""What is minimised, over which weights, and by which updates."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from temper.training.objectives import OBJECTIVES
+from temper.training.sections.section import Section
+
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:  # choices of the command line, from the table that says what there is
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
+BETAS = ", ".join(f"{name} {each.beta:g}" for name, each in OBJECTIVES.items() if each.beta is not None)
+
+
+class ObjectiveConfig(Section):
+    """What training minimises."""
+
+    name: ObjectiveName = "at"
+    """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
+    beta: float | None = Field(None, ge=0, le=1e6, description=f"Weight of the KL term: {BETAS} by default.")
+
+
+class ProtocolConfig(Section):
+    """Which weights are trained."""
+
+    name: Literal["full", "linear", "linear-then-full", "lora"] = "full"
+    """All weights; the last linear layer on a frozen backbone; first that, then all; or low-rank updates."""
+    linear_share: float = Field(0.25, gt=0, lt=1)
+    """linear-then-full: share of the epochs that train the last layer alone."""
+    lora_rank: int = Field(8, ge=1, le=65_536)
+    """lora: rank of the updates."""
+
+
+class OptimiserConfig(Section):
+    """AdamW and what surrounds it."""
+
+    backbone_lr: float = Field(1e-3, gt=0, le=1e30)
+    """Peak learning rate of the backbone."""
+    head_lr: float = Field(1e-3, gt=0, le=1e30)
+    """Peak learning rate of the last linear layer."""
+    backbone_weight_decay: float = Field(1e-4, ge=0, le=1e6)
+    """Weight decay of the backbone; biases and norms have none."""
+    head_weight_decay: float = Field(1e-4, ge=0, le=1e6)
+    """Weight decay of the last linear layer; its bias has none."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's betas."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """Cosine to 0 over the training, or constant; both after the warm-up."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the training over which the learning rate rises linearly from 0."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the label spread over all classes."""
+    clip_norm: float | None = Field(None, ge=1e-6)  # AdamW adds 1e-8 to what it divides by: below, nothing moves
+    """Clip the gradient's norm to this."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of an exponential moving average of the weights, which then is what is evaluated and saved."""
