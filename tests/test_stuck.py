@@ -136,6 +136,14 @@ def test_a_stopped_run_is_warned_of_once_in_all(tmp_path, caplog):
 
 
 @pytest.mark.slow
+def test_two_processes_warn_once(tmp_path):
+    settings = config(tmp_path / "run", schedule={"name": "fixed"}, devices=2, epochs=2, **STILL)
+    settings["data"] |= {"validation_fraction": 0.06}
+    (warning,) = finetune(settings).warnings
+    assert warning.endswith(stuck.FIXED)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_learns_is_not_warned_of(tmp_path):
     settings = config(tmp_path / "run", objective={"name": "standard"}, epochs=12)

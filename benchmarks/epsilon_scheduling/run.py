@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
-from runs import GRID, METHODS, PER_EPOCH, SEEDS, configuration
+from runs import CANDIDATES, GRID, METHODS, PER_EPOCH, SEEDS, configuration
 
 from temper.benchmark.analysis import spread_over_seeds
 from temper.evaluation.measurement import TABLE
@@ -39,7 +39,7 @@ TITLES = {
 
 def jobs() -> list[tuple[str, int]]:
     """(name, seed) of every run, the main comparison first."""
-    main = [(name, seed) for seed in SEEDS for name in METHODS]
+    main = [(name, seed) for seed in SEEDS for name in METHODS | CANDIDATES]
     return main + [(name, SEEDS[0]) for name in GRID | PER_EPOCH]
 
 

@@ -12,13 +12,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "fixed": ("at", {"name": "fixed"}),
     "hinge": ("at", {"name": "hinge", "start": 0.25, "end": 0.75}),
 }
+# Schedules that might win at the full epsilon, too.
+CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "short": ("at", {"name": "linear", "end": 0.25}),
+}
 PER_EPOCH: dict[str, tuple[str, dict[str, Any]]] = {
     "hinge-per-epoch": ("at", {"name": "hinge", "start": 0.25, "end": 0.75, "per": "epoch"}),
 }
 # (T1, T2) of the ablation; (0, 0) is "fixed" and (0.25, 0.75) is "hinge" above.
 GRID: dict[str, tuple[str, dict[str, Any]]] = {
     f"grid-{start:g}-{end:g}": ("at", {"name": "hinge", "start": start, "end": end})
-    for start, end in ((0.25, 0.25), (0.5, 0.5), (0.0, 0.25), (0.0, 1.0))
+    for start, end in ((0.25, 0.25), (0.5, 0.5), (0.0, 1.0))
 }
 
 
@@ -26,11 +30,11 @@ def configuration(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]
     """The configuration of one run: CIFAR-10 ResNet-20 to 20 classes of CIFAR-100, Linf 8/255, PGD-5.
 
     Args:
-        name: a key of METHODS, PER_EPOCH or GRID.
+        name: a key of METHODS, CANDIDATES, PER_EPOCH or GRID.
         data: folder with ``images`` and ``networks``.
         out: folder of all runs.
     """
-    objective, schedule = (METHODS | PER_EPOCH | GRID)[name]
+    objective, schedule = (METHODS | CANDIDATES | PER_EPOCH | GRID)[name]
     return {
         "out": out / f"{name}-seed{seed}",
         "model": {

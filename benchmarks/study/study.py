@@ -96,7 +96,7 @@ def show_plans(store: Store, rows: Rows) -> None:
                 print(f"\n{part}, Linf {eps}/255")
                 show_plan(planning.summarise(spec_at(eps), own, store.place, measure=True))
     results = rows.read("results")
-    for backbone, seconds in results.groupby("backbone")["seconds"]:
+    for backbone, seconds in results.groupby("backbone")["seconds"] if len(results) else ():
         print(f"{backbone}: {len(seconds)} cells took {seconds.mean():.0f} s each on average")
 
 
