@@ -41,8 +41,8 @@ class RunEvidence:
 
     @property
     def main(self) -> EvidenceTable:
-        """The evidence of the threats."""
-        return self.margins[self.measure.suite]
+        """The evidence of the curve."""
+        return self.margins[self.measure.leading]
 
     @property
     def corruptions(self) -> CorruptionTable:
@@ -104,7 +104,7 @@ def _clean(measure: Measure) -> Iterator[Column]:
 
 def _robust(measure: Measure) -> Iterator[Column]:
     for name, threat in measure.parsed.items():
-        yield _within(name, threat, measure.suite)
+        yield _within(name, threat, measure.suite_of(name))
 
 
 def _within(name: str, threat: Threat, suite: str) -> Column:
@@ -113,8 +113,8 @@ def _within(name: str, threat: Threat, suite: str) -> Column:
         name,
         str(threat),
         f"Accuracy under attacks within {threat}, suite {suite}.",
-        lambda left: left.main.robust_accuracy(threat.norm, threat.eps),
-        lambda left: evidence(left.main, threat.norm).robust(threat.eps).astype(np.float64),
+        lambda left: left.margins[suite].robust_accuracy(threat.norm, threat.eps),
+        lambda left: evidence(left.margins[suite], threat.norm).robust(threat.eps).astype(np.float64),
     )
 
 

@@ -9,7 +9,7 @@ from temper.attacks.flow import POLISH_PROBES
 from temper.attacks.losses import cross_entropy
 from temper.attacks.suites import Stage, Suite, get_suite
 from temper.benchmark.grid import Cell
-from temper.benchmark.spec import NEAREST
+from temper.benchmark.spec import NEAREST, Measure
 from temper.evaluation.clean import RIVALS
 from temper.runs.finetune import make_schedule
 from temper.threat import Norm
@@ -52,7 +52,7 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
     crafting = attack.passes()
     updates = config.epochs + attacked * (objective.images - 1)
     measured = min(cell.measure.limit or sizes.test, sizes.test)
-    searched = search_passes(get_suite(cell.measure.suite), Counter(t.norm for t in cell.measure.searched))
+    searched = _searched(cell.measure)
     nearest = search_passes(get_suite(NEAREST), {"Linf": 1})
     tau = min(cell.measure.tau, sizes.test)
     looks = 1 + (2 if cell.measure.corruptions else 0)
@@ -62,6 +62,15 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
         measured * (searched[0] + looks) + tau * (nearest[0] + 1),
         measured * searched[1] + tau * nearest[1],
     )
+
+
+def _searched(measure: Measure) -> tuple[int, int]:
+    """The most forward and backward passes that the search of one sample takes, with every suite."""
+    spent = [
+        search_passes(get_suite(suite), Counter(threat.norm for threat in threats))
+        for suite, threats in measure.searched.items()
+    ]
+    return sum(forward for forward, _ in spent), sum(backward for _, backward in spent)
 
 
 def _attacked_epochs(cell: Cell) -> float:

@@ -56,7 +56,8 @@ class Cell:
     @cached_property
     def run(self) -> str:
         """Name of the run: a hash of what is trained and what is measured."""
-        return _hash({"training": self.training, "measure": self.measure.model_dump(exclude={"batch_size"})})
+        unsaid = {"batch_size"} if self.measure.suites else {"batch_size", "suites"}  # names of before are as they were
+        return _hash({"training": self.training, "measure": self.measure.model_dump(exclude=unsaid)})
 
     @property
     def label(self) -> str:

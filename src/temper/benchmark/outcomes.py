@@ -30,11 +30,11 @@ def outcomes(cells: Sequence[Cell], store: Store) -> pd.DataFrame:
 
 def _of_run(cell: Cell, store: Store) -> pd.DataFrame:
     measure = cell.measure
-    table = margins_of(store, cell.run, measure.suite)
+    tables = {suite: margins_of(store, cell.run, suite) for suite in measure.searched}
     corrupted = _corruptions_of(store, cell.run) if measure.corruptions else None
-    left = RunEvidence(measure, {measure.suite: table}, corrupted)
+    left = RunEvidence(measure, tables, corrupted)
     by_sample = {column.key: column.by_sample(left) for column in columns(measure) if column.by_sample}
-    samples = {"sample": np.sort(table.frame["sample"].unique())}
+    samples = {"sample": np.sort(left.main.frame["sample"].unique())}
     return pd.DataFrame({name: cell.factors[name] for name in FACTORS} | samples | by_sample)
 
 

@@ -43,7 +43,7 @@ class GridState:
 
 def damaged(cells: Sequence[Cell], store: Store) -> set[str]:
     """The runs among these whose evidence cannot be read, which a warning says; what is not there is no damage."""
-    margins = {f"{cell.run}-{suite}": cell.run for cell in cells for suite in cell.measure.suites}
+    margins = {f"{cell.run}-{suite}": cell.run for cell in cells for suite in cell.measure.evidence}
     corrupted = {cell.run for cell in cells if cell.measure.corruptions}
     without_corruptions = store.parts["corruptions"].damaged(corrupted)
     return without_corruptions | {margins[name] for name in store.parts["margins"].damaged(margins)}

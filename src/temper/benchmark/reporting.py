@@ -166,11 +166,14 @@ def _facts(cell: Cell, row: "pd.Series[Any]") -> dict[str, str]:
 
 
 def _curve(cell: Cell, store: Store) -> dict[str, list[tuple[float, float, float, float]]]:
-    table, curves = margins_of(store, cell.run, cell.measure.suite), {}
-    for norm in dict.fromkeys(threat.norm for threat in cell.measure.searched):
-        radii = [0.0, *sorted(threat.eps for threat in cell.measure.searched if threat.norm == norm)]
-        points = zip(radii, table.accuracy_curve(norm, radii), strict=True)
-        curves[str(norm)] = [(eps, point.value, point.low, point.high) for eps, point in points]
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for suite, threats in cell.measure.searched.items():
+        table = margins_of(store, cell.run, suite)
+        for norm in dict.fromkeys(threat.norm for threat in threats):
+            radii = [0.0, *sorted(threat.eps for threat in threats if threat.norm == norm)]
+            points = zip(radii, table.accuracy_curve(norm, radii), strict=True)
+            # Of two suites in one norm the curve's own, which comes first, is shown.
+            curves.setdefault(str(norm), [(eps, point.value, point.low, point.high) for eps, point in points])
     return curves
 
 

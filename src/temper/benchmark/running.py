@@ -140,7 +140,7 @@ def _measured(
 ) -> dict[str, EvidenceTable]:
     """Evidence by suite: of the threats and the curve, and of the nearest flips."""
     measure, seed = cell.measure, cell.config.seed
-    by_suite = {measure.suite: (test, measure.searched)}
+    by_suite = {suite: (test, threats) for suite, threats in measure.searched.items()}
     if measure.tau:
         few = test.limit(min(measure.tau, len(test)), seed)
         by_suite[NEAREST] = (few, [measure.curve or Threat("Linf", cell.config.eps)])

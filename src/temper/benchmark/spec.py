@@ -47,6 +47,8 @@ class Measure(_Part):
     """Name of the metric and threat: robust accuracy there."""
     suite: str = "fast"
     """Attack suite of the robust accuracies."""
+    suites: dict[str, str] = {}
+    """Metric and attack suite, for threats that are searched with another one."""
     points: int = Field(8, ge=1)
     """Radii of the Linf curve up to the threat's eps, for expected robustness."""
     corruptions: bool = True
@@ -71,6 +73,19 @@ class Measure(_Part):
     def _known(cls, suite: str) -> str:
         return check_suite(suite)
 
+    @model_validator(mode="after")
+    def _suites_fit(self) -> Self:
+        for name, suite in self.suites.items():
+            if name not in self.threats:
+                raise ValueError(f"suites: {name!r} is none of the threats' names: {', '.join(self.threats)}")
+            check_suite(suite)
+        if self.tau and NEAREST in self.searched:
+            raise ValueError(
+                f"tau: is taken of the suite {NEAREST} on {self.tau} samples; set tau: 0 to search"
+                " threats with that suite, or choose another"
+            )
+        return self
+
     @cached_property
     def parsed(self) -> dict[str, Threat]:
         """The threats by metric."""
@@ -82,16 +97,29 @@ class Measure(_Part):
         return next((threat for threat in self.parsed.values() if threat.norm == "Linf"), None)
 
     @property
-    def suites(self) -> list[str]:
+    def evidence(self) -> list[str]:
         """The suites whose evidence a run leaves."""
-        return list(dict.fromkeys([self.suite, *([NEAREST] if self.tau else [])]))
+        return [*self.searched, *([NEAREST] if self.tau else [])]
 
     @cached_property
-    def searched(self) -> list[Threat]:
-        """Every threat, and the radii of the curve."""
+    def searched(self) -> dict[str, list[Threat]]:
+        """Every threat and the radii of the curve, by the suite that searches them; that of the curve first."""
         end, points = self.curve, self.points
         radii = [Threat(end.norm, end.eps * (k + 1) / points) for k in range(points)] if end else []
-        return list(dict.fromkeys([*radii, *self.parsed.values()]))
+        by_suite = {self.leading: radii}
+        for name, threat in self.parsed.items():
+            by_suite.setdefault(self.suite_of(name), []).append(threat)
+        return {suite: list(dict.fromkeys(threats)) for suite, threats in by_suite.items()}
+
+    @property
+    def leading(self) -> str:
+        """The suite of the curve, or where there is none of the first threat."""
+        curve = next((name for name, threat in self.parsed.items() if threat.norm == "Linf"), None)
+        return self.suite_of(curve or next(iter(self.threats), ""))
+
+    def suite_of(self, metric: str) -> str:
+        """The suite that a metric's threat is searched with."""
+        return self.suites.get(metric, self.suite)
 
 
 class Exceptional(_Part):
