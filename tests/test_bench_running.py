@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 import bench_grid
-from bench_grid import tiny
+from bench_grid import TINY, tiny
 from temper.benchmark import driving, running
 from temper.benchmark.costs import Sizes, cost
 from temper.benchmark.driving import run_grid
 from temper.benchmark.engines.base import Died
 from temper.benchmark.engines.local import LocalEngine
 from temper.benchmark.grid import cells
-from temper.benchmark.outcomes import margins_of
+from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.progress import state
 from temper.benchmark.running import execute
 from temper.benchmark.spec import read_spec
@@ -59,6 +59,22 @@ def test_a_row_says_what_was_measured(reference):
         assert row["expected"] == table.expected_robustness("Linf", 8 / 255).value
         assert row["seconds"] > row["training_seconds"] > 0
         assert row["passes"] > 2 * 96
+
+
+@pytest.mark.slow
+def test_each_threat_is_measured_with_its_own_suite(tmp_path):
+    measure = TINY["measure"] | {"threats": {"linf": "Linf:8/255", "l2": "L2:0.5"}, "suites": {"l2": "fast"}}
+    store, cell = Store(tmp_path, create=True), grid(measure=measure)[0]
+    assert execute(cell, store, "me") == "done"
+    row = store.rows().iloc[0]
+    for metric, suite, norm, eps in (("linf", "apgd", "Linf", 8 / 255), ("l2", "fast", "L2", 0.5)):
+        table = margins_of(store, cell.run, suite)
+        assert set(table.frame["norm"]) == {norm}
+        assert row[metric] == table.robust_accuracy(norm, eps).value
+    by_sample = outcomes([cell], store)
+    assert by_sample["l2"].mean() == row["l2"]
+    assert by_sample["linf"].mean() == row["linf"]
+    assert row["passes"] <= cost(cell, Sizes(int(row["train_n"]), 12)).total
 
 
 def test_a_run_is_done_once(reference, monkeypatch):

@@ -7,6 +7,7 @@ from bench_grid import TINY, tiny
 from temper.benchmark.grid import cells
 from temper.benchmark.spec import read_spec
 from temper.errors import ArgumentError
+from temper.threat import Threat
 from temper.training.config import FinetuneConfig
 
 
@@ -53,6 +54,20 @@ def test_a_default_that_is_spelled_out_is_the_same_run():
 
 def test_the_threats_given_are_all_there_are():
     assert list(grid()[0].measure.threats) == ["linf"]
+
+
+def test_threats_are_searched_with_the_suites_of_their_metrics():
+    two = {"linf": "Linf:8/255", "l2": "L2:0.5", "half": "Linf:4/255"}
+    base = TINY["measure"] | {"threats": two, "suite": "fast", "points": 2}
+    (plain, *_), (other, *_) = grid(measure=base), grid(measure=base | {"suites": {"l2": "apgd", "half": "apgd"}})
+    assert plain.measure.searched == {"fast": [Threat("Linf", 4 / 255), Threat("Linf", 8 / 255), Threat("L2", 0.5)]}
+    assert other.measure.searched == {
+        "fast": [Threat("Linf", 4 / 255), Threat("Linf", 8 / 255)],
+        "apgd": [Threat("L2", 0.5), Threat("Linf", 4 / 255)],
+    }
+    assert other.training == plain.training
+    assert other.run != plain.run
+    assert grid(measure=base | {"suites": {}})[0].run == plain.run
 
 
 def test_presets_fill_what_is_not_given():
@@ -103,6 +118,9 @@ def test_exceptions_change_or_drop_cells():
         ({"exceptions": [{"where": {"seed": 0}, "skip": True}]}, r"leaves no cell"),
         ({"measure": {"threats": {"linf": "Linf:1/255,2/255"}}}, r"must be one threat"),
         ({"measure": {"suite": "fsat"}}, r"suite.*fsat.*fast"),
+        ({"measure": {"suites": {"linf": "fsat"}}}, r"suite.*fsat.*fast"),
+        ({"measure": {"suites": {"l3": "apgd"}}}, r"'l3' is none of the threats' names: linf, l2, l1"),
+        ({"measure": {"suites": {"l2": "margin"}, "tau": 5}}, r"tau: is taken of the suite margin on 5 samples; set"),
         ({"schedules": {"hinge": {"start": 0.25}, "late": {"name": "hinge", "start": 0.25}}}, r"is the same run as"),
     ],
 )
