@@ -42,8 +42,9 @@ def spec_at(eps: int) -> Spec:
 
 
 def planned() -> list[Planned]:
-    """Every cell: what compares fixed and scheduled epsilon first, then the curve, then other schedules. Within each
-    seed by seed, and what belongs together side by side, so that what is there at any moment is balanced."""
+    """Every cell: what tells which schedule wins first, then what compares fixed and scheduled epsilon, then the curve,
+    then other schedules. Within each seed by seed, and what belongs together side by side, so that what is there at any
+    moment is balanced."""
     wanted = []
     for eps in EPSILONS:
         for cell in cells(spec_at(eps)):
@@ -52,7 +53,14 @@ def planned() -> list[Planned]:
                 wanted.append(Planned(eps, part, cell))
     order = {name: place for place, name in enumerate(PARTS)}
     # Python's sort is stable: within these keys the order is that of EPSILONS and of the SPEC's factors.
-    return sorted(wanted, key=lambda each: (order[each.part], each.cell.factors["seed"]))
+    return sorted(wanted, key=lambda each: (not _tells_winner(each), order[each.part], each.cell.factors["seed"]))
+
+
+def _tells_winner(each: Planned) -> bool:
+    """Whether a cell belongs to the one setting on which schedules are chosen."""
+    factors = each.cell.factors
+    here = (each.eps, factors["backbone"], factors["dataset"]) == (max(EPSILONS), *CURVE)
+    return here and factors["schedule"] in (*COMPARED, "linear")
 
 
 def _part(eps: int, factors: Mapping[str, str | int]) -> str | None:

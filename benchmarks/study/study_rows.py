@@ -134,7 +134,7 @@ def _result(each: Planned, row: Row, store: Store) -> Row:
     measure = each.cell.measure
     assert measure.curve is not None
     radii = [measure.curve.eps * (k + 1) / measure.points for k in range(measure.points)]
-    curve = margins_of(store, each.cell.run, measure.leading).accuracy_curve(measure.curve.norm, radii)
+    curve = margins_of(store, each.cell.run, measure.suite).accuracy_curve(measure.curve.norm, radii)
     kept = {name: value for name, value in row.items() if name not in {*NOT_KEPT, *FACTORS}}
     points = {f"at_{k}": point.value for k, point in enumerate(curve, start=1)}
     return {

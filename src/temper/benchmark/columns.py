@@ -42,7 +42,7 @@ class RunEvidence:
     @property
     def main(self) -> EvidenceTable:
         """The evidence of the curve."""
-        return self.margins[self.measure.leading]
+        return self.margins[self.measure.suite]
 
     @property
     def corruptions(self) -> CorruptionTable:

@@ -46,9 +46,9 @@ class Measure(_Part):
     threats: dict[str, str] = {"linf": "Linf:4/255", "l2": "L2:2", "l1": "L1:75"}
     """Name of the metric and threat: robust accuracy there."""
     suite: str = "fast"
-    """Attack suite of the robust accuracies."""
+    """Attack suite of the robust accuracies and of the curve."""
     suites: dict[str, str] = {}
-    """Metric and attack suite, for threats that are searched with another one."""
+    """Metric and attack suite, for robust accuracies that are measured with another one."""
     points: int = Field(8, ge=1)
     """Radii of the Linf curve up to the threat's eps, for expected robustness."""
     corruptions: bool = True
@@ -103,19 +103,13 @@ class Measure(_Part):
 
     @cached_property
     def searched(self) -> dict[str, list[Threat]]:
-        """Every threat and the radii of the curve, by the suite that searches them; that of the curve first."""
+        """The radii of the curve and every threat, by the suite that searches them; that of the curve first."""
         end, points = self.curve, self.points
         radii = [Threat(end.norm, end.eps * (k + 1) / points) for k in range(points)] if end else []
-        by_suite = {self.leading: radii}
+        by_suite = {self.suite: radii}
         for name, threat in self.parsed.items():
             by_suite.setdefault(self.suite_of(name), []).append(threat)
         return {suite: list(dict.fromkeys(threats)) for suite, threats in by_suite.items()}
-
-    @property
-    def leading(self) -> str:
-        """The suite of the curve, or where there is none of the first threat."""
-        curve = next((name for name, threat in self.parsed.items() if threat.norm == "Linf"), None)
-        return self.suite_of(curve or next(iter(self.threats), ""))
 
     def suite_of(self, metric: str) -> str:
         """The suite that a metric's threat is searched with."""
