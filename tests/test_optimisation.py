@@ -1,4 +1,4 @@
-"""Parameter groups, the learning rate over a phase, and the moving average of weights."""
+"""Parameter groups, and the learning rate over a phase."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from torch import nn
 
 from temper.models import Classifier
 from temper.models.preprocessing import Preprocessing
-from temper.training.optimisation import MovingAverage, lr_share, make_optimiser, set_lr
+from temper.training.optimisation import lr_share, make_optimiser, set_lr
 from temper.training.sections.learning import OptimiserConfig
 
 
@@ -112,45 +112,3 @@ def test_no_warm_up_starts_at_the_peak():
 def test_a_share_is_always_a_share(steps, warmup, name, data):
     step = data.draw(st.integers(0, steps - 1))
     assert 0 < lr_share(step, steps, OptimiserConfig(warmup=warmup, lr_schedule=name)) <= 1
-
-
-# --- moving average -------------------------------------------------------------------------------
-
-
-def test_the_average_follows_its_formula():
-    module = nn.BatchNorm1d(2)
-    average = MovingAverage(module, decay=0.9)
-    expected = module.weight.detach().clone()
-    for value in (3.0, -1.0):
-        with torch.no_grad():
-            module.weight.fill_(value)
-        module.running_mean.fill_(value)
-        module.num_batches_tracked += 1
-        average.update(module, step=1000)  # late enough for the decay to have its full value
-        expected = 0.9 * expected + 0.1 * value
-    torch.testing.assert_close(average.state["weight"], expected)
-    torch.testing.assert_close(average.state["running_mean"], torch.full((2,), 0.9 * 0.3 - 0.1))
-    assert average.state["num_batches_tracked"] == 2  # integers are copied
-    assert torch.equal(module.weight, torch.full((2,), -1.0))  # the module itself is not averaged
-
-
-def test_a_young_average_forgets_its_start():
-    module = nn.Linear(1, 1, bias=False)
-    average = MovingAverage(module, decay=0.9)
-    with torch.no_grad():
-        module.weight.fill_(5.0)
-    begun = average.state["weight"].clone()
-    average.update(module, step=1)
-    torch.testing.assert_close(average.state["weight"], 0.1 * begun + 0.9 * 5.0)  # decay 1 / (9 + 1)
-
-
-def test_the_average_is_apart_from_the_module():
-    module = nn.Linear(2, 2)
-    average = MovingAverage(module, decay=0.5)
-    before = average.state["weight"].clone()
-    with torch.no_grad():
-        module.weight.add_(1)
-    assert torch.equal(average.state["weight"], before)
-    assert not any(value.requires_grad for value in average.state.values())
-    module.load_state_dict(average.state)
-    assert torch.equal(module.weight, before)

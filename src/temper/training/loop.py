@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from temper.errors import RunError
 from temper.models import Classifier
 from temper.threat import format_eps
 from temper.training import objectives, protocols
+from temper.training.averaging import Average, averaged, make_average, renew_statistics
 from temper.training.batches import batches, example
 from temper.training.checkpoints import Checkpoint, Progress, load_newest, save_checkpoint
 from temper.training.crafter import Crafter
 from temper.training.finiteness import check_finite, check_weights
 from temper.training.metrics import Metrics
-from temper.training.optimisation import MovingAverage, averaged, lr_share, make_optimiser, set_lr
+from temper.training.optimisation import lr_share, make_optimiser, set_lr
 from temper.training.processes import anyone
 from temper.training.session import Outside, Session, Task
 from temper.training.update import accumulate, share_statistics
@@ -78,7 +80,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
     config = task.config.optimiser
     protocols.set_trained(classifier, phase.trained)
     optimiser = make_optimiser(classifier, config)
-    average = MovingAverage(classifier, config.ema) if config.ema else None
+    average = make_average(classifier, config, phase.first, phase.last, task.config.epochs)
     if saved and progress.step > (phase.first - 1) * task.steps_per_epoch:  # saved inside this phase
         optimiser.load_state_dict(saved.optimiser)
         if average and saved.average:
@@ -98,6 +100,8 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
     for epoch in range(progress.epoch + 1, phase.last + 1):
         started = time.monotonic()
         eps, lr = train_epoch(session, phase, epoch, model, optimiser, average, save)
+        if average:
+            average.after_epoch(classifier, epoch, partial(renew_statistics, session, phase, epoch))
         with averaged(classifier, average):
             accuracy = clean_accuracy(session, epoch)
         samples, correct, loss = progress.epoch_sums
@@ -128,7 +132,7 @@ def train_epoch(
     epoch: int,
     model: Any,
     optimiser: Any,
-    average: MovingAverage | None,
+    average: Average | None,
     save: Callable[[], None],
 ) -> tuple[float, float]:
     """The updates of an epoch that are still to do; returns epsilon and the backbone's learning rate at its end."""
@@ -160,7 +164,7 @@ def train_epoch(
         optimiser.zero_grad(set_to_none=True)
         share_statistics(fabric, session.classifier)
         if average:
-            average.update(session.classifier, progress.step + 1)
+            average.after_step(session.classifier, progress.step + 1)
 
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]

@@ -1,11 +1,8 @@
-"""AdamW's parameter groups, the learning rate over a phase, and the moving average of weights."""
+"""AdamW's parameter groups, and the learning rate over a phase."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
 
 from temper.models import Classifier
 from temper.training.sections.learning import OptimiserConfig
@@ -43,38 +40,3 @@ def set_lr(optimiser: torch.optim.Optimizer, share: float) -> None:
     """Set each group's learning rate to ``share`` of its peak."""
     for group in optimiser.param_groups:
         group["lr"] = share * group["peak_lr"]
-
-
-class MovingAverage:
-    """Exponential moving average of a module's floating-point state; integers are copied."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state: dict[str, Tensor] = {name: value.clone() for name, value in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Move the average towards the module's state after ``step`` updates.
-
-        The decay grows with the steps up to its value, so that a short run's average forgets where it began.
-        """
-        decay = min(self.decay, step / (9 + step))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
-
-
-@contextmanager
-def averaged(classifier: Classifier, average: MovingAverage | None) -> Iterator[None]:
-    """Lend the classifier the averaged weights, if an average is kept."""
-    if average is None:
-        yield
-        return
-    own = {name: value.clone() for name, value in classifier.state_dict().items()}
-    classifier.load_state_dict(average.state)
-    try:
-        yield
-    finally:
-        classifier.load_state_dict(own)

@@ -1,11 +1,12 @@
 """What is minimised, over which weights, and by which updates."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from temper.errors import ArgumentError
 from temper.training.objectives import OBJECTIVES
-from temper.training.sections.section import Section
+from temper.training.sections.section import Section, unused
 
 if TYPE_CHECKING:
     ObjectiveName = str
@@ -56,3 +57,11 @@ class OptimiserConfig(Section):
     """Clip the gradient's norm to this."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay per step of an exponential moving average of the weights, which then is what is evaluated and saved."""
+    swa: float | None = Field(None, ge=0, lt=1, exclude_if=unused)
+    """Share of the training after which the weights at the end of every epoch are averaged instead (SWA)."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        if self.ema is not None and self.swa is not None:
+            raise ArgumentError("swa", self.swa, "is another average than ema; leave one of them out")
+        return self

@@ -9,3 +9,9 @@ class Section(StrictNumbers, BaseModel):
     """A part of the configuration; unknown keys are errors, and nothing changes after it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def unused(value: object) -> bool:
+    """Whether an option is left at None: one that came later is then not written, and a configuration of before, its
+    files and its hash stay what they were. For ``Field(None, exclude_if=unused)``."""
+    return value is None
