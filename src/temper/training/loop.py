@@ -131,7 +131,7 @@ def train_epoch(
     phase: protocols.Phase,
     epoch: int,
     model: Any,
-    optimiser: Any,
+    optimiser: torch.optim.Optimizer,
     average: Average | None,
     save: Callable[[], None],
 ) -> tuple[float, float]:
