@@ -112,6 +112,8 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"optimiser": {"backbone_lr": 0}}, "optimiser.backbone_lr = 0"),
         ({"optimiser": {"ema": 1}}, "optimiser.ema = 1"),
         ({"optimiser": {"swa": 1}}, "optimiser.swa = 1: give less than 1"),
+        ({"optimiser": {"awp_warmup": 0.1}}, "optimiser.awp_warmup = 0.1: is of awp"),
+        ({"objective": {"name": "standard"}, "optimiser": {"awp": 0.01}}, "optimiser.awp = 0.01: objective standard"),
         ({"optimiser": {"ema": 0.9, "swa": 0.5}}, "optimiser.swa = 0.5: is another average than ema"),
         ({"optimiser": {"warmup": 1}}, "optimiser.warmup = 1"),
         ({"data": {"validation_fraction": 1}}, "data.validation_fraction = 1"),

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 import tiny
 from temper import models
 from temper.core.interrupt import Stopped
-from temper.runs.finetune import finetune
+from temper.runs.finetune import finetune, train_only
 from temper.runs.run import Run
 from temper.training.checkpoints import last_checkpoint
+from temper.training.config import read_config
 from tiny_runs import assert_same_weights, config, steps, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
@@ -22,6 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 #: Every piece, by what it adds to the configuration.
 PIECES: dict[str, dict[str, Any]] = {
     "swa": {"optimiser": {"swa": 0.3}},
+    "awp": {"optimiser": {"awp": 0.02, "awp_warmup": 0.2}},
+    "awp in parts": {"optimiser": {"awp": 0.02}, "objective": {"name": "trades"}, "micro_batch": 7},
 }
 
 
@@ -100,3 +103,27 @@ def test_the_average_of_the_epochs_is_what_is_saved(
     # Statistics of the averaged weights, not those of the last ones: three batches, each counted once.
     assert saved["network.norm.num_batches_tracked"] == 3
     assert not torch.equal(saved["network.norm.running_mean"], ends[2]["network.norm.running_mean"])
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_weight_perturbation_costs_a_pass_more_and_no_attack(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, passed = tiny.Tiny.forward, {True: 0, False: 0}
+
+    def counted(self: tiny.Tiny, x: torch.Tensor) -> torch.Tensor:
+        passed[self.training] += len(x)
+        return forward(self, x)
+
+    def images(name: str, **optimiser: float) -> tuple[int, int]:
+        """That pass in train mode, and as attacks and validation see the model."""
+        passed.update({True: 0, False: 0})
+        settings = attacked(tmp_path / name, objective={"name": objective}, epochs=1, optimiser=optimiser)
+        train_only(read_config(settings))
+        return passed[True], passed[False]
+
+    monkeypatch.setattr(tiny.Tiny, "forward", counted)
+    without, perturbed = images("without"), images("with", awp=0.01, awp_warmup=0)
+    once = 90 * (2 if objective == "trades" else 1)
+    assert perturbed == (without[0] + once, without[1])
+    assert images("late", awp=0.01, awp_warmup=0.6)[0] == without[0] + once // 3  # the last of three updates

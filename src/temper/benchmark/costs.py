@@ -48,16 +48,19 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
     """What a run costs: adversarial steps where the schedule's epsilon is above 0, clean ones elsewhere."""
     config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
     attacked = _attacked_epochs(cell) if objective.attacked else 0
+    # Adversarial weight perturbation makes every update twice, and the average of epochs looks at the images once more.
+    again = _attacked_epochs(cell, config.optimiser.awp_warmup or 0) if config.optimiser.awp else 0
+    renewed = ceil((1 - config.optimiser.swa) * config.epochs) if config.optimiser.swa is not None else 0
     attack = inner_attacks.make(config.attack.name, config.attack.steps, config.attack.step_size, cross_entropy)
     crafting = attack.passes()
-    updates = config.epochs + attacked * (objective.images - 1)
+    updates = config.epochs + attacked * (objective.images - 1) + again * objective.images
     measured = min(cell.measure.limit or sizes.test, sizes.test)
     searched = _searched(cell.measure)
     nearest = search_passes(get_suite(NEAREST), {"Linf": 1})
     tau = min(cell.measure.tau, sizes.test)
     looks = 1 + (2 if cell.measure.corruptions else 0)
     return Cost(
-        round((updates + attacked * (crafting[0] + objective.looks)) * sizes.train),
+        round((updates + attacked * (crafting[0] + objective.looks) + renewed) * sizes.train),
         round((updates + attacked * crafting[1]) * sizes.train),
         measured * (searched[0] + looks) + tau * (nearest[0] + 1),
         measured * searched[1] + tau * nearest[1],
@@ -73,14 +76,14 @@ def _searched(measure: Measure) -> tuple[int, int]:
     return sum(forward for forward, _ in spent), sum(backward for _, backward in spent)
 
 
-def _attacked_epochs(cell: Cell) -> float:
-    """Share of the training, in epochs, in which epsilon is above 0."""
+def _attacked_epochs(cell: Cell, since: float = 0) -> float:
+    """Share of the training, in epochs, in which epsilon is above 0, after a share of it is done."""
     config = cell.config
     if config.schedule.name in ("custom", "auto"):
-        return config.epochs
+        return config.epochs * (1 - since)
     schedule, moments = make_schedule(config.schedule, config.seed), 64
     fractions = [schedule.fraction(config.epochs * (k + 1) / moments, config.epochs) for k in range(moments)]
-    return config.epochs * sum(fraction > 0 for fraction in fractions) / moments
+    return config.epochs * sum(share > 0 for share in fractions[round(since * moments) :]) / moments
 
 
 def search_passes(suite: Suite, radii: Mapping[Norm, int]) -> tuple[int, int]:

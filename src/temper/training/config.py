@@ -18,7 +18,7 @@ from temper.training.objectives import OBJECTIVES
 from temper.training.schedules import SCHEDULES
 from temper.training.sections.attack import AttackConfig, Epsilon, ScheduleConfig
 from temper.training.sections.images import DataConfig, ModelConfig
-from temper.training.sections.learning import ObjectiveConfig, OptimiserConfig, ProtocolConfig
+from temper.training.sections.learning import AWP_WARMUP, ObjectiveConfig, OptimiserConfig, ProtocolConfig
 from temper.training.sections.measuring import EvaluationConfig
 from temper.training.sections.section import Section
 from temper.training.yaml_files import WHOLE, read_yaml
@@ -79,6 +79,9 @@ class FinetuneConfig(Section):
         if self.optimiser.label_smoothing and not objective.smooths_labels:
             fix = f"objective {self.objective.name} has no label_smoothing; leave it out"
             raise ArgumentError("optimiser.label_smoothing", self.optimiser.label_smoothing, fix)
+        if self.optimiser.awp is not None and not objective.attacked:
+            fix = f"objective {self.objective.name} attacks nothing; leave it out"
+            raise ArgumentError("optimiser.awp", self.optimiser.awp, fix)
         if self.attack.step_size is not None and attack.stride is None:
             fix = f"attack {self.attack.name} chooses its own step_size; leave it out"
             raise ArgumentError("attack.step_size", self.attack.step_size, fix)
@@ -114,7 +117,7 @@ def write_config(config: FinetuneConfig, path: Path) -> None:
 
 def completed(config: FinetuneConfig) -> FinetuneConfig:
     """The configuration with every default that depends on other values filled in."""
-    attack, objective, schedule = config.attack, config.objective, config.schedule
+    attack, objective, schedule, optimiser = config.attack, config.objective, config.schedule, config.optimiser
     own_attack, own_objective = INNER_ATTACKS[attack.name], OBJECTIVES[objective.name]
     if attack.random_start is None:
         attack = attack.model_copy(update={"random_start": own_attack.random_start or own_objective.random_start})
@@ -124,7 +127,10 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
         objective = objective.model_copy(update={"beta": own_objective.beta})
     missing = {k: v for k, v in SCHEDULES[schedule.name].items() if getattr(schedule, k) is None}
     schedule = schedule.model_copy(update=missing)
-    return config.model_copy(update={"attack": attack, "objective": objective, "schedule": schedule})
+    if optimiser.awp is not None and optimiser.awp_warmup is None:
+        optimiser = optimiser.model_copy(update={"awp_warmup": AWP_WARMUP})
+    filled = {"attack": attack, "objective": objective, "schedule": schedule, "optimiser": optimiser}
+    return config.model_copy(update=filled)
 
 
 def resolve(config: FinetuneConfig) -> FinetuneConfig:

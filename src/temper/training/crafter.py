@@ -1,7 +1,7 @@
 """Adversarial images for a training step."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor
 
@@ -26,11 +26,16 @@ class Crafter:
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
+        self._answer: Callable[[Callable[[], Tensor]], Tensor] = _asked
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits of ``x`` in eval mode."""
-        with crafting(self._classifier, self._pairs) as model, self._autocast():
-            return model(x)
+
+        def logits() -> Tensor:
+            with crafting(self._classifier, self._pairs) as model, self._autocast():
+                return model(x)
+
+        return self._answer(logits)
 
     def attack(self, eps: float, epoch: int, ids: Tensor) -> Craft | None:
         """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
@@ -39,10 +44,36 @@ class Crafter:
         keys = randomness.sample_keys(self._config.seed, ids, "training", epoch)
 
         def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-            with crafting(self._classifier, self._pairs) as model, self._autocast():
-                return inner_attack(model, x, y, eps, keys, loss, self._config)
+            def moved() -> Tensor:
+                with crafting(self._classifier, self._pairs) as model, self._autocast():
+                    return inner_attack(model, x, y, eps, keys, loss, self._config)
+
+            return self._answer(moved)
 
         return attack
+
+    @contextmanager
+    def remembering(self) -> Iterator[Callable[[], None]]:
+        """Inside, keep every answer; from the call of what is yielded on, give them again in the same order."""
+        kept: list[Tensor] = []
+
+        def keep(question: Callable[[], Tensor]) -> Tensor:
+            kept.append(question())
+            return kept[-1]
+
+        def rewind() -> None:
+            again = iter(kept)
+            self._answer = lambda question: next(again)
+
+        self._answer = keep
+        try:
+            yield rewind
+        finally:
+            self._answer = _asked
+
+
+def _asked(question: Callable[[], Tensor]) -> Tensor:
+    return question()
 
 
 def inner_attack(

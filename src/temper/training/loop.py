@@ -26,6 +26,7 @@ from temper.training.crafter import Crafter
 from temper.training.finiteness import check_finite, check_weights
 from temper.training.metrics import Metrics
 from temper.training.optimisation import lr_share, make_optimiser, set_lr
+from temper.training.perturbation import at_perturbed_weights, gamma_at
 from temper.training.processes import anyone
 from temper.training.session import Outside, Session, Task
 from temper.training.update import accumulate, share_statistics
@@ -156,7 +157,9 @@ def train_epoch(
         torch.manual_seed(randomness.number(config.seed, "step", progress.step, fabric.global_rank))
         protocols.train_mode(session.classifier, phase.trained)
 
-        sums = accumulate(fabric, model, objective, crafter, batch, eps, epoch, config.micro_batch)
+        gradient = partial(accumulate, fabric, model, objective, crafter, batch, eps, epoch, config.micro_batch)
+        gamma = gamma_at(config.optimiser, eps, progress.step / (config.epochs * steps))
+        sums = at_perturbed_weights(gradient, session.classifier, crafter, gamma) if gamma else gradient()
         check_finite(session, sums, epoch, index)
         if config.optimiser.clip_norm is not None:
             fabric.clip_gradients(model, optimiser, max_norm=config.optimiser.clip_norm)

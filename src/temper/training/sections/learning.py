@@ -15,6 +15,9 @@ else:  # choices of the command line, from the table that says what there is
 BETAS = ", ".join(f"{name} {each.beta:g}" for name, each in OBJECTIVES.items() if each.beta is not None)
 
 
+AWP_WARMUP = 0.05  # 10 of 200 epochs, as in the authors' TRADES-AWP
+
+
 class ObjectiveConfig(Section):
     """What training minimises."""
 
@@ -59,9 +62,16 @@ class OptimiserConfig(Section):
     """Decay per step of an exponential moving average of the weights, which then is what is evaluated and saved."""
     swa: float | None = Field(None, ge=0, lt=1, exclude_if=unused)
     """Share of the training after which the weights at the end of every epoch are averaged instead (SWA)."""
+    awp: float | None = Field(None, gt=0, le=1, exclude_if=unused)
+    """Gamma of adversarial weight perturbation (AWP), such as 0.005: gradients are taken at weights moved up the loss
+    by this share of their norm, layer by layer; a forward and backward pass more."""
+    awp_warmup: float | None = Field(None, ge=0, lt=1, exclude_if=unused)
+    """awp: share of the training before it begins (0.05)."""
 
     @model_validator(mode="after")
-    def _one_average(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.awp_warmup is not None and self.awp is None:
+            raise ArgumentError("awp_warmup", self.awp_warmup, "is of awp, which is not given; leave it out")
         if self.ema is not None and self.swa is not None:
             raise ArgumentError("swa", self.swa, "is another average than ema; leave one of them out")
         return self
