@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from bench_grid import TINY, tiny
 from temper.attacks.apgd import APGD
 from temper.attacks.engine import AttackEngine
 from temper.attacks.fab import FABTargeted
@@ -18,7 +19,9 @@ from temper.attacks.square import Square
 from temper.attacks.suites import CLOSER, SUITES, Stage, Suite, get_suite
 from temper.attacks.tangent import Tangent
 from temper.attacks.work import Work
-from temper.benchmark.costs import search_passes
+from temper.benchmark.costs import Sizes, cost, search_passes
+from temper.benchmark.grid import cells
+from temper.benchmark.spec import read_spec
 from temper.evaluation.search import Findings, search
 from temper.threat import NORMS
 
@@ -136,3 +139,20 @@ def test_what_is_planned_is_reached_where_everything_goes_wrong():
     assert search_passes(get_suite("margin"), {"Linf": 9}) == (178 + 16, 178)  # a funnel is one run
     one = Suite("apgd", (Stage("apgd", APGD(10)),), resolution=1 / 64)
     assert search_passes(one, {"L2": 1}) == (7 * (11 + 2 * 12), 7 * 11)
+
+
+@pytest.mark.parametrize(("objective", "images"), [("at", 1), ("trades", 2)])
+def test_what_is_added_to_training_is_counted(objective, images):
+    """Per training image and epoch: AWP passes an update's images again, forward and backward, after its warm-up; the
+    average of epochs takes a forward pass."""
+
+    def spent(**optimiser: float) -> tuple[float, float]:
+        finetune = TINY["finetune"] | {"optimiser": optimiser}
+        changes = {"objectives": [objective], "schedules": ["fixed"], "finetune": finetune}
+        (cell,) = cells(read_spec(tiny(**changes, protocols={"full": {"epochs": 4}}, backbones=["bundled"])))
+        costs = cost(cell, Sizes(100, 10))
+        return costs.train_forward / 400, costs.train_backward / 400
+
+    plain, perturbed, averaged = spent(), spent(awp=0.01, awp_warmup=0.5), spent(swa=0.25)
+    assert perturbed == (plain[0] + 0.5 * images, plain[1] + 0.5 * images)
+    assert averaged == (plain[0] + 0.75, plain[1])
