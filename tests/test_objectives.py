@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from temper.attacks.losses import cross_entropy
-from temper.training.objectives import make
+from temper.training.objectives import OBJECTIVES, make
 from temper.training.sections.learning import ObjectiveName
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -184,3 +184,63 @@ def test_batch_norm_sees_clean_and_attacked_images_in_one_pass(name):
     assert network[0].num_batches_tracked == 1
     expected = 0.1 * torch.cat([X, X_ADV]).mean((0, 2, 3))
     torch.testing.assert_close(network[0].running_mean, expected)
+
+
+SOFT = torch.tensor(
+    [[0.7, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 0.5, 0.5], [0.1, 0, 0, 0.9], [0, 0.2, 0.8, 0], [1, 0, 0, 0]]
+)
+CE_SOFT = {name: -(SOFT.double().numpy() * np.log(p)).sum(1) for name, p in (("clean", P), ("attacked", Q))}
+SOFT_FORMULAS = {
+    "standard": CE_SOFT["clean"].mean(),
+    "at": CE_SOFT["attacked"].mean(),
+    "trades": CE_SOFT["clean"].mean() + 6 * KL.mean(),
+    "trades-guide": CE_SOFT["clean"].mean() + KL.mean(),
+}
+
+
+class Soft(Attack):
+    """The same for soft labels, of which an attack is told the largest."""
+
+    def __call__(self, x: Tensor, y: Tensor, loss) -> Tensor:
+        assert torch.equal(y, SOFT.argmax(1))
+        self.losses.append(loss)
+        return X_ADV
+
+
+def test_the_table_says_who_bears_soft_labels():
+    assert {name for name, facts in OBJECTIVES.items() if facts.soft_labels} == set(SOFT_FORMULAS)
+
+
+@pytest.mark.parametrize("name", SOFT_FORMULAS)
+def test_soft_labels(name):
+    assert make(name, model, None, 0.0)(model, X, SOFT, Soft()).loss.item() == pytest.approx(SOFT_FORMULAS[name])
+
+
+@pytest.mark.parametrize("name", ["at", "trades-guide"])
+def test_with_soft_labels_the_attack_climbs_every_class_by_its_share(name):
+    attack = Soft()
+    make(name, model, None, 0.0)(model, X, SOFT, attack)
+    np.testing.assert_allclose(attack.losses[0](model(X_ADV), SOFT.argmax(1)), CE_SOFT["attacked"], rtol=1e-5)
+
+
+WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0])
+LOSSES = {
+    "standard": CE_CLEAN,
+    "at": CE_ATTACKED,
+    "trades": CE_CLEAN + 6 * KL,
+    "trades-guide": CE_CLEAN + KL,
+    "mart": boosted(Q) + 5 * KL * (1 - P[ROWS, Y]),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_class_weights_weigh_the_whole_loss_of_a_sample(name):
+    """Over the number of samples, not over the weights in the batch: parts of a batch add up to the whole."""
+    objective = make(name, model, None, 0.0, torch.tensor(WEIGHTS, dtype=torch.float32))
+    assert objective(model, X, Y, Attack()).loss.item() == pytest.approx((LOSSES[name] * WEIGHTS[Y]).mean())
+
+
+def test_a_mixture_counts_what_its_classes_count():
+    objective = make("at", model, None, 0.0, torch.tensor(WEIGHTS, dtype=torch.float32))
+    expected = (CE_SOFT["attacked"] * (SOFT.numpy() @ WEIGHTS)).mean()
+    assert objective(model, X, SOFT, Soft()).loss.item() == pytest.approx(expected)

@@ -31,6 +31,19 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
+def cross_entropy_with(shares: Tensor) -> Loss:
+    """Cross-entropy per sample [N] with soft labels.
+
+    Args:
+        shares: of each class, float [N, K]; rows add up to 1.
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits.float(), shares, reduction="none")
+
+    return loss
+
+
 def logit_difference(logits: Tensor, labels: Tensor) -> Tensor:
     """Largest other logit minus the label's: above 0 exactly where the prediction has changed (arXiv:1608.04644)."""
     logits = logits.float()

@@ -21,9 +21,10 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
 
     Item i is ``(image, label, id)``: uint8 [channels, height, width], int, int. Index ``i`` is augmented for
     epoch :attr:`epoch`, index ``(epoch, i)`` for the epoch it names; the second form is the one for
-    persistent worker processes, which keep a copy of this object. An augmented item depends on nothing but
-    the seed, the epoch and the sample's id: not on the order, the other samples, or the process; no global
-    random state is read or changed.
+    persistent worker processes, which keep a copy of this object. In ``(epoch, i, n)`` n counts how often
+    the sample was used in that epoch before, for another augmentation of it. An augmented item depends on
+    nothing but the seed, the epoch, n and the sample's id: not on the order, the other samples, or the
+    process; no global random state is read or changed.
 
     Augmentations:
 
@@ -74,8 +75,8 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[torch.Tensor, int, int]:
-        epoch, position = index if isinstance(index, tuple) else (self.epoch, index)
+    def __getitem__(self, index: int | tuple[int, ...]) -> tuple[torch.Tensor, int, int]:
+        epoch, position, *again = index if isinstance(index, tuple) else (self.epoch, index)
         sample = int(self.dataset.ids[position])
         image = self._source(position)
         if self.augmentation == "none":
@@ -84,7 +85,7 @@ class Pixels(TorchDataset[tuple[torch.Tensor, int, int]]):
             # One stream per item: this is what makes an item independent of order and process.
             if self.augmentation == "paper-twice":  # frozen: one stream for all epochs
                 image = self._augmented(image, np.random.default_rng((self.seed, sample)))
-            rng = np.random.default_rng((self.seed, epoch, sample))
+            rng = np.random.default_rng((self.seed, epoch, sample, *(n for n in again if n)))
             image = self._augmented(image, rng)
         return torch.from_numpy(image), int(self.dataset.labels[position]), sample
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from temper.core.lazily import loaded
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from temper.attacks.attack import Model
     from temper.training.objectives.objective import Objective
 
@@ -19,6 +21,7 @@ class ObjectiveFacts:
         attacked: whether it trains on attacked images, and so has an epsilon.
         beta: default weight of its KL term; None if it has none.
         smooths_labels: whether it heeds label smoothing.
+        soft_labels: whether a sample's label may be shares of several classes, as that of a mixture of images.
         random_start: whether its attack must start at random, because its loss has no gradient at the clean image.
         images: images that an update passes, forward and backward, per sample: the attacked one, or both.
         looks: forward passes per sample beside those of attack and update.
@@ -28,6 +31,7 @@ class ObjectiveFacts:
     attacked: bool = True
     beta: float | None = None
     smooths_labels: bool = True
+    soft_labels: bool = True
     random_start: bool = False
     images: int = 1
     looks: int = 0
@@ -38,11 +42,17 @@ OBJECTIVES = {
     "standard": ObjectiveFacts("clean:standard", attacked=False),
     "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
     "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, images=2),
-    "mart": ObjectiveFacts("mart:mart", beta=5.0, smooths_labels=False, images=2),
+    "mart": ObjectiveFacts("mart:mart", beta=5.0, smooths_labels=False, soft_labels=False, images=2),
 }
 
 
-def make(name: str, craft_logits: "Model", beta: float | None, label_smoothing: float) -> "Objective":
+def make(
+    name: str,
+    craft_logits: "Model",
+    beta: float | None,
+    label_smoothing: float,
+    class_weights: "Tensor | None" = None,
+) -> "Objective":
     """The objective of a configuration, which has checked the options.
 
     Args:
@@ -50,10 +60,11 @@ def make(name: str, craft_logits: "Model", beta: float | None, label_smoothing: 
         craft_logits: the model as attacks see it, for an attack that moves away from clean logits.
         beta: weight of the KL term; None takes the objective's own.
         label_smoothing: share of the label spread over all classes.
+        class_weights: what the loss of a sample of each class counts, float [K]; None: all the same.
     """
     from temper.training.objectives.objective import ObjectiveSettings
 
     own = OBJECTIVES[name].beta or 0.0
-    settings = ObjectiveSettings(craft_logits, own if beta is None else beta, label_smoothing)
+    settings = ObjectiveSettings(craft_logits, own if beta is None else beta, label_smoothing, class_weights)
     objective: Objective = loaded(f"{__name__}.{OBJECTIVES[name].maker}")(settings)
     return objective

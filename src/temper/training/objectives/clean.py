@@ -10,6 +10,6 @@ def standard(settings: ObjectiveSettings) -> Objective:
     """Cross-entropy on clean images, whatever the epsilon."""
 
     def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
-        return smoothed(model(x), y, settings.label_smoothing)
+        return smoothed(model(x), y, settings)
 
     return objective

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from temper.attacks.attack import Model
 from temper.attacks.losses import cross_entropy
-from temper.training.objectives.objective import Craft, Objective, ObjectiveSettings, Result, both, divergence
+from temper.training.objectives.objective import Craft, Objective, ObjectiveSettings, Result, both, divergence, mean
 
 
 def mart(settings: ObjectiveSettings) -> Objective:
@@ -15,11 +15,12 @@ def mart(settings: ObjectiveSettings) -> Objective:
     def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         if attack is None:
             logits = model(x)
-            return Result(_boosted_cross_entropy(logits, y).mean(), logits)
+            return Result(mean(_boosted_cross_entropy(logits, y), settings.weights(y)), logits)
         clean_logits, logits = both(model, x, attack(x, y, cross_entropy))
         kl = divergence(clean_logits, logits)
         unsure = 1 - clean_logits.float().softmax(1).gather(1, y[:, None]).squeeze(1)
-        return Result((_boosted_cross_entropy(logits, y) + settings.beta * unsure * kl).mean(), logits)
+        losses = _boosted_cross_entropy(logits, y) + settings.beta * unsure * kl
+        return Result(mean(losses, settings.weights(y)), logits)
 
     return objective
 

@@ -4,8 +4,19 @@ import torch
 from torch import Tensor
 
 from temper.attacks.attack import Model
-from temper.attacks.losses import cross_entropy, kl_divergence
-from temper.training.objectives.objective import Craft, Objective, ObjectiveSettings, Result, both, divergence, smoothed
+from temper.attacks.losses import kl_divergence
+from temper.training.objectives.objective import (
+    Craft,
+    Objective,
+    ObjectiveSettings,
+    Result,
+    attacked,
+    both,
+    divergence,
+    largest,
+    mean,
+    smoothed,
+)
 
 
 def trades(settings: ObjectiveSettings) -> Objective:
@@ -14,10 +25,10 @@ def trades(settings: ObjectiveSettings) -> Objective:
 
     def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         if attack is None:
-            return smoothed(model(x), y, settings.label_smoothing)
+            return smoothed(model(x), y, settings)
         with torch.no_grad():
             clean = settings.craft_logits(x)
-        return _trades(model, x, attack(x, y, kl_divergence(clean)), y, settings)
+        return _trades(model, x, attack(x, largest(y), kl_divergence(clean)), y, settings)
 
     return objective
 
@@ -28,13 +39,13 @@ def trades_guide(settings: ObjectiveSettings) -> Objective:
 
     def objective(model: Model, x: Tensor, y: Tensor, attack: Craft | None) -> Result:
         if attack is None:
-            return smoothed(model(x), y, settings.label_smoothing)
-        return _trades(model, x, attack(x, y, cross_entropy), y, settings)
+            return smoothed(model(x), y, settings)
+        return _trades(model, x, attacked(x, y, attack), y, settings)
 
     return objective
 
 
 def _trades(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, settings: ObjectiveSettings) -> Result:
     clean_logits, logits = both(model, x, x_adv)
-    clean = smoothed(clean_logits, y, settings.label_smoothing).loss
-    return Result(clean + settings.beta * divergence(clean_logits, logits).mean(), logits)
+    clean = smoothed(clean_logits, y, settings).loss
+    return Result(clean + settings.beta * mean(divergence(clean_logits, logits), settings.weights(y)), logits)
