@@ -208,7 +208,7 @@ class Soft(Attack):
 
 
 def test_the_table_says_who_bears_soft_labels():
-    assert {name for name, facts in OBJECTIVES.items() if facts.soft_labels} == set(SOFT_FORMULAS)
+    assert {name for name, facts in OBJECTIVES.items() if facts.labels == "shares"} == set(SOFT_FORMULAS)
 
 
 @pytest.mark.parametrize("name", SOFT_FORMULAS)

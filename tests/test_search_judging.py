@@ -78,7 +78,7 @@ def test_judging_changes_nothing_in_the_training(tmp_path):
         folder.mkdir()
         classifier = load_backbone(config, splits)
         schedule = make_schedule(config.schedule, 0)
-        task = Task(config, schedule, folder, splits.train, splits.validation, hook)
+        task = Task(config, schedule, folder, splits, hook)
         with torch.random.fork_rng():
             module.train(make_fabric(config, folder), task, classifier)
         return classifier.state_dict()

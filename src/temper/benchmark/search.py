@@ -292,7 +292,7 @@ def _run(
     with torch.random.fork_rng(), computing_with(config.threads):
         classifier = load_backbone(config, splits)
         schedule = make_schedule(config.schedule, config.seed)
-        task = Task(config, schedule, scratch, splits.train, splits.validation, after_epoch)
+        task = Task(config, schedule, scratch, splits, after_epoch)
         try:
             train(fabric, task, classifier, stop)
         except TrialPruned:

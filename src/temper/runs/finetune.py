@@ -166,7 +166,7 @@ def _note_data(run: Run, splits: Splits, model: str) -> None:
     if run.record.get("data", record) != record:
         raise RunError(f"{run.folder}: the data changed since the run was started; restore them, or begin with --force")
     if unless_damaged(read_seen, run.folder / SEEN, "it is written again") is None:
-        note_seen(run.folder, (splits.train, splits.validation), model)
+        note_seen(run.folder, splits.seen, model)
     run.note(data=record)
 
 
@@ -288,7 +288,7 @@ def _train_here(
 ) -> None:
     """One process's part of the training; the first one saves the model."""
     watch = watching(Run(folder), schedule, Validation.of(splits.validation.labels))
-    train(fabric, Task(config, schedule, folder, splits.train, splits.validation, watch=watch), classifier)
+    train(fabric, Task(config, schedule, folder, splits, watch=watch), classifier)
     if fabric.is_global_zero:
         classifier.cpu()
         models.check_restores(classifier, _few(splits.validation, classifier))

@@ -10,25 +10,40 @@ from torch.utils.data import DataLoader
 
 from temper.core.orphans import serve_parent
 from temper.data import Pixels
+from temper.training.drawing import repeats
+from temper.training.mixing import make_mix, mixed
 from temper.training.session import Session, Task
 
 
 def epoch_batches(task: Task, epoch: int) -> list[NDArray[np.int64]]:
-    """Positions of the training samples in each batch of an epoch; sizes differ by at most one sample."""
-    order = np.random.default_rng((task.config.seed, epoch)).permutation(len(task.train))
-    return np.array_split(order, task.steps_per_epoch)
+    """Positions among ``task.images`` in each batch of an epoch; sizes differ by at most one sample."""
+    return task.source.batches(task.steps_per_epoch, task.config.seed, epoch)
 
 
 def batches(session: Session, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """This process's part of each batch of an epoch, from batch ``done`` on: images float NCHW, labels, ids."""
+    """This process's part of each batch of an epoch, from batch ``done`` on: images float NCHW, labels, ids.
+
+    Images are mixed with their neighbours in the whole batch, which every process then loads, so that any number of
+    them mixes the same ones.
+    """
     fabric, config = session.fabric, session.task.config
-    batches = epoch_batches(session.task, epoch)[done:]
-    indices = [[(epoch, int(i)) for i in batch[fabric.global_rank :: fabric.world_size]] for batch in batches]
+    mix = make_mix(config.data, session.task.train.num_classes)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    drawn = epoch_batches(session.task, epoch)
+    uses = [
+        list(zip(batch.tolist(), before.tolist(), strict=True))
+        for batch, before in zip(drawn, repeats(drawn), strict=True)
+    ]
+    indices = [[(epoch, *use) for use in (batch if mix else batch[mine])] for batch in uses[done:]]
     loader = DataLoader(
         session.pixels, batch_sampler=indices, num_workers=config.data.workers, worker_init_fn=serve_parent
     )
-    for images, labels, ids in loader:
-        yield to_pixels(images, fabric.device), labels.to(fabric.device), ids.to(fabric.device)
+    for index, (images, labels, ids) in enumerate(loader, start=done):
+        x, y, ids = to_pixels(images, fabric.device), labels.to(fabric.device), ids.to(fabric.device)
+        if mix:
+            x, y = (each[mine] for each in mixed(mix, x, y, config.seed, epoch, index))
+            ids = ids[mine]
+        yield x, y, ids
 
 
 def to_pixels(images: Tensor, device: torch.device) -> Tensor:

@@ -76,12 +76,17 @@ class FinetuneConfig(Section):
         if self.objective.beta is not None and objective.beta is None:
             fix = f"objective {self.objective.name} has no beta; leave it out"
             raise ArgumentError("objective.beta", self.objective.beta, fix)
-        if self.optimiser.label_smoothing and not objective.smooths_labels:
+        if self.optimiser.label_smoothing and objective.labels != "shares":
             fix = f"objective {self.objective.name} has no label_smoothing; leave it out"
             raise ArgumentError("optimiser.label_smoothing", self.optimiser.label_smoothing, fix)
         if self.optimiser.awp is not None and not objective.attacked:
             fix = f"objective {self.objective.name} attacks nothing; leave it out"
             raise ArgumentError("optimiser.awp", self.optimiser.awp, fix)
+        if self.data.mix != "none" and objective.labels == "one":
+            fix = (
+                f"objective {self.objective.name} needs one label an image; choose objective.name at, or data.mix none"
+            )
+            raise ArgumentError("data.mix", self.data.mix, fix)
         if self.attack.step_size is not None and attack.stride is None:
             fix = f"attack {self.attack.name} chooses its own step_size; leave it out"
             raise ArgumentError("attack.step_size", self.attack.step_size, fix)
@@ -130,6 +135,7 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
     if optimiser.awp is not None and optimiser.awp_warmup is None:
         optimiser = optimiser.model_copy(update={"awp_warmup": AWP_WARMUP})
     filled = {"attack": attack, "objective": objective, "schedule": schedule, "optimiser": optimiser}
+    filled["data"] = config.data.completed()
     return config.model_copy(update=filled)
 
 

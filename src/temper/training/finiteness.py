@@ -19,7 +19,7 @@ def check_finite(session: Session, sums: Tensor, epoch: int, index: int) -> None
     if torch.isfinite(sums).all() and torch.isfinite(torch.stack(gradients)).all():
         return
     samples, _, loss = sums.tolist()
-    ids = session.task.train.ids[epoch_batches(session.task, epoch)[index]].tolist()
+    ids = session.task.images.ids[epoch_batches(session.task, epoch)[index]].tolist()
     batch = f"{str(ids[:NAMED])[:-1]}, ...]" if len(ids) > NAMED else str(ids)
     what = f"a gradient is not finite (the loss is {loss / samples:.4g})" if isfinite(loss) else f"the loss is {loss}"
     raise not_finite(session, epoch, session.progress.step + 1, f"{what}, on samples {batch}")

@@ -55,7 +55,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
     if saved:
         classifier.load_state_dict(saved.model)
     fabric.to_device(classifier.to(memory_format=torch.channels_last))
-    pixels = Pixels(task.train, classifier.image_size, classifier.channels, config.data.augmentation, config.seed)
+    pixels = Pixels(task.images, classifier.image_size, classifier.channels, config.data.augmentation, config.seed)
     steps, first = config.epochs * task.steps_per_epoch, fabric.is_global_zero
     shown = first and within is None
     signals: AbstractContextManager[Stop] = Stop() if within is None else nullcontext(within)
@@ -141,7 +141,11 @@ def train_epoch(
     config, steps = task.config, task.steps_per_epoch
     crafter = Crafter(session.classifier, session.pairs, config, fabric.autocast)
     objective = objectives.make(
-        config.objective.name, crafter.logits, config.objective.beta, config.optimiser.label_smoothing
+        config.objective.name,
+        crafter.logits,
+        config.objective.beta,
+        config.optimiser.label_smoothing,
+        task.class_weights,
     )
     phase_start, phase_steps = (phase.first - 1) * steps, (phase.last - phase.first + 1) * steps
     done = progress.step - (epoch - 1) * steps

@@ -2,19 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from temper.attacks.crafting import Pair
 from temper.core.interrupt import Stop
 from temper.core.progress import Bar
 from temper.data import Dataset, Pixels
+from temper.data.joined import joined
 from temper.models import Classifier
 from temper.training.checkpoints import Progress
 from temper.training.config import FinetuneConfig
+from temper.training.drawing import Source
 from temper.training.metrics import Metrics
 from temper.training.schedules import EpsilonSchedule
+from temper.training.splits import Splits
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,37 @@ class Task:
     config: FinetuneConfig
     schedule: EpsilonSchedule
     folder: Path
-    train: Dataset
-    validation: Dataset
+    splits: Splits
     after_epoch: Callable[[Classifier, int], None] | None = None
     watch: Callable[[Sequence[float]], None] | None = None
+
+    @property
+    def train(self) -> Dataset:
+        """The training data, which say how long an epoch is."""
+        return self.splits.train
+
+    @property
+    def validation(self) -> Dataset:
+        """The validation data."""
+        return self.splits.validation
+
+    @cached_property
+    def images(self) -> Dataset:
+        """All images that batches are drawn from: the training data and, behind them, the extra ones."""
+        return self.train if self.splits.extra is None else joined(self.train, self.splits.extra)
+
+    @cached_property
+    def source(self) -> Source:
+        """What batches are drawn from, and how."""
+        data, own = self.config.data, len(self.train)
+        return Source(self.images.labels, own, data.extra_share or 0.0, data.balance == "sampler")
+
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """What the loss of a sample of each class counts, float [K]; None where all count the same."""
+        if self.config.data.balance != "weights":
+            return None
+        return torch.from_numpy(self.source.class_weights(self.train.num_classes))
 
     @property
     def checkpoints(self) -> Path:

@@ -9,20 +9,30 @@ from temper.data import Dataset
 from temper.errors import ArgumentError, DataError, naming
 from temper.training.config import FinetuneConfig
 from temper.training.sections.images import DataConfig
-from temper.training.seen import untrained
+from temper.training.seen import unseen, untrained
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a run's data; no sample is in two of them."""
+    """The three parts of a run's data; no sample is in two of them.
+
+    ``extra`` are further images to train on, such as generated ones, none of which is held out.
+    """
 
     train: Dataset
     validation: Dataset
     test: Dataset
+    extra: Dataset | None = None
+
+    @property
+    def seen(self) -> tuple[Dataset, ...]:
+        """The parts that training looks at: none of their images is a test image ever after."""
+        return (self.train, self.validation, *([self.extra] if self.extra else []))
 
     def record(self) -> dict[str, object]:
         """What the run's folder says of the split: names, fingerprints, and the ids of every part."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        parts |= {"extra": self.extra} if self.extra else {}
         return {name: part.describe() | {"ids": part.ids.tolist()} for name, part in parts.items()}
 
 
@@ -60,7 +70,33 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         train = train.limit(config.train_limit, seed)
     if config.test_limit is not None:
         test = test.limit(config.test_limit, seed)
-    return Splits(train, validation, test)
+    return Splits(train, validation, test, _extra(config, train, (validation, test)))
+
+
+def _extra(config: DataConfig, train: Dataset, held_out: tuple[Dataset, ...]) -> Dataset | None:
+    """The extra images to train on, without those that are held out; their classes are the training data's."""
+    if config.extra is None:
+        return None
+    if config.extra == config.train:
+        raise ArgumentError("data.extra", config.extra, "is the training data; name other images, or leave it out")
+    with naming({"data": "data.extra", "split": "data.extra"}):
+        parts = data.available_splits(config.extra)
+        extra = data.load(config.extra, split="train" if "train" in parts else next(iter(parts), None))
+    theirs, ours = extra.class_names, train.class_names
+    missing = [name for name in ours if name not in theirs]
+    strangers = [] if config.classes else [name for name in theirs if name not in ours]
+    differences = {"lacks": missing, "has beside them": strangers}
+    told = "; ".join(f"{what} {_some(names)}" for what, names in differences.items() if names)
+    if told:
+        fix = f"its classes must be those of the training data {train.name}, but it {told}; rename or remove them"
+        raise ArgumentError("data.extra", config.extra, fix)
+    extra = _as_trained("data.extra", extra, train, config.classes)
+    return unseen(extra, np.concatenate([part.digests() for part in held_out]), "that are held out to measure on")
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def _given(config: DataConfig, part: data.SplitName) -> Dataset | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from temper.attacks.losses import predicted
 from temper.models import Classifier
 from temper.training.crafter import Crafter
-from temper.training.objectives.objective import Objective
+from temper.training.objectives.objective import Objective, largest
 from temper.training.processes import summed
 
 
@@ -41,7 +41,7 @@ def accumulate(
             result = objective(model, xs, ys, attack)
             # DDP averages over processes; what is wanted is the mean over the samples of all of them.
             fabric.backward(result.loss * (samples * fabric.world_size / total))
-        correct = (predicted(result.logits.detach()) == ys).sum().item()
+        correct = (predicted(result.logits.detach()) == largest(ys)).sum().item()
         sums += torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
     return summed(fabric, sums)
 

@@ -1,7 +1,7 @@
 """What a fine-tuning step minimises: one file an objective, and one line in :data:`OBJECTIVES`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from temper.core.lazily import loaded
 
@@ -20,8 +20,8 @@ class ObjectiveFacts:
         maker: ``module:function`` in this package, which takes ``ObjectiveSettings``.
         attacked: whether it trains on attacked images, and so has an epsilon.
         beta: default weight of its KL term; None if it has none.
-        smooths_labels: whether it heeds label smoothing.
-        soft_labels: whether a sample's label may be shares of several classes, as that of a mixture of images.
+        labels: what it reads of a sample: "shares" of the classes, as label smoothing and mixtures of images give them,
+            "one" class, or "none".
         random_start: whether its attack must start at random, because its loss has no gradient at the clean image.
         images: images that an update passes, forward and backward, per sample: the attacked one, or both.
         looks: forward passes per sample beside those of attack and update.
@@ -30,8 +30,7 @@ class ObjectiveFacts:
     maker: str
     attacked: bool = True
     beta: float | None = None
-    smooths_labels: bool = True
-    soft_labels: bool = True
+    labels: Literal["shares", "one", "none"] = "shares"
     random_start: bool = False
     images: int = 1
     looks: int = 0
@@ -42,7 +41,7 @@ OBJECTIVES = {
     "standard": ObjectiveFacts("clean:standard", attacked=False),
     "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
     "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, images=2),
-    "mart": ObjectiveFacts("mart:mart", beta=5.0, smooths_labels=False, soft_labels=False, images=2),
+    "mart": ObjectiveFacts("mart:mart", beta=5.0, labels="one", images=2),
 }
 
 

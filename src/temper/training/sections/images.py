@@ -1,10 +1,11 @@
 """Which model, and which images it is trained on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from temper.core.calls import LARGEST, Count, Helpers, PixelCount, Seed
+from temper.errors import ArgumentError
 from temper.training.sections.section import Section
 
 # One number, or one per channel.
@@ -50,8 +51,33 @@ class DataConfig(Section):
     """Use at most so many training samples, stratified by class."""
     test_limit: Count | None = None
     """Use at most so many test samples, stratified by class."""
+    extra: str | None = None
+    """Further images to train on, such as generated ones, with the classes of the training data: any data set that
+    train can name. An epoch stays as long as the training data."""
+    extra_share: float | None = Field(None, gt=0, lt=1)
+    """Share of every batch that is drawn from the extra images (0.7 where there are some)."""
+    balance: Literal["none", "sampler", "weights"] = "none"
+    """Classes of unequal size: "sampler" draws all equally often, "weights" weighs the loss of each sample by its
+    class."""
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """Train on mixtures of two images, whose labels are shares of both classes: torchvision's MixUp or CutMix."""
+    mix_alpha: float | None = Field(None, gt=0, le=1e3)
+    """The proportion of a mixture is drawn from Beta(alpha, alpha) (1, uniform)."""
     augmentation: Literal["paper", "paper-twice", "crop", "none"] = "paper"
     """"paper" (flip, colour jitter 0.25, rotation 2 degrees), "paper-twice" (arXiv:2508.14079's mistake, to compare),
     "crop" (random crop and flip), or "none"."""
     workers: Helpers = 0
     """Processes that load images beside the training process."""
+
+    @model_validator(mode="after")
+    def _only_with_their_own(self) -> Self:
+        if self.extra_share is not None and self.extra is None:
+            raise ArgumentError("extra_share", self.extra_share, "there are no extra images; name them with extra")
+        if self.mix_alpha is not None and self.mix == "none":
+            raise ArgumentError("mix_alpha", self.mix_alpha, "nothing is mixed; choose mix mixup or cutmix")
+        return self
+
+    def completed(self) -> "DataConfig":
+        """With the defaults that depend on other values."""
+        own = {"extra_share": 0.7 if self.extra else None, "mix_alpha": None if self.mix == "none" else 1.0}
+        return self.model_copy(update={name: value for name, value in own.items() if getattr(self, name) is None})

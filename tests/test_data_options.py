@@ -1,0 +1,181 @@
+"""Runs on classes of unequal size, mixtures and extra images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from temper import data
+from temper.core.interrupt import Stopped
+from temper.errors import ArgumentError
+from temper.runs.finetune import train_only
+from temper.runs.run import Run
+from temper.training import loop
+from temper.training.config import FinetuneConfig, completed, read_config
+from temper.training.mixing import make_mix, mixed
+from temper.training.sections.images import DataConfig
+from temper.training.seen import seen_by
+from temper.training.splits import load_splits
+from tiny_runs import assert_same_weights, config, steps, weights
+
+ALL = {"balance": "sampler", "mix": "mixup", "extra": "extra.npz", "extra_share": 0.4}
+OPTIONS = {
+    "sampler": {"balance": "sampler"},
+    "weights": {"balance": "weights"},
+    "cutmix": {"mix": "cutmix"},
+    "all": ALL,
+}
+
+
+@pytest.fixture(autouse=True)
+def _place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder with extra images for digits: 40 of noise, of each class 4."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    save_extra("extra.npz")
+
+
+def save_extra(name: str, classes: tuple[str, ...] = tuple("0123456789"), images: Any = None) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    labels = np.arange(40) % len(classes)
+    np.savez(name, images=noise if images is None else images, labels=labels, class_names=classes)
+
+
+def trained(out: str, options: dict[str, Any], **changes: Any) -> Run:
+    settings = config(Path(out), precision="fp32", **changes)
+    return train_only(read_config(settings | {"data": settings["data"] | options}))
+
+
+@pytest.mark.slow
+@pytest.mark.numerical
+@pytest.mark.parametrize("name", OPTIONS)
+def test_resumed_in_the_middle_of_an_epoch_ends_bit_identical(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = {"name": "custom", "function": "tiny:interrupting"}
+    with pytest.raises(Stopped):
+        trained("run", OPTIONS[name], schedule=schedule)
+    monkeypatch.setattr(tiny, "interrupting", tiny.constant)
+    resumed = trained("run", OPTIONS[name], schedule=schedule)
+    whole = trained("whole", OPTIONS[name], schedule=schedule)
+    assert_same_weights(resumed, whole)
+    assert [row["loss"] for row in steps(resumed)] == [row["loss"] for row in steps(whole)]
+    plain = trained("plain", {}, schedule=schedule)
+    assert not torch.equal(weights(plain)["head.weight"], weights(whole)["head.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.numerical
+def test_two_processes_draw_and_mix_what_one_does() -> None:
+    same: dict[str, Any] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2}
+    one, two = trained("one", ALL, **same), trained("two", ALL, **same, devices=2)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose([row["loss"] for row in steps(two)], [row["loss"] for row in steps(one)], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_what_a_run_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of one size, soft labels, a share of extra images, and steps as without."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+    accumulate = loop.accumulate
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(arguments[4])
+        return accumulate(*arguments)
+
+    monkeypatch.setattr(loop, "accumulate", watched)
+    run = trained("run", ALL, epochs=2)
+    own = set(run.record["data"]["train"]["ids"])
+    assert [len(y) for _, y, _ in seen] == [30] * 6
+    assert [len(set(ids.tolist()) - own) for *_, ids in seen] == [12] * 6
+    for _, y, _ in seen:
+        torch.testing.assert_close(y.sum(1), torch.ones(30))
+        assert (y > 0).sum(1).max() == 2
+
+
+def test_a_mixture_is_its_batch_and_its_neighbour_in_the_proportion_of_its_label() -> None:
+    mix = make_mix(DataConfig(mix="mixup").completed(), 3)
+    assert mix is not None
+    images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 1])
+    state = torch.get_rng_state()
+    x, y = mixed(mix, images, labels, 0, 1, 5)
+    assert torch.equal(torch.get_rng_state(), state)
+    share = y[0, 0]
+    torch.testing.assert_close(x, share * images + (1 - share) * images.roll(1, 0))
+    again, other = mixed(mix, images, labels, 0, 1, 5), mixed(mix, images, labels, 0, 1, 6)
+    assert torch.equal(again[1], y)
+    assert not torch.equal(other[1], y)
+
+
+def test_the_images_of_the_two_sources_are_recorded_as_seen() -> None:
+    splits = load_splits(DataConfig(train="digits", extra="extra.npz"), 0)
+    assert splits.extra is not None
+    assert splits.record()["extra"]["n"] == 40
+    seen = np.unique(np.concatenate([part.digests() for part in splits.seen]))
+    assert np.isin(splits.extra.digests(), seen).all()
+    assert not np.isin(splits.test.digests(), seen).any()
+
+
+@pytest.mark.slow
+def test_measuring_on_extra_images_leaves_them_out() -> None:
+    run = trained("run", {"extra": "extra.npz"}, epochs=1)
+    assert np.isin(data.load("extra.npz").digests(), seen_by(str(run.folder))).all()
+
+
+def test_held_out_images_are_no_extra_ones(caplog: pytest.LogCaptureFixture) -> None:
+    """A second source that holds the whole of the first would train on its test images."""
+    digits = data.load("digits")
+    labels = digits.labels
+    np.savez("copy.npz", images=np.stack([digits.images[i] for i in range(len(digits))]), labels=labels)
+    splits = load_splits(DataConfig(train="digits", extra="copy.npz"), 0)
+    assert splits.extra is not None
+    assert not np.isin(splits.extra.digests(), splits.test.digests()).any()
+    assert "those that are held out to measure on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (tuple("012345678"), "lacks 9; rename"),
+        (tuple("012345678A"), "lacks 9; has beside them A; rename"),
+        (("zero", *"123456789", "ten", "elf", "A", "B"), "lacks 0; has beside them zero, ten, elf and 2 more; rename"),
+    ],
+)
+def test_class_names_must_match(classes: tuple[str, ...], said: str) -> None:
+    save_extra("other.npz", classes)
+    with pytest.raises(ArgumentError, match=r"data.extra = 'other.npz'.*those of the training data.*" + said):
+        load_splits(DataConfig(train="digits", extra="other.npz"), 0)
+
+
+def test_classes_may_stand_in_another_order() -> None:
+    save_extra("other.npz", tuple("9876543210"))
+    splits = load_splits(DataConfig(train="digits", extra="other.npz"), 0)
+    assert splits.extra is not None
+    assert splits.extra.labels[:3].tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"extra_share": 0.5}}, "data.extra_share = 0.5: there are no extra images; name them with extra"),
+        ({"data": {"mix_alpha": 0.5}}, "data.mix_alpha = 0.5: nothing is mixed; choose mix mixup or cutmix"),
+        ({"data": {"mix": "cutmix"}, "objective": {"name": "mart"}}, "data.mix = 'cutmix': objective mart needs one"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError) as error:
+        read_config(changes)
+    assert said in str(error.value)
+
+
+def test_the_training_data_are_no_extra_ones() -> None:
+    with pytest.raises(ArgumentError, match="is the training data"):
+        load_splits(DataConfig(train="digits", extra="digits"), 0)
+
+
+def test_defaults_are_filled_in_where_they_apply() -> None:
+    assert completed(FinetuneConfig()).data == DataConfig()
+    assert completed(read_config({"data": {"extra": "x", "mix": "mixup"}})).data.extra_share == 0.7
+    assert completed(read_config({"data": {"extra": "x", "mix": "mixup"}})).data.mix_alpha == 1.0
