@@ -1,7 +1,6 @@
 """Runs on classes of unequal size, mixtures and extra images."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ import torch
 import tiny
 from temper import data
 from temper.core.interrupt import Stopped
-from temper.errors import ArgumentError
+from temper.errors import ArgumentError, RunError
 from temper.runs.finetune import train_only
-from temper.runs.run import Run
 from temper.training import loop
 from temper.training.config import FinetuneConfig, completed, read_config
 from temper.training.mixing import make_mix, mixed
@@ -31,20 +29,20 @@ OPTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def _place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _place(monkeypatch, tmp_path):
     """A folder with extra images for digits: 40 of noise, of each class 4."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
     save_extra("extra.npz")
 
 
-def save_extra(name: str, classes: tuple[str, ...] = tuple("0123456789"), images: Any = None) -> None:
+def save_extra(name, classes=tuple("0123456789"), images=None):
     noise = np.random.default_rng(3).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
     labels = np.arange(40) % len(classes)
     np.savez(name, images=noise if images is None else images, labels=labels, class_names=classes)
 
 
-def trained(out: str, options: dict[str, Any], **changes: Any) -> Run:
+def trained(out, options, **changes):
     settings = config(Path(out), precision="fp32", **changes)
     # 95 of ten classes: some have 10 images, and some 9.
     return train_only(read_config(settings | {"data": settings["data"] | {"train_limit": 95} | options}))
@@ -53,7 +51,7 @@ def trained(out: str, options: dict[str, Any], **changes: Any) -> Run:
 @pytest.mark.slow
 @pytest.mark.numerical
 @pytest.mark.parametrize("name", OPTIONS)
-def test_resumed_in_the_middle_of_an_epoch_ends_bit_identical(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_in_the_middle_of_an_epoch_ends_bit_identical(name, monkeypatch):
     schedule = {"name": "custom", "function": "tiny:interrupting"}
     with pytest.raises(Stopped):
         trained("run", OPTIONS[name], schedule=schedule)
@@ -68,8 +66,8 @@ def test_resumed_in_the_middle_of_an_epoch_ends_bit_identical(name: str, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.numerical
-def test_two_processes_draw_and_mix_what_one_does() -> None:
-    same: dict[str, Any] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2}
+def test_two_processes_draw_and_mix_what_one_does():
+    same = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2}
     one, two = trained("one", ALL, **same), trained("two", ALL, **same, devices=2)
     for name, tensor in weights(one).items():
         torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
@@ -77,12 +75,21 @@ def test_two_processes_draw_and_mix_what_one_does() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_run_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_not_resumed_with_other_options():
+    trained("run", {"balance": "weights"}, epochs=1)
+    with pytest.raises(RunError, match=r"started with data.balance = 'weights', not None; resume with the same"):
+        trained("run", {}, epochs=1)
+    with pytest.raises(RunError, match=r"started with data.mix = None, not 'cutmix'; resume with the same"):
+        trained("run", {"balance": "weights", "mix": "cutmix"}, epochs=1)
+
+
+@pytest.mark.slow
+def test_what_a_run_is_given(monkeypatch):
     """Batches of one size, soft labels, a share of extra images, and steps as without."""
-    seen: list[tuple[torch.Tensor, ...]] = []
+    seen = []
     accumulate = loop.accumulate
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments):
         seen.append(arguments[4])
         return accumulate(*arguments)
 
@@ -98,7 +105,7 @@ def test_what_a_run_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (y > 0).sum(1).max() == 2
 
 
-def test_a_mixture_is_its_batch_and_its_neighbour_in_the_proportion_of_its_label() -> None:
+def test_a_mixture_is_its_batch_and_its_neighbour_in_the_proportion_of_its_label():
     mix = make_mix(DataConfig(mix="mixup").completed(), 3)
     assert mix is not None
     images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 1])
@@ -112,7 +119,7 @@ def test_a_mixture_is_its_batch_and_its_neighbour_in_the_proportion_of_its_label
     assert not torch.equal(other[1], y)
 
 
-def test_the_images_of_the_two_sources_are_recorded_as_seen() -> None:
+def test_the_images_of_the_two_sources_are_recorded_as_seen():
     splits = load_splits(DataConfig(train="digits", extra="extra.npz"), 0)
     assert splits.extra is not None
     assert splits.record()["extra"]["n"] == 40
@@ -122,12 +129,12 @@ def test_the_images_of_the_two_sources_are_recorded_as_seen() -> None:
 
 
 @pytest.mark.slow
-def test_measuring_on_extra_images_leaves_them_out() -> None:
+def test_measuring_on_extra_images_leaves_them_out():
     run = trained("run", {"extra": "extra.npz"}, epochs=1)
     assert np.isin(data.load("extra.npz").digests(), seen_by(str(run.folder))).all()
 
 
-def test_held_out_images_are_no_extra_ones(caplog: pytest.LogCaptureFixture) -> None:
+def test_held_out_images_are_no_extra_ones(caplog):
     """A second source that holds the whole of the first would train on its test images."""
     digits = data.load("digits")
     labels = digits.labels
@@ -146,13 +153,13 @@ def test_held_out_images_are_no_extra_ones(caplog: pytest.LogCaptureFixture) -> 
         (("zero", *"123456789", "ten", "elf", "A", "B"), "lacks 0; has beside them zero, ten, elf and 2 more; rename"),
     ],
 )
-def test_class_names_must_match(classes: tuple[str, ...], said: str) -> None:
+def test_class_names_must_match(classes, said):
     save_extra("other.npz", classes)
     with pytest.raises(ArgumentError, match=r"data.extra = 'other.npz'.*those of the training data.*" + said):
         load_splits(DataConfig(train="digits", extra="other.npz"), 0)
 
 
-def test_classes_may_stand_in_another_order() -> None:
+def test_classes_may_stand_in_another_order():
     save_extra("other.npz", tuple("9876543210"))
     splits = load_splits(DataConfig(train="digits", extra="other.npz"), 0)
     assert splits.extra is not None
@@ -167,18 +174,23 @@ def test_classes_may_stand_in_another_order() -> None:
         ({"data": {"mix": "cutmix"}, "objective": {"name": "mart"}}, "data.mix = 'cutmix': objective mart needs one"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_what_makes_no_sense_is_refused(changes, said):
     with pytest.raises(ArgumentError) as error:
         read_config(changes)
     assert said in str(error.value)
 
 
-def test_the_training_data_are_no_extra_ones() -> None:
+def test_the_training_data_are_no_extra_ones():
     with pytest.raises(ArgumentError, match="is the training data"):
         load_splits(DataConfig(train="digits", extra="digits"), 0)
 
 
-def test_defaults_are_filled_in_where_they_apply() -> None:
+def test_what_is_not_used_is_not_written():
+    """So that the hash of a configuration of before, by which benchmarks know its run, stays what it was."""
+    assert not {"extra", "extra_share", "balance", "mix", "mix_alpha"} & FinetuneConfig().data.model_dump().keys()
+
+
+def test_defaults_are_filled_in_where_they_apply():
     assert completed(FinetuneConfig()).data == DataConfig()
     assert completed(read_config({"data": {"extra": "x", "mix": "mixup"}})).data.extra_share == 0.7
     assert completed(read_config({"data": {"extra": "x", "mix": "mixup"}})).data.mix_alpha == 1.0

@@ -200,11 +200,12 @@ def versions() -> dict[str, str]:
 
 def _check_same(run: Run, config: FinetuneConfig) -> None:
     before, now = _flat(resolve(run.config).model_dump()), _flat(config.model_dump())
-    for key, value in now.items():
+    for key in before | now:
         free = key == "data.workers" or key.partition(".")[0] in FREE_TO_CHANGE
-        if not free and before[key] != value:
+        was, value = before.get(key), now.get(key)  # some are not there unless they are used
+        if not free and was != value:
             raise RunError(
-                f"{run.folder}: was started with {key} = {shown(before[key])}, not {shown(value)}; resume with the same"
+                f"{run.folder}: was started with {key} = {shown(was)}, not {shown(value)}; resume with the same"
                 " configuration, or choose another out folder"
             )
 

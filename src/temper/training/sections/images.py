@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from temper.core.calls import LARGEST, Count, Helpers, PixelCount, Seed
 from temper.errors import ArgumentError
-from temper.training.sections.section import Section
+from temper.training.sections.section import Section, unused
 
 # One number, or one per channel.
 Statistic = Annotated[tuple[float, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float) else v)]
@@ -51,17 +51,17 @@ class DataConfig(Section):
     """Use at most so many training samples, stratified by class."""
     test_limit: Count | None = None
     """Use at most so many test samples, stratified by class."""
-    extra: str | None = None
+    extra: str | None = Field(None, exclude_if=unused)
     """Further images to train on, such as generated ones, with the classes of the training data: any data set that
     train can name. An epoch stays as long as the training data."""
-    extra_share: float | None = Field(None, gt=0, lt=1)
+    extra_share: float | None = Field(None, gt=0, lt=1, exclude_if=unused)
     """Share of every batch that is drawn from the extra images (0.7 where there are some)."""
-    balance: Literal["none", "sampler", "weights"] = "none"
+    balance: Literal["none", "sampler", "weights"] = Field("none", exclude_if=unused)
     """Classes of unequal size: "sampler" draws all equally often, "weights" weighs the loss of each sample by its
     class."""
-    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix: Literal["none", "mixup", "cutmix"] = Field("none", exclude_if=unused)
     """Train on mixtures of two images, whose labels are shares of both classes: torchvision's MixUp or CutMix."""
-    mix_alpha: float | None = Field(None, gt=0, le=1e3)
+    mix_alpha: float | None = Field(None, gt=0, le=1e3, exclude_if=unused)
     """The proportion of a mixture is drawn from Beta(alpha, alpha) (1, uniform)."""
     augmentation: Literal["paper", "paper-twice", "crop", "none"] = "paper"
     """"paper" (flip, colour jitter 0.25, rotation 2 degrees), "paper-twice" (arXiv:2508.14079's mistake, to compare),

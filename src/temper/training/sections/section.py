@@ -12,6 +12,6 @@ class Section(StrictNumbers, BaseModel):
 
 
 def unused(value: object) -> bool:
-    """Whether an option is left at None: one that came later is then not written, and a configuration of before, its
-    files and its hash stay what they were. For ``Field(None, exclude_if=unused)``."""
-    return value is None
+    """Whether an option is left at None or "none": one that came later is then not written, and a configuration of
+    before, its files and its hash stay what they were. For ``Field(None, exclude_if=unused)``."""
+    return value is None or value == "none"
