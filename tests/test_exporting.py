@@ -55,8 +55,8 @@ def detected(run, tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_onnx_runs_in_onnxruntime_like_the_model(run, detected, tmp_path, capsys):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper[onnx]")
-    pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper-robust[onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra temper-robust[onnx]")
     out = tmp_path / "new" / "model.onnx"
     words = ["--run", str(run), "--format", "onnx", "--out", str(out), "--detector", str(detected)]
     assert cli.main(["export", *words]) == 0

@@ -17,9 +17,9 @@ from temper.deployment.exporting import export
 from temper.errors import ModelError
 from temper.models.onnx import layout_of
 
-onnx = pytest.importorskip("onnx", reason="needs the extra temper[onnx]")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper[onnx]")
-pytest.importorskip("onnx2torch", reason="needs the extra temper[onnx]")
+onnx = pytest.importorskip("onnx", reason="needs the extra temper-robust[onnx]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra temper-robust[onnx]")
+pytest.importorskip("onnx2torch", reason="needs the extra temper-robust[onnx]")
 
 
 def write(
@@ -197,7 +197,7 @@ def test_a_conversion_that_computes_something_else_never_passes(tmp_path, monkey
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", ["kinds:one_logit", "kinds:one_probability", "tiny:plain", "tiny:network"])
 def test_what_was_exported_is_loaded_again(tmp_path, spec):
-    pytest.importorskip("onnxscript", reason="needs the extra temper[onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra temper-robust[onnx]")
     path = tmp_path / "model.onnx"
     export(spec, "onnx", path, image_size=8)
     own, again = models.load(spec, image_size=8), models.load(f"onnx:{path}")

@@ -29,6 +29,7 @@ RIGHT: dict[str, list[str]] = {
     "export": ["--run", "bundled", "--format", "torch", "--out", "new.pt2"],
     "merge": ["a.parquet", "--out", "new.parquet"],
     "report": ["empty", "--out", "new.html"],
+    "env": [],
     "bench plan": ["spec.yaml", "--store", "new"],
     "bench run": ["spec.yaml", "--store", "new"],
     "bench status": ["spec.yaml", "--store", "new"],

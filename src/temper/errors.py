@@ -8,6 +8,7 @@ are never part of it.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
+from temper.distribution import NAME
 from temper.text import masked, shown
 
 
@@ -86,7 +87,7 @@ class MissingExtraError(TemperError, ImportError):
     """A feature needs an optional package that is not installed; the message says what to install."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional package: pip install 'temper[{extra}]'")
+        super().__init__(f"{feature} needs an optional package: pip install '{NAME}[{extra}]'")
 
 
 class TemperWarning(UserWarning):

@@ -4,13 +4,13 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from temper import distribution
 from temper.benchmark.analysis import perturbation_sum, rank_intervals, whole
 from temper.benchmark.columns import Column, columns, from_columns, names
 from temper.benchmark.configuration import CONFIGURATION, FACTORS, BackboneFacts, Configuration, with_protocol
@@ -91,7 +91,7 @@ def _board(spec: Spec, reached: GridState, store: Store) -> Leaderboard:
         rankings=_rankings(rows, by_sample, scoring) if ranked else (),
         missing=missing,
         findings=[*_left_out(reached, ranked), *(findings(rows, by_sample, scoring) if ranked else ())],
-        version=metadata.version("temper"),
+        version=distribution.version(),
     )
 
 

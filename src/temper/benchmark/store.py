@@ -13,12 +13,12 @@ import logging
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
+from temper import distribution
 from temper.benchmark import parts
 from temper.core.claims import Claims
 from temper.core.files import check_writable
@@ -197,7 +197,7 @@ class Store:
                 ) from None
             if self.folder:
                 check_writable(self.folder, "store")
-            self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": metadata.version("temper")}).encode())
+            self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": distribution.version()}).encode())
             return
         except (ValueError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
             raise RunError(f"{self.place}: is no store of benchmark results ({HEADER}: {error}); {mend}") from None
@@ -206,7 +206,7 @@ class Store:
         if header["format"] != FORMAT:
             raise RunError(
                 f"{self.place}: written in format {header['format']} by Temper {header.get('temper')}, and this "
-                f"Temper {metadata.version('temper')} reads {FORMAT}; use that version, or name another place"
+                f"Temper {distribution.version()} reads {FORMAT}; use that version, or name another place"
             )
 
 

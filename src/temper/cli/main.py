@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic.dataclasses import dataclass
 
+from temper import distribution
 from temper.cli import DONE, FAILED, STOPPED, WRONG_CALL, end
 from temper.cli.deploying import Export, Predict
 from temper.cli.diagnosing import Diagnose
+from temper.cli.env import Env
 from temper.cli.measuring import Corruptions, Evaluate, Margins
 from temper.cli.merging import Merge
 from temper.core.calls import parse
@@ -44,6 +46,7 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   bench        compare backbones, losses, schedules and protocols over data sets: plan, run, report, advise
   merge        join evidence tables of one model on one data set, and other tools' adversarial images
   report       one HTML report of one or several result folders
+  env          versions, devices, threads and precision here: what an issue needs
 
 exit status: 0 done; 1 failed, in part or whole; 2 the call is wrong; 3 stopped early, everything saved, the same
 command continues
@@ -54,7 +57,7 @@ command continues
 class Demo:
     """Fine-tune a small non-robust network on handwritten digits three ways (standard, fixed epsilon,
     Epsilon-Scheduling), measure accuracy against epsilon, write a report, and say in words what was seen. Needs the
-    extra temper[demo], which ships the images; no other download and no account."""
+    extra temper-robust[demo], which ships the images; no other download and no account."""
 
     out: Path = Path("temper-demo")
     """Folder for runs and report; run again, it continues where it stopped."""
@@ -149,6 +152,7 @@ COMMANDS = {
     "export": Export,
     "merge": Merge,
     "report": Report,
+    "env": Env,
 }
 
 
@@ -216,9 +220,7 @@ def _run(words: list[str]) -> int:
         return DONE if words else WRONG_CALL
     command, rest = words[0], words[1:]
     if command == "--version":
-        from importlib.metadata import version
-
-        sys.stdout.write(f"temper {version('temper')}\n")
+        sys.stdout.write(f"temper {distribution.version()}\n")
         return DONE
     if command == "finetune":
         return _finetune(rest)

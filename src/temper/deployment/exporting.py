@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from temper import models
+from temper import distribution, models
 from temper.core.files import written
 from temper.deployment.prediction import Deployed, load_detector, names_of
 from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError, naming
@@ -140,7 +139,7 @@ def _facts(classifier: Classifier, detector: BrittlenessDetector | None) -> dict
     facts = {
         "class_names": json.dumps(names_of(classifier)),
         "weights": models.fingerprint(classifier)["weights"],
-        "temper_version": metadata.version("temper"),
+        "temper_version": distribution.version(),
     }
     if detector is None:
         return facts

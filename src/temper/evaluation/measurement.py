@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from temper import models
+from temper import distribution, models
 from temper.attacks.crafting import foldable
 from temper.attacks.engine import AttackEngine
 from temper.attacks.suites import Suite, get_suite
@@ -239,7 +238,7 @@ def _provenance(
         suites={suite.name: suite.describe()},
         radii={suite.name: {str(norm): list(eps) for norm, eps in radii.items()}},
         seeds=[seed],
-        versions=[metadata.version("temper")],
+        versions=[distribution.version()],
         precision=sorted({*searched_in, *(f"{lower} inside the model" for lower in clean.inside)}),
     )
 

@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from temper import distribution
 from temper.attacks.ball import exact_distance, into_ball, rows
 from temper.attacks.crafting import crafting
 from temper.attacks.names import SUITE_NAMES
@@ -287,7 +287,7 @@ def _provenance(given: Given, clean: Clean) -> Provenance:
         suites={given.source: {"name": given.source, "attacks": [], "given": True}},
         radii={},
         seeds=[],
-        versions=[metadata.version("temper")],
+        versions=[distribution.version()],
         precision=sorted(f"{lower} inside the model" for lower in clean.inside),
     )
 

@@ -2,16 +2,15 @@
 
 import json
 import logging
-import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from temper.core.claims import FILLED_BY
+from temper.core.environment import versions
 from temper.core.files import read_json, write_json
 from temper.core.places import link
 from temper.errors import ArgumentError, DamagedError, RunError
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 CONFIG, RECORD = "config.yaml", "run.json"
 DELAY, WARNINGS = "delay", "warnings"  # in the record
-PACKAGES = ("temper", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 
 #: What the metrics of an epoch say.
 EPOCH = {"epoch", "step", "eps", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds"}
@@ -191,11 +189,6 @@ def check_folder(folder: Path, *, resume: bool, force: bool) -> None:
 
 def _holds_run(folder: Path) -> bool:
     return (folder / RECORD).exists() and (folder / CONFIG).exists()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def _check_same(run: Run, config: FinetuneConfig) -> None:
