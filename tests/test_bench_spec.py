@@ -52,6 +52,14 @@ def test_a_default_that_is_spelled_out_is_the_same_run():
     assert grid(finetune=spelled)[0].run == grid()[0].run
 
 
+def test_runs_keep_the_names_that_stores_know_them_by():
+    """As they were before there were younger options; one of those that is used names another run."""
+    guide = cells(read_spec({"preset": "guide", "backbones": ["bundled"], "datasets": ["digits"]}))[0]
+    assert (grid()[0].training, grid()[0].run) == ("1382b9f38154fbd2", "4e18f4e01af6dd65")
+    assert (guide.training, guide.run) == ("f2d548bc0da956e1", "0d34fd63a3e6b410")
+    assert grid(finetune=TINY["finetune"] | {"validation": {"keep": "best"}})[0].training != grid()[0].training
+
+
 def test_the_threats_given_are_all_there_are():
     assert list(grid()[0].measure.threats) == ["linf"]
 

@@ -23,7 +23,8 @@ from temper.report import (
     training_curves,
     write_report,
 )
-from temper.report.figures import PALETTE, magnified_difference, run_colour
+from temper.report.content import page_of
+from temper.report.figures import PALETTE, magnified_difference, robust_overfitting, run_colour
 from temper.report.views import format_distance
 
 VOID = {"meta", "img", "rect", "wbr"}
@@ -334,3 +335,22 @@ def test_cards_in_a_grid_stand_in_line():
     style = resources.files("temper.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
     spaced, level = style.find(".card + .card {"), style.find(".samples .card { margin-top: 0; }")
     assert 0 < spaced < level  # of two rules as specific as each other, the later one holds
+
+
+def test_robust_overfitting_is_shown_where_robust_accuracy_was_measured():
+    robust = [0.1, 0.4, 0.3]
+    rows = [EpochRow(e, 8 / 255, 1.0, 0.3 * e, 0.5, 0.1, r) for e, r in enumerate(robust, start=1)]
+    measured = RunView("measured", training=Training(rows, kept=2, passes="1,000, 6 per image and update"))
+    other = RunView("other", training=Training([EpochRow(1, 0.0, 1.0, 0.5, 0.5, 0.1)], kept=1))
+    (axes,) = robust_overfitting([other, measured]).axes
+    validation, training, ring = axes.get_lines()
+    assert [*validation.get_ydata()] == robust
+    assert [*training.get_ydata()] == pytest.approx([0.3, 0.6, 0.9])
+    assert (*ring.get_xdata(), *ring.get_ydata()) == (2, 0.4)
+    page = page_of([other, measured], "Both")
+    assert page.runs[0].transfer.robustness is None
+    card = page.runs[1].transfer.robustness
+    assert (card.best, card.last, card.kept) == ("40.0\u00a0% (epoch 2)", "30.0\u00a0% (epoch 3)", "epoch 2")
+    assert page_of([other], "One").overfitting is None
+    with pytest.raises(ArgumentError, match="none has robust validation accuracies"):
+        robust_overfitting([other])

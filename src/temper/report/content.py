@@ -20,8 +20,17 @@ from temper.report.brittleness_figures import (
     roc,
     tau_bars,
 )
-from temper.report.figures import STYLE, accuracy_curve, as_rgb, magnified_difference, run_colour, training_curves
-from temper.report.views import BrittlenessView, RunView, SampleView, Training, format_distance
+from temper.report.figures import (
+    STYLE,
+    accuracy_curve,
+    as_rgb,
+    magnified_difference,
+    robust_epochs,
+    robust_overfitting,
+    run_colour,
+    training_curves,
+)
+from temper.report.views import BrittlenessView, RunView, SampleView, format_distance
 
 _SMOOTH_FROM = 96  # pixels; smaller images are shown with their pixels visible
 
@@ -85,12 +94,23 @@ class BrittlenessCard:
 
 
 @dataclass(frozen=True)
+class RobustnessCard:
+    """How robust a run was while it was trained, in words; empty where nothing was measured."""
+
+    best: str
+    last: str
+    kept: str
+    passes: str
+
+
+@dataclass(frozen=True)
 class TransferCard:
-    """How a run took to its task, in words; empty where that is not known."""
+    """How a run took to its task and to robustness, in words; empty where that is not known."""
 
     delay: str
     severity: str
     warnings: Sequence[str]
+    robustness: RobustnessCard | None
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,7 @@ class Page:
     runs: Sequence[RunCard]
     curves: Mapping[str, Picture]
     training: Picture | None
+    overfitting: Picture | None
 
 
 def page_of(views: Sequence[RunView], title: str, lead: str = "") -> Page:
@@ -129,6 +150,7 @@ def page_of(views: Sequence[RunView], title: str, lead: str = "") -> Page:
         runs=[_run(view, run_colour(index)) for index, view in enumerate(views)],
         curves={norm: Picture(drawn(accuracy_curve(views, norm)), _curve_in_words(views, norm)) for norm in norms},
         training=Picture(drawn(training_curves(views)), _training_in_words(views)) if trained else None,
+        overfitting=_overfitting(views),
     )
 
 
@@ -145,19 +167,41 @@ def _run(view: RunView, colour: str) -> RunCard:
         name=view.name,
         colour=colour,
         cells={column: _cell(estimate) for column, estimate in view.table.items()},
-        transfer=_transfer(view.training),
+        transfer=_transfer(view),
         brittleness=_brittleness(view.brittleness) if view.brittleness else None,
         samples=[_sample(sample) for sample in view.samples],
         facts=view.facts,
     )
 
 
-def _transfer(training: Training) -> TransferCard:
-    lost = training.severity
+def _transfer(view: RunView) -> TransferCard:
+    training, lost = view.training, view.training.severity
     severity = ""
     if lost:
         severity = f"{100 * lost.value:.1f} points ({100 * lost.low:.1f} to {100 * lost.high:.1f})"
-    return TransferCard(training.delay, severity, training.warnings)
+    return TransferCard(training.delay, severity, training.warnings, _robustness(view))
+
+
+def _robustness(view: RunView) -> RobustnessCard | None:
+    measured, kept = robust_epochs(view), view.training.kept
+    if not measured:
+        return None
+    (best, highest), (last, value) = max(measured.items(), key=lambda each: each[1]), list(measured.items())[-1]
+    return RobustnessCard(
+        best=f"{_percent(highest)} (epoch {best:g})",
+        last=f"{_percent(value)} (epoch {last:g})",
+        kept="" if kept is None else f"epoch {kept:g}",
+        passes=view.training.passes,
+    )
+
+
+def _overfitting(views: Sequence[RunView]) -> Picture | None:
+    cards = {view.name: card for view in views if (card := _robustness(view))}
+    if not cards:
+        return None
+    words = "; ".join(f"{name}: at best {card.best}, at last {card.last}" for name, card in cards.items())
+    alt = f"Lines over the epochs: accuracy on training images and robust accuracy on validation images. {words}."
+    return Picture(drawn(robust_overfitting(views)), alt)
 
 
 def _cell(estimate: Estimate) -> ResultCell:

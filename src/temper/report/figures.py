@@ -160,6 +160,50 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def robust_overfitting(views: Sequence[RunView]) -> Figure:
+    """Accuracy on attacked training images and robust accuracy on validation images, epoch by epoch.
+
+    A ring marks the epoch whose weights were kept, at its validation accuracy.
+
+    Raises:
+        ArgumentError: when robust accuracy was measured in no view's training.
+    """
+    shown = [index for index, view in enumerate(views) if robust_epochs(view)]
+    if not shown:
+        raise ArgumentError("views", [view.name for view in views], "none has robust validation accuracies")
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    for index in shown:
+        training, measured, colour = views[index].training, robust_epochs(views[index]), run_colour(index)
+        epochs = [row.epoch for row in training.epochs]
+        marker = "." if len(measured) == 1 else ""  # one point makes no line
+        axes.plot([*measured], [*measured.values()], color=colour, linestyle=_run_line(index), marker=marker)
+        axes.plot(epochs, [row.train_accuracy for row in training.epochs], color=colour, lw=1, linestyle=DOTTED)
+        if training.kept in measured:
+            axes.plot(training.kept, measured[training.kept], "o", ms=7, mfc="none", mec=colour, mew=1.5)
+    axes.set_ylim(-0.02, 1.0)
+    axes.set_ylabel("accuracy")
+    _percent_axis(axes)
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, 1.02 * max(row.epoch for index in shown for row in views[index].training.epochs))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    kinds = [
+        Line2D([], [], color=MUTED, lw=1, ls=DOTTED, label="training, images as trained on"),
+        Line2D([], [], color=MUTED, label="validation, robust at the target ε"),
+        Line2D([], [], color=MUTED, ls="", marker="o", ms=7, mfc="none", mew=1.5, label="weights kept"),
+    ]
+    axes.legend(handles=kinds, loc="best", fontsize=8)
+    _legend(figure, views, shown, markers=False)
+    return figure
+
+
+def robust_epochs(view: RunView) -> dict[float, float]:
+    """Robust accuracy on the validation images by epoch, where it was measured."""
+    rows = [(row.epoch, row.robust_validation_accuracy) for row in view.training.epochs]
+    return {epoch: accuracy for epoch, accuracy in rows if accuracy is not None}
+
+
 def magnified_difference(sample: SampleView) -> tuple[NDArray[np.floating], int]:
     """What the attack added, around mid-grey, and the whole number it was magnified by to fill the range.
 

@@ -17,7 +17,7 @@ from temper.threat import NORMS, Norm, Threat, check_norm
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of training; ``validation_accuracy`` is None where none was measured."""
+    """One epoch of training; ``validation_accuracy`` and ``robust_validation_accuracy`` are None where not measured."""
 
     epoch: float
     eps: float
@@ -25,6 +25,7 @@ class EpochRow:
     train_accuracy: float
     validation_accuracy: float | None
     lr: float
+    robust_validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class Training:
         delay: how long it took to adapt to its task, in words; "" where that is not known.
         severity: clean accuracy lost against standard fine-tuning, a share; None without a run to compare with.
         warnings: what was warned of while it went on.
+        kept: the epoch whose weights are the model's; None where that is not known.
+        passes: what it took, in words; "" where that is not known.
     """
 
     epochs: Sequence[EpochRow] = ()
@@ -146,6 +149,8 @@ class Training:
     delay: str = ""
     severity: Estimate | None = None
     warnings: Sequence[str] = ()
+    kept: float | None = None
+    passes: str = ""
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ def _shortened(config: FinetuneConfig, images: int | None) -> tuple[FinetuneConf
         "batch_size": BATCH,
         "micro_batch": None,
         "evaluation": {"suite": "apgd", "points": 2},
+        "validation": {},  # all runs are trained to their end
     }
     short = read_config(settings)
     return short, splits_of(short)

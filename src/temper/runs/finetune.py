@@ -27,11 +27,12 @@ from temper.evaluation.examples import examples
 from temper.models import Classifier
 from temper.models.model_text import parse_model
 from temper.runs import evaluate, views
-from temper.runs.run import CONFIG, DELAY, Run, check_folder, open_run
+from temper.runs.run import CONFIG, DELAY, TRAINED, Run, check_folder, open_run
 from temper.runs.watch import watching
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, read_config, resolve
 from temper.training.loop import train
+from temper.training.passes import trained
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
 from temper.training.schedules import SCHEDULES, EpsilonSchedule
@@ -175,7 +176,8 @@ def _note_delay(run: Run, validation: Dataset) -> None:
     if DELAY in run.record:
         return
     rows = run.history()
-    if [row["epoch"] for row in rows] == [*range(1, run.config.epochs + 1)]:
+    epochs = run.trained.epochs if run.trained else run.config.epochs
+    if [row["epoch"] for row in rows] == [*range(1, epochs + 1)]:
         accuracies = [row["validation_accuracy"] for row in rows]
         run.note(**{DELAY: delay(accuracies, Validation.of(validation.labels)).to_json()})
 
@@ -288,8 +290,11 @@ def _train_here(
 ) -> None:
     """One process's part of the training; the first one saves the model."""
     watch = watching(Run(folder), schedule, Validation.of(splits.validation.labels))
-    train(fabric, Task(config, schedule, folder, splits, watch=watch), classifier)
+    task = Task(config, schedule, folder, splits, watch=watch)
+    progress = train(fabric, task, classifier)
     if fabric.is_global_zero:
+        if took := trained(task, progress):
+            Run(folder).note(**{TRAINED: took.to_json()})
         classifier.cpu()
         models.check_restores(classifier, _few(splits.validation, classifier))
         models.save(classifier, folder, extra={"class_names": list(splits.train.class_names)})

@@ -16,12 +16,13 @@ from temper.core.places import link
 from temper.errors import ArgumentError, DamagedError, RunError
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
+from temper.training.trained import Trained
 from temper.training.transfer import Delay
 
 log = logging.getLogger(__name__)
 
 CONFIG, RECORD = "config.yaml", "run.json"
-DELAY, WARNINGS = "delay", "warnings"  # in the record
+DELAY, WARNINGS, TRAINED = "delay", "warnings", "trained"  # in the record
 
 #: What the metrics of an epoch say.
 EPOCH = {"epoch", "step", "eps", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds"}
@@ -81,6 +82,12 @@ class Run:
         """How long it took to adapt to its task; None before its training is done, or where an epoch is not known."""
         noted = self.record.get(DELAY)
         return None if noted is None else Delay.from_json(noted)
+
+    @property
+    def trained(self) -> Trained | None:
+        """What its training took, and which moment of it was kept; None before that is done, and of older runs."""
+        noted = self.record.get(TRAINED)
+        return None if noted is None else Trained.from_json(noted)
 
     @property
     def warnings(self) -> list[str]:

@@ -21,6 +21,7 @@ from temper.runs.run import CONFIG, Run
 from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
 from temper.training.config import FinetuneConfig
 from temper.training.objectives import OBJECTIVES
+from temper.training.trained import Trained
 from temper.training.transfer import task
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,22 @@ def _accuracies(table: EvidenceTable, norm: Norm, suite: str, radii: Sequence[fl
 
 
 def _training(run: Run) -> Training:
-    return Training(_history(run), run.config.norm, delay=str(run.delay or ""), warnings=run.warnings)
+    took = run.trained
+    return Training(
+        _history(run),
+        run.config.norm,
+        delay=str(run.delay or ""),
+        warnings=run.warnings,
+        kept=took.kept if took else None,
+        passes=_passes(took) if took else "",
+    )
+
+
+def _passes(took: Trained) -> str:
+    """What a training took, and what measuring its robustness came to beside that."""
+    words = f"{took.passes.total:,.0f}, {took.per_image:.3g} per image and update"
+    extra = took.validation.total
+    return f"{words}; + {extra / took.passes.total:.1%} for validation" if extra else words
 
 
 def _history(run: Run) -> list[EpochRow]:
@@ -181,6 +197,7 @@ def _history(run: Run) -> list[EpochRow]:
             train_accuracy=row["train_accuracy"],
             validation_accuracy=row["validation_accuracy"],
             lr=row["lr"],
+            robust_validation_accuracy=row.get("robust_validation_accuracy"),
         )
         for row in run.history()
     ]
@@ -215,7 +232,7 @@ def _read_samples(path: Path) -> list[SampleView]:
 
 
 def _facts(table: EvidenceTable, run: Run | None) -> dict[str, str]:
-    facts = _run_facts(run.config, run.record["data"], run.record["versions"]) if run else {}
+    facts = _run_facts(run) if run else {}
     for name, suite in table.provenance.suites.items():
         if table.is_given(name):
             facts[f"adversarial images of {name}"] = _flips(table, name)
@@ -248,7 +265,10 @@ def _budget(attack: BudgetedAttack) -> str:
     return f"{attack['name']} {runs}{attack['steps']}{where}"
 
 
-def _run_facts(config: FinetuneConfig, data: Mapping[str, DataFacts], versions: Mapping[str, str]) -> dict[str, str]:
+def _run_facts(run: Run) -> dict[str, str]:
+    config, took = run.config, run.trained
+    data: Mapping[str, DataFacts] = run.record["data"]
+    versions: Mapping[str, str] = run.record["versions"]
     schedule = config.schedule.model_dump(exclude_none=True)
     sizes = ", ".join(f"{data[part]['n']} {part}" for part in ("train", "validation", "test"))
     attacked = OBJECTIVES[config.objective.name].attacked
@@ -262,9 +282,17 @@ def _run_facts(config: FinetuneConfig, data: Mapping[str, DataFacts], versions: 
         "schedule": f"{config.schedule.name} ({options})" if attacked else "none",
         "inner attack": f"{config.attack.name}, {config.attack.steps} steps{step}" if attacked else "none",
         "protocol": config.protocol.name,
-        "epochs": f"{config.epochs}, batch {config.batch_size}",
+        "epochs": _epochs(config, took),
+        "passes of the training": _passes(took) if took else "not counted",
         "learning rate": f"backbone {config.optimiser.backbone_lr:g}, head {config.optimiser.head_lr:g}",
         "augmentation": config.data.augmentation,
         "seed": str(config.seed),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
+
+
+def _epochs(config: FinetuneConfig, took: Trained | None) -> str:
+    """How many there were, and whose weights were kept."""
+    early = f", stopped early after {took.epochs}" if took and took.epochs < config.epochs else ""
+    best = f", weights of epoch {took.kept} kept" if took and config.validation.keep == "best" else ""
+    return f"{config.epochs}{early}, batch {config.batch_size}{best}"

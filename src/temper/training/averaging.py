@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_swa_avg_fn, update_bn
 
 from temper.core import randomness
@@ -125,6 +126,8 @@ def renew_statistics(session: Session, phase: Phase, epoch: int) -> None:
     with fabric.autocast():
         update_bn(batches(session, epoch, 0), session.classifier)
     share_statistics(fabric, session.classifier)
+    if any(isinstance(module, _BatchNorm) for module in session.classifier.modules()):  # else it asked for nothing
+        session.progress.counted[2] += session.progress.epoch_sums[0]
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

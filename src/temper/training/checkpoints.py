@@ -16,8 +16,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from temper.errors import RunError
+from temper.training.selection import RobustEpoch
 
 log = logging.getLogger(__name__)
+
+OPTIONAL = ("average", "best")  # of a checkpoint's weights
 
 # What reading a file that was cut short or overwritten can raise, in JSON, safetensors and torch's own format.
 DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
@@ -32,6 +35,8 @@ class Progress:
         epoch: finished epochs.
         validation: validation accuracy after each finished epoch.
         epoch_sums: running sums of the unfinished epoch (samples, correct, loss).
+        robust: what was measured of the robustness after epochs.
+        counted: updates that were counted, the images they were made of, and their forward and backward passes.
         metrics_bytes: length of the metrics file that belongs to this state.
     """
 
@@ -40,16 +45,22 @@ class Progress:
     validation: list[float] = field(default_factory=list)
     epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     metrics_bytes: int = 0
+    robust: list[RobustEpoch] = field(default_factory=list)
+    counted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+
+    def __post_init__(self) -> None:
+        self.robust = [RobustEpoch(*each) for each in self.robust]  # JSON has lists
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved moment of training."""
+    """A saved moment of training; ``best`` are the weights of the best epoch so far, where those are kept."""
 
     progress: Progress
     model: dict[str, Tensor]
     average: dict[str, Tensor] | None
     optimiser: dict[str, Any]
+    best: dict[str, Tensor] | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -76,9 +87,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def _write(checkpoint: Checkpoint, folder: Path) -> None:
     """Fill a folder and flush it to the disk; all through Python's own files, so that a full disk is an OSError."""
-    (folder / "model.safetensors").write_bytes(save(_contiguous(checkpoint.model)))
-    if checkpoint.average is not None:
-        (folder / "average.safetensors").write_bytes(save(_contiguous(checkpoint.average)))
+    (folder / "model.safetensors").write_bytes(save(contiguous(checkpoint.model)))
+    for name in OPTIONAL:
+        if (state := getattr(checkpoint, name)) is not None:
+            (folder / f"{name}.safetensors").write_bytes(save(contiguous(state)))
     optimiser = io.BytesIO()
     torch.save(checkpoint.optimiser, optimiser)
     (folder / "optimiser.pt").write_bytes(optimiser.getbuffer())
@@ -95,12 +107,12 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; tensors come through safetensors and torch's weights-only loader."""
-    average = path / "average.safetensors"
+    files = {name: path / f"{name}.safetensors" for name in OPTIONAL}
     return Checkpoint(
         progress=Progress(**json.loads((path / "progress.json").read_text())),
         model=load_file(path / "model.safetensors"),
-        average=load_file(average) if average.exists() else None,
         optimiser=torch.load(path / "optimiser.pt", weights_only=True, map_location="cpu"),
+        **{name: load_file(file) if file.exists() else None for name, file in files.items()},
     )
 
 
@@ -127,6 +139,7 @@ def _saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*"))
 
 
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy on the CPU."""
     # safetensors stores plain row-major tensors; clones also part tensors that share memory.
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -19,7 +19,7 @@ from temper.training.schedules import SCHEDULES
 from temper.training.sections.attack import AttackConfig, Epsilon, ScheduleConfig
 from temper.training.sections.images import DataConfig, ModelConfig
 from temper.training.sections.learning import AWP_WARMUP, ObjectiveConfig, OptimiserConfig, ProtocolConfig
-from temper.training.sections.measuring import EvaluationConfig
+from temper.training.sections.measuring import EvaluationConfig, ValidationConfig
 from temper.training.sections.section import Section
 from temper.training.yaml_files import WHOLE, read_yaml
 
@@ -40,6 +40,7 @@ class FinetuneConfig(Section):
     attack: AttackConfig = AttackConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    validation: ValidationConfig = Field(ValidationConfig(), exclude_if=ValidationConfig().__eq__)
     evaluation: EvaluationConfig = EvaluationConfig()
     epochs: Count = 20
     """Passes over the training data."""
@@ -68,6 +69,8 @@ class FinetuneConfig(Section):
         objective, attack = OBJECTIVES[self.objective.name], INNER_ATTACKS[self.attack.name]
         if self.eps == 0 and objective.attacked:
             raise ArgumentError("eps", self.eps, "choose objective.name standard, or an eps above 0")
+        if self.eps == 0 and self.validation != ValidationConfig():
+            raise ArgumentError("eps", self.eps, "is what validation measures robust accuracy at; give one above 0")
         if self.batch_size < 2 * self.devices:
             fix = f"leaves less than 2 samples for each of {self.devices} devices; give at least {2 * self.devices}"
             raise ArgumentError("batch_size", self.batch_size, fix)
@@ -135,7 +138,7 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
     if optimiser.awp is not None and optimiser.awp_warmup is None:
         optimiser = optimiser.model_copy(update={"awp_warmup": AWP_WARMUP})
     filled = {"attack": attack, "objective": objective, "schedule": schedule, "optimiser": optimiser}
-    filled["data"] = config.data.completed()
+    filled |= {"data": config.data.completed(), "validation": config.validation.completed()}
     return config.model_copy(update=filled)
 
 

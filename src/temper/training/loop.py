@@ -18,29 +18,33 @@ from temper.data import Pixels
 from temper.errors import RunError
 from temper.models import Classifier
 from temper.threat import format_eps
-from temper.training import objectives, protocols
+from temper.training import objectives, protocols, selection
 from temper.training.averaging import Average, averaged, make_average, renew_statistics
 from temper.training.batches import batches, example
-from temper.training.checkpoints import Checkpoint, Progress, load_newest, save_checkpoint
+from temper.training.checkpoints import Checkpoint, Progress, contiguous, load_newest, save_checkpoint
 from temper.training.crafter import Crafter
 from temper.training.finiteness import check_finite, check_weights
 from temper.training.metrics import Metrics
 from temper.training.optimisation import lr_share, make_optimiser, set_lr
+from temper.training.passes import count_update, of_update
 from temper.training.perturbation import at_perturbed_weights, gamma_at
 from temper.training.processes import anyone
 from temper.training.session import Outside, Session, Task
 from temper.training.update import accumulate, share_statistics
-from temper.training.validation import clean_accuracy
+from temper.training.validation import clean_accuracy, robust_accuracy
 
 log = logging.getLogger(__name__)
 
 
-def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | None = None) -> None:
+def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | None = None) -> Progress:
     """Fine-tune ``classifier`` in place, from the newest checkpoint of the run if there is one.
 
     Args:
         fabric: the devices. task: what to train. classifier: the backbone with its head.
         within: of the larger work that this training is a part of, which catches the signals and shows the progress.
+
+    Returns:
+        Where the training ended.
 
     Raises:
         NonFiniteLossError: a loss or gradient is not finite, and nothing is updated with it; or weights are not, and no
@@ -63,19 +67,24 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
         metrics = Metrics(task.folder / "metrics.jsonl", fabric, progress.metrics_bytes)
         pairs = foldable(classifier, example(pixels, fabric.device))
         session = Session(fabric, task, classifier, pairs, pixels, progress, Outside(metrics, bar, stop))
+        kept = selection.Kept(saved.best if saved else None)
         for phase in protocols.phases(config.protocol, config.epochs):
             if progress.epoch < phase.last:
-                train_phase(session, phase, saved)
+                train_phase(session, phase, saved, kept)
                 saved = None
     finished = load_newest(task.checkpoints)
     if finished is None:
         raise RunError(f"{task.checkpoints}: the checkpoints of this run are gone; start again with --force")
-    classifier.load_state_dict(finished.model if finished.average is None else finished.average)
+    if config.validation.keep == "best" and finished.best is None:
+        raise RunError(f"{task.checkpoints}: the best epoch's weights are gone; start again with --force")
+    last = finished.model if finished.average is None else finished.average
+    classifier.load_state_dict(last if finished.best is None else finished.best)
     if lora is not None:
         protocols.merge_lora(lora, classifier)
+    return finished.progress
 
 
-def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | None) -> None:
+def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | None, kept: selection.Kept) -> None:
     """Train what the phase trains, with an optimiser and a learning-rate schedule of its own."""
     fabric, task, classifier, progress = session.fabric, session.task, session.classifier, session.progress
     config = task.config.optimiser
@@ -93,38 +102,55 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         if fabric.is_global_zero:
             progress.metrics_bytes = session.outside.metrics.flush()
             state = average.state if average else None
-            save_checkpoint(
-                task.checkpoints, Checkpoint(progress, classifier.state_dict(), state, optimiser.state_dict())
-            )
+            now = Checkpoint(progress, classifier.state_dict(), state, optimiser.state_dict(), kept.state)
+            save_checkpoint(task.checkpoints, now)
         fabric.barrier()
 
+    patience = task.config.validation.patience if phase.last == task.config.epochs else None
     for epoch in range(progress.epoch + 1, phase.last + 1):
+        if patience is not None and selection.spent(progress.robust, phase.first, patience):
+            break
         started = time.monotonic()
         eps, lr = train_epoch(session, phase, epoch, model, optimiser, average, save)
         if average:
             average.after_epoch(classifier, epoch, partial(renew_statistics, session, phase, epoch))
         with averaged(classifier, average):
-            accuracy = clean_accuracy(session, epoch)
+            accuracy, robust = clean_accuracy(session, epoch), measure_robustness(session, epoch, eps, kept)
         samples, correct, loss = progress.epoch_sums
         progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
         progress.validation.append(accuracy)
         if task.watch and fabric.is_global_zero:
             task.watch(progress.validation)
         seconds = time.monotonic() - started
-        session.outside.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, seconds)
+        session.outside.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, robust, seconds)
         save()
         if fabric.is_global_zero:
             shown = f"{task.config.norm} {format_eps(task.config.norm, eps)}"
+            attacked = "" if robust is None else f", robust validation accuracy {robust:.3f}"
             log.info(
                 f"{task.folder.name}, epoch {epoch}/{task.config.epochs}: eps {shown}, training loss "
                 f"{loss / samples:.3f}, training accuracy {correct / samples:.3f}, "
-                f"validation accuracy {accuracy:.3f} ({seconds:.1f} s)"
+                f"validation accuracy {accuracy:.3f}{attacked} ({seconds:.1f} s)"
             )
         if task.after_epoch:
             with averaged(classifier, average):
                 task.after_epoch(classifier, epoch)
         if anyone(fabric, session.outside.stop.requested):
             raise Stopped(f"{task.folder}: stopped after epoch {epoch}; --resume continues")
+
+
+def measure_robustness(session: Session, epoch: int, eps: float, kept: selection.Kept) -> float | None:
+    """Robust accuracy after an epoch, noted, and the weights kept if it is the best; None where none is measured."""
+    progress, config = session.progress, session.task.config
+    if not selection.due(epoch, config.epochs, config.validation.robust_every):
+        return None
+    samples, correct, _ = progress.epoch_sums
+    robust = robust_accuracy(session)
+    share = eps / config.eps if objectives.OBJECTIVES[config.objective.name].attacked else 1.0
+    progress.robust.append(selection.RobustEpoch(epoch, robust, correct / samples, share))
+    if config.validation.keep == "best" and selection.best(progress.robust).epoch == epoch:
+        kept.state = contiguous(session.classifier.state_dict())
+    return robust
 
 
 def train_epoch(
@@ -153,7 +179,8 @@ def train_epoch(
     last_save, eps, lr = time.monotonic(), 0.0, 0.0
     for index, batch in enumerate(batches(session, epoch, done), start=done):
         moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps
-        eps = target * task.schedule.fraction(moment, config.epochs, progress.validation)
+        fraction = task.schedule.fraction(moment, config.epochs, progress.validation)
+        eps = target * fraction
         share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
         lr = share * (config.optimiser.head_lr if phase.trained == "head" else config.optimiser.backbone_lr)
         set_lr(optimiser, share)
@@ -175,6 +202,7 @@ def train_epoch(
 
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
+        count_update(progress, of_update(config, fraction, perturbed=gamma > 0), sums[0].item())
         session.outside.metrics.step(progress, epoch, eps, lr, sums)
         session.outside.bar.advance(f"epoch {epoch}/{config.epochs}  eps {format_eps(config.norm, eps)}")
         if index + 1 < steps:  # at its end an epoch is saved anyway

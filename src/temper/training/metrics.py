@@ -65,13 +65,15 @@ class Metrics:
         loss: float,
         accuracy: float,
         validation: float,
+        robust: float | None,
         seconds: float,
     ) -> None:
-        """Note a finished epoch."""
+        """Note a finished epoch; ``robust`` is None where no robust accuracy was measured after it."""
         row = {
             "train_loss": loss,
             "train_accuracy": accuracy,
             "validation_accuracy": validation,
+            **({} if robust is None else {"robust_validation_accuracy": robust}),
             "eps": eps,
             "lr": lr,
         }

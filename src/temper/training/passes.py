@@ -1,0 +1,61 @@
+"""Passes that a training takes, counted from its configuration: each one forward or backward, of one image."""
+
+from collections.abc import Sequence
+
+from temper.attacks.losses import cross_entropy
+from temper.training import inner_attacks
+from temper.training.checkpoints import Progress
+from temper.training.config import FinetuneConfig
+from temper.training.objectives import OBJECTIVES
+from temper.training.selection import RobustEpoch, best
+from temper.training.session import Task
+from temper.training.trained import Passes, Trained
+
+ROBUST_STEPS = 10  # of the PGD that validation runs
+
+
+def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) -> Passes:
+    """Passes of one image in an update of the weights, while ``share`` of the target epsilon is in force.
+
+    ``perturbed``: whether its gradient is taken once more, at weights that were moved.
+    """
+    objective, own = OBJECTIVES[config.objective.name], config.attack
+    if not objective.attacked or share == 0:
+        return Passes(1, 1)
+    attack = inner_attacks.make(own.name, own.steps, own.step_size, cross_entropy)
+    forward, backward = attack.passes()
+    images = objective.images * (2 if perturbed else 1)
+    return Passes(images + objective.looks + forward, images + backward)
+
+
+def count_update(progress: Progress, each: Passes, samples: float) -> None:
+    """Count an update of so many images, each of which took so many passes."""
+    new = (1, samples, samples * each.forward, samples * each.backward)
+    progress.counted = [a + b for a, b in zip(progress.counted, new, strict=True)]
+
+
+def of_validation(measured: Sequence[RobustEpoch], clean: Sequence[float], images: int) -> Passes:
+    """Passes of measuring robust accuracy after epochs: PGD and one look more for every image that is right.
+
+    Args:
+        measured: after which epochs. clean: accuracy after every epoch. images: validation images.
+    """
+    right = sum(round(clean[each.epoch - 1] * images) for each in measured)
+    return Passes(len(measured) * images + right * (ROBUST_STEPS + 1), right * ROBUST_STEPS)
+
+
+def trained(task: Task, progress: Progress) -> Trained | None:
+    """What a task's training took, when it is done; None where a Temper that counted nothing began it."""
+    updates, images, forward, backward = progress.counted
+    if updates != progress.step:
+        return None
+    measured = tuple(progress.robust)
+    return Trained(
+        epochs=progress.epoch,
+        kept=best(measured).epoch if task.config.validation.keep == "best" else progress.epoch,
+        robust=measured,
+        updates=progress.step,
+        images=round(images),
+        passes=Passes(forward, backward),
+        validation=of_validation(measured, progress.validation, len(task.validation)),
+    )
