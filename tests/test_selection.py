@@ -1,7 +1,6 @@
 """Which moment of a training is kept, and when it stops: rules, runs, and that a stop in between changes nothing."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from temper.runs import finetune as finetuning
 from temper.runs.finetune import finetune
 from temper.runs.run import Run
 from temper.training import loop
+from temper.training.checkpoints import Progress
 from temper.training.config import FinetuneConfig, completed, read_config
 from temper.training.selection import RobustEpoch, best, due, spent
 from temper.training.session import Session
@@ -28,7 +28,7 @@ from temper.training.trained import Passes
 from tiny_runs import assert_same_weights, config, weights
 
 CONSTANT = {"name": "custom", "function": "tiny:constant"}
-MEASURED: dict[str, Any] = {
+MEASURED = {
     "data": {"validation_fraction": 0.06, "train_limit": 120, "augmentation": "none"},
     "eps": "4/255", "schedule": CONSTANT, "precision": "fp32", "batch_size": 60,
 }  # fmt: skip
@@ -136,7 +136,9 @@ def test_measuring_changes_no_weight(tmp_path: Path) -> None:
 @pytest.mark.numerical
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("moment", [1.5, 2.0, 2.5])
-def test_stopped_at_any_moment_it_ends_bit_identical(moment: float, tmp_path: Path, monkeypatch: Any) -> None:
+def test_stopped_at_any_moment_it_ends_bit_identical(
+    moment: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = MEASURED | {"epochs": 6, "validation": {"keep": "best", "patience": 1}}
     settings |= {"optimiser": {"backbone_lr": 0.05, "head_lr": 0.05, "ema": 0.9}}
     whole = finetune(config(tmp_path / "whole", **settings))
@@ -193,7 +195,7 @@ def test_the_passes_are_those_that_were_made(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(loop, "foldable", lambda *_: [])
     taken: list[int] = []
 
-    def train(*arguments: Any) -> Any:
+    def train(*arguments: object) -> Progress:
         made.update(forward=0, backward=0)
         ended = loop.train(*arguments)
         taken.extend(made.values())

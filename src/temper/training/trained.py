@@ -1,8 +1,8 @@
 """What a finished training took, and which moment of it was kept."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from temper.training.selection import RobustEpoch
 
@@ -47,19 +47,11 @@ class Trained:
         """Forward and backward passes that an image took in an update, on average over the training."""
         return self.passes.total / self.images
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As the record of a run has it."""
         return asdict(self) | {"robust": [each._asdict() for each in self.robust], "passes_per_image": self.per_image}
 
     @classmethod
-    def from_json(cls, noted: Mapping[str, Any]) -> "Trained":
+    def from_json(cls, noted: object) -> "Trained":
         """What :meth:`to_json` wrote."""
-        return cls(
-            epochs=noted["epochs"],
-            kept=noted["kept"],
-            robust=tuple(RobustEpoch(**each) for each in noted["robust"]),
-            updates=noted["updates"],
-            images=noted["images"],
-            passes=Passes(**noted["passes"]),
-            validation=Passes(**noted["validation"]),
-        )
+        return TypeAdapter(cls).validate_python(noted)
