@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 import tiny
 from temper import models
 from temper.errors import NonFiniteLossError
-from temper.runs.finetune import finetune
+from temper.runs.finetune import finetune, train_only
 from temper.training import crafter
 from temper.training.checkpoints import last_checkpoint
+from temper.training.config import read_config
 from tiny_runs import config, steps, weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -74,6 +75,13 @@ def test_linear_then_full_changes_the_backbone_in_its_second_phase(tmp_path: Pat
     assert not torch.equal(before["network.conv.weight"], after["network.conv.weight"])
     rates = [row["lr"] for row in steps(run)]
     assert rates[3] > rates[2]  # each phase has a learning-rate schedule of its own
+
+
+def test_the_last_layer_alone_may_have_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+    protocol = {"name": "linear-then-full", "linear_share": 0.5, "linear_lr": 0.05}
+    optimiser = {"lr_schedule": "constant", "warmup": 0}
+    run = train_only(read_config(config(tmp_path / "run", protocol=protocol, optimiser=optimiser, epochs=2)))
+    assert [row["lr"] for row in steps(run)] == [0.05] * 3 + [0.001] * 3
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from temper.models.model_text import ModelText, parse_model
 from temper.models.preprocessing import for_channels, given_or_own
 from temper.models.saving import classifier_of, restore
 from temper.models.sources import Request, find_source
+from temper.models.text_head import ZeroShot
 from temper.models.weights import Normalisation, load_weights
 
 PRETRAINED, RANDOM = "pretrained", "none"
@@ -117,6 +118,13 @@ def _check_counts(num_classes: int | None, image_size: int | None) -> None:
 def _fitted(built: Built, info: JsonObject, request: Request) -> Built:
     """The network with a head for the classes that are asked for, and for images of the size that is."""
     built = built.with_head_counted()
+    if (
+        isinstance(built.network, ZeroShot)
+        and built.network.class_names
+        and request.num_classes not in (None, built.num_classes)
+    ):
+        fix = f"the texts name {built.num_classes} classes; leave it out, and choose among them by name"
+        raise ArgumentError("num_classes", request.num_classes, fix)
     if request.num_classes not in (None, built.num_classes):
         built = _with_fresh_head(built, info, request.num_classes)
     if info["head"] == "fresh" and info.get("loaded") == 1.0:
@@ -158,11 +166,14 @@ def _first_built(model: ModelText, weights: str | Path, request: Request) -> tup
         raise ArgumentError("model_args", given, f"are for timm models, not for {source.text}")
     built = source.build(request)
     info: JsonObject = {
-        "spec": source.text,
+        "spec": source.rebuilt_as,
         "model_args": dict(request.model_args),
         "weights": str(weights),
         "head": "fresh" if built.head_is_fresh else "kept",
     }
+    tower = built.network
+    if isinstance(tower, ZeroShot):
+        info["class_names"], tower = list(tower.class_names), tower.tower
     if model.known:
         info["catalogue"] = model.known.name
     normalisation = ROBUST_NORMALISATION if model.known and model.known.weights.file else None
@@ -170,7 +181,8 @@ def _first_built(model: ModelText, weights: str | Path, request: Request) -> tup
         built = _normalised(built, normalisation)
     if weights not in (PRETRAINED, RANDOM):
         outputs = None if request.num_classes is None else built.outputs(request.num_classes)
-        info |= load_weights(built.network, weights, built.head, outputs, normalisation)
+        head = built.head if tower is built.network else ()  # all of a tower's weights are its own
+        info |= load_weights(tower, weights, head, outputs, normalisation)
     elif source.weights_are_optional:
         info["loaded"] = 1.0 if request.pretrained else 0.0
     return built, info

@@ -33,6 +33,11 @@ class ModelText:
         return isinstance(self.origin, ModelSource) and self.origin.builds_heads
 
     @property
+    def brings_classes(self) -> bool:
+        """Whether its source says which classes its networks know."""
+        return isinstance(self.origin, ModelSource) and self.origin.brings_classes
+
+    @property
     def weights_are_optional(self) -> bool:
         """Whether the network can be built without weights."""
         return isinstance(self.origin, ModelSource) and self.origin.weights_are_optional and self.weights_file is None

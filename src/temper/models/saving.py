@@ -163,7 +163,7 @@ def _rebuilt(description: JsonObject, tensors: dict[str, Tensor], origin: str | 
     mean, std, head = (tuple(description[key]) for key in ("mean", "std", "head"))
     shape = description.get("input_shape")
     blank = None if shape is None else torch.zeros(2, *shape)
-    request = Request(False, classes, None if shape else size, len(mean), info["model_args"], blank)
+    request = Request(False, classes, None if shape else size, len(mean), info["model_args"], blank, restores=True)
     network = source_of(info["spec"]).build(request).resized(size).network
     built = Built(
         network, Preprocessing(mean, std, size), head, classes,

@@ -26,6 +26,7 @@ from temper.evaluation import measurement, samples
 from temper.evaluation.examples import examples
 from temper.models import Classifier
 from temper.models.model_text import parse_model
+from temper.models.text_head import choose_classes
 from temper.runs import evaluate, views
 from temper.runs.run import CONFIG, DELAY, TRAINED, Run, check_folder, open_run
 from temper.runs.watch import watching
@@ -210,10 +211,11 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
     """The configured backbone with a fresh head for the data's classes; a run folder on the same classes keeps its, and
     so does a factory whose head has as many."""
+    model = parse_model(config.model.name)
     with naming(MODEL_OPTIONS):
         classifier = models.load(
             config.model.name,
-            num_classes=splits.train.num_classes,
+            num_classes=None if model.brings_classes else splits.train.num_classes,
             weights=config.model.weights,
             mean=_statistic(config.model.mean),
             std=_statistic(config.model.std),
@@ -222,8 +224,15 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
             seed=config.seed,
             example=samples.few_images(splits.train),
         )
+    if model.brings_classes:
+        choose_classes(classifier, splits.train.class_names)
+    if not classifier.head_parameters() and "head" in {
+        phase.trained for phase in phases(config.protocol, config.epochs)
+    }:
+        fix = "the head is made of texts and stays as it is; choose full or lora"
+        raise ArgumentError("protocol.name", config.protocol.name, fix)
     known = classifier.info.get("class_names")
-    own = known is None and parse_model(config.model.name).builds_heads
+    own = known is None and model.builds_heads
     if not own and known != list(splits.train.class_names):  # another task may happen to have as many classes
         models.refresh_head(classifier, config.seed)
     return classifier

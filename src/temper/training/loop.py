@@ -87,7 +87,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
 def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | None, kept: selection.Kept) -> None:
     """Train what the phase trains, with an optimiser and a learning-rate schedule of its own."""
     fabric, task, classifier, progress = session.fabric, session.task, session.classifier, session.progress
-    config = task.config.optimiser
+    config = protocols.rates(task.config.protocol, task.config.optimiser, phase)
     protocols.set_trained(classifier, phase.trained)
     optimiser = make_optimiser(classifier, config)
     average = make_average(classifier, config, phase.first, phase.last, task.config.epochs)
@@ -182,7 +182,8 @@ def train_epoch(
         fraction = task.schedule.fraction(moment, config.epochs, progress.validation)
         eps = target * fraction
         share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
-        lr = share * (config.optimiser.head_lr if phase.trained == "head" else config.optimiser.backbone_lr)
+        peak = protocols.rates(config.protocol, config.optimiser, phase)
+        lr = share * (peak.head_lr if phase.trained == "head" else peak.backbone_lr)
         set_lr(optimiser, share)
         # Dropout and the like draw from the global generator: seeded per step, a resumed run draws the same.
         torch.manual_seed(randomness.number(config.seed, "step", progress.step, fabric.global_rank))

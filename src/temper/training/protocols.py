@@ -7,7 +7,7 @@ from torch import nn
 
 from temper.errors import ArgumentError
 from temper.models import Classifier
-from temper.training.sections.learning import ProtocolConfig
+from temper.training.sections.learning import OptimiserConfig, ProtocolConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ def phases(config: ProtocolConfig, epochs: int) -> list[Phase]:
         return [Phase(1, probe, "head"), Phase(probe + 1, epochs, "all")]
     trained: dict[str, Literal["all", "head", "lora"]] = {"full": "all", "linear": "head", "lora": "lora"}
     return [Phase(1, epochs, trained[config.name])]
+
+
+def rates(protocol: ProtocolConfig, optimiser: OptimiserConfig, phase: Phase) -> OptimiserConfig:
+    """The optimiser's settings in a phase: the last layer may have a learning rate of its own while it is alone."""
+    if phase.trained != "head" or protocol.linear_lr is None:
+        return optimiser
+    return optimiser.model_copy(update={"head_lr": protocol.linear_lr})
 
 
 def set_trained(classifier: Classifier, trained: Literal["all", "head", "lora"]) -> None:

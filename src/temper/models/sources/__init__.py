@@ -8,6 +8,7 @@ __all__ = ["SOURCES", "ModelSource", "Request", "find_source"]
 _PLACES = (
     "bundled:BundledSource",
     "timm:TimmSource",
+    "clip:ClipSource",
     "factory:FactorySource",
     "onnx:OnnxSource",
 )

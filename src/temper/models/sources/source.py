@@ -18,6 +18,7 @@ class Request:
         pretrained: with its own weights; else with random ones.
         num_classes, image_size, model_args, example: as given to ``load``.
         channels: of the images, where it was given in some way.
+        restores: a saved network, whose weights come after.
     """
 
     pretrained: bool
@@ -26,6 +27,7 @@ class Request:
     channels: int | None = None
     model_args: Mapping[str, object] = field(default_factory=dict)
     example: Tensor | None = None
+    restores: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class ModelSource(ABC):
     builds_heads: ClassVar[bool] = False
     """Whether it is asked to build a head for the classes, and may be the only one that can."""
 
+    brings_classes: ClassVar[bool] = False
+    """Whether its networks say which classes they know, by their names."""
+
     @classmethod
     def names(cls, text: str) -> bool:
         """Whether a text is one of this source's."""
@@ -61,6 +66,11 @@ class ModelSource(ABC):
     def name(self) -> str:
         """What the text says after its prefix."""
         return self.text.partition(":")[2]
+
+    @property
+    def rebuilt_as(self) -> str:
+        """The text by which a saved network is built again."""
+        return self.text
 
     @abstractmethod
     def check(self) -> None:

@@ -33,8 +33,17 @@ class ProtocolConfig(Section):
     """All weights; the last linear layer on a frozen backbone; first that, then all; or low-rank updates."""
     linear_share: float = Field(0.25, gt=0, lt=1)
     """linear-then-full: share of the epochs that train the last layer alone."""
+    linear_lr: float | None = Field(None, gt=0, le=1e30, exclude_if=unused)
+    """linear-then-full: peak learning rate of the last layer while it is trained alone (optimiser.head_lr)."""
     lora_rank: int = Field(8, ge=1, le=65_536)
     """lora: rank of the updates."""
+
+    @model_validator(mode="after")
+    def _only_its_own_options(self) -> Self:
+        if self.linear_lr is not None and self.name != "linear-then-full":
+            fix = f"protocol {self.name} has no second phase; set optimiser.head_lr"
+            raise ArgumentError("linear_lr", self.linear_lr, fix)
+        return self
 
 
 class OptimiserConfig(Section):
