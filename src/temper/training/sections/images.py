@@ -16,7 +16,8 @@ class ModelConfig(Section):
     """Which backbone, with which weights."""
 
     name: str = "bundled"
-    """A run folder, "bundled", "timm:NAME[@weights-file]" or "module:factory"."""
+    """A run folder, "bundled", "timm:NAME[@weights-file]", "clip:NAME+TEXTS.safetensors[@weights-file]" (zero-shot) or
+    "module:factory"."""
     weights: str | None = None
     """"pretrained" (default), "none", or a .safetensors file or torch checkpoint."""
     args: dict[str, bool | int | float | str] = Field({})
