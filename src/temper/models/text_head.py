@@ -34,7 +34,7 @@ class Texts:
 class TextHead(nn.Linear):
     """A linear layer without bias whose weight [K, D] is no parameter: nothing trains it."""
 
-    weight: Tensor  # type: ignore[assignment]
+    weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")

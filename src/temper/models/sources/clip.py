@@ -56,8 +56,8 @@ class ClipSource(TimmSource):
         if embedding.dim() != 2:
             raise ModelError(f"{self.text}: gives {list(embedding.shape)} for 2 images, not one embedding each")
         network = self._with_head(tower, embedding.shape[1], request)
-        statistics = (for_channels(values, channels) for values in (config.mean, config.std))
-        preprocessing = Preprocessing(*statistics, height if height == width else None)
+        mean, std = (for_channels(values, channels) for values in (config.mean, config.std))
+        preprocessing = Preprocessing(mean, std, height if height == width else None)
         return Built(network, preprocessing, ("head",), network.head.out_features)
 
     def _with_head(self, tower: torch.nn.Module, dimensions: int, request: Request) -> ZeroShot:
