@@ -90,6 +90,15 @@ class FinetuneConfig(Section):
                 f"objective {self.objective.name} needs one label an image; choose objective.name at, or data.mix none"
             )
             raise ArgumentError("data.mix", self.data.mix, fix)
+        if self.norm not in attack.norms:
+            fix = f"attack {self.attack.name} is made for {', '.join(attack.norms)} alone; take attack.name pgd or apgd"
+            raise ArgumentError("norm", self.norm, fix)
+        if attack.single and self.attack.steps not in (1, AttackConfig().steps):
+            fix = f"attack {self.attack.name} has one step; leave it out, or take attack.name pgd"
+            raise ArgumentError("attack.steps", self.attack.steps, fix)
+        if attack.single and self.attack.random_start is False:
+            fix = f"attack {self.attack.name} starts at random; leave it out, or take attack.name pgd with one step"
+            raise ArgumentError("attack.random_start", False, fix)
         if self.attack.step_size is not None and attack.stride is None:
             fix = f"attack {self.attack.name} chooses its own step_size; leave it out"
             raise ArgumentError("attack.step_size", self.attack.step_size, fix)
@@ -129,6 +138,8 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
     own_attack, own_objective = INNER_ATTACKS[attack.name], OBJECTIVES[objective.name]
     if attack.random_start is None:
         attack = attack.model_copy(update={"random_start": own_attack.random_start or own_objective.random_start})
+    if own_attack.single:
+        attack = attack.model_copy(update={"steps": 1})
     if attack.step_size is None and own_attack.stride is not None:
         attack = attack.model_copy(update={"step_size": own_attack.stride / attack.steps})
     if objective.beta is None:
@@ -138,7 +149,8 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
     if optimiser.awp is not None and optimiser.awp_warmup is None:
         optimiser = optimiser.model_copy(update={"awp_warmup": AWP_WARMUP})
     filled = {"attack": attack, "objective": objective, "schedule": schedule, "optimiser": optimiser}
-    filled |= {"data": config.data.completed(), "validation": config.validation.completed()}
+    collapsing = own_attack.single and own_objective.attacked  # which only robust accuracy shows
+    filled |= {"data": config.data.completed(), "validation": config.validation.completed(needed=collapsing)}
     return config.model_copy(update=filled)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temper.core.lazily import loaded
+from temper.threat import Norm
 
 if TYPE_CHECKING:
     from temper.attacks.attack import Attack
@@ -19,16 +20,27 @@ class InnerAttackFacts:
         random_start: whether it starts at a random point unless told otherwise.
         stride: steps in a row that reach from one end of the ball to the other and back: its default step size is this
             over the number of steps, as a share of epsilon. None if it chooses step sizes itself.
+        single: whether it has one step, from a random start, by construction; cheap, and prone to catastrophic
+            overfitting.
+        norms: that it is made for.
     """
 
     maker: str
     random_start: bool = False
     stride: float | None = None
+    single: bool = False
+    norms: tuple[Norm, ...] = ("Linf", "L2", "L1")
 
 
 INNER_ATTACKS = {
     "apgd": InnerAttackFacts("temper.attacks.apgd:APGD"),
     "pgd": InnerAttackFacts("temper.attacks.pgd:PGD", random_start=True, stride=2.5),
+    # Wong et al. 2020, arXiv:2001.03994: a step of 1.25 eps from a random point, projected.
+    "rs-fgsm": InnerAttackFacts("temper.attacks.pgd:PGD", random_start=True, stride=1.25, single=True, norms=("Linf",)),
+    # de Jorge et al. 2022, arXiv:2202.01181: a step of eps from noise of 2 eps, not projected.
+    "n-fgsm": InnerAttackFacts(
+        "temper.attacks.n_fgsm:NFGSM", random_start=True, stride=1.0, single=True, norms=("Linf",)
+    ),
 }
 
 

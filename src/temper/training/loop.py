@@ -120,7 +120,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         progress.epoch, progress.epoch_sums = epoch, [0.0, 0.0, 0.0]
         progress.validation.append(accuracy)
         if task.watch and fabric.is_global_zero:
-            task.watch(progress.validation)
+            task.watch(progress.validation, progress.robust)
         seconds = time.monotonic() - started
         session.outside.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, robust, seconds)
         save()

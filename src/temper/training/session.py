@@ -20,6 +20,7 @@ from temper.training.config import FinetuneConfig
 from temper.training.drawing import Source
 from temper.training.metrics import Metrics
 from temper.training.schedules import EpsilonSchedule
+from temper.training.selection import RobustEpoch
 from temper.training.splits import Splits
 
 
@@ -29,7 +30,7 @@ class Task:
 
     ``after_epoch`` is called, in every process, with the classifier and the epoch (from 1) when that is saved; the
     classifier has the averaged weights where there is an average. What it raises ends the training. ``watch`` is told,
-    in the first process, the validation accuracies so far, after every epoch and before that is saved.
+    in the first process, the clean and robust validation accuracies so far, after every epoch and before that is saved.
     """
 
     config: FinetuneConfig
@@ -37,7 +38,7 @@ class Task:
     folder: Path
     splits: Splits
     after_epoch: Callable[[Classifier, int], None] | None = None
-    watch: Callable[[Sequence[float]], None] | None = None
+    watch: Callable[[Sequence[float], Sequence[RobustEpoch]], None] | None = None
 
     @property
     def train(self) -> Dataset:

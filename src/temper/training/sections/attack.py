@@ -35,11 +35,12 @@ class AttackConfig(Section):
     """The inner attack that crafts the training images."""
 
     name: AttackName = "apgd"
-    """"apgd" (no step size to tune; the paper's) or "pgd"."""
+    """"apgd" (no step size to tune; the paper's) or "pgd"; in a single step "rs-fgsm" or "n-fgsm", for Linf."""
     steps: Count = 7
-    """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more)."""
+    """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more).
+    Single-step attacks have one."""
     step_size: float | None = Field(None, ge=1e-9, le=1e6)
-    """PGD's step as a share of the epsilon in force; 2.5 / steps by default."""
+    """PGD's step as a share of the epsilon in force; 2.5 / steps by default; rs-fgsm 1.25, n-fgsm 1."""
     random_start: bool | None = None
     """Start at a random point of the ball; by default PGD and TRADES do, APGD does not."""
 

@@ -19,9 +19,10 @@ class ValidationConfig(Section):
     patience: Count | None = None
     """Stop after so many measurements without a better one, counted while the whole eps is in force."""
 
-    def completed(self) -> Self:
-        """With robust accuracy measured after each epoch, where something follows from it and nothing else is asked."""
-        if self.robust_every is None and (self.keep == "best" or self.patience is not None):
+    def completed(self, *, needed: bool) -> Self:
+        """With robust accuracy measured after each epoch, where something follows from it, or it is ``needed``,
+        and nothing else is asked."""
+        if self.robust_every is None and (needed or self.keep == "best" or self.patience is not None):
             return self.model_copy(update={"robust_every": 1})
         return self
 
