@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from temper.errors import ArgumentError, TemperError
+from temper.threat import Threat
 from temper.training import yaml_files
 from temper.training.config import FinetuneConfig, completed, config_error, read_config, write_config
 from temper.training.objectives import OBJECTIVES
@@ -52,7 +53,7 @@ def message_of(source: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("content", [{}, FULL, {"eps": 1e-5, "seed": 2**40}])
+@pytest.mark.parametrize("content", [{}, FULL, {"eps": 1e-5, "seed": 2**40}, {"norm": "Linf,L1", "eps": "4/255,12"}])
 def test_yaml_there_and_back(tmp_path, content):
     config = read_config(content)
     path = tmp_path / "run.yaml"
@@ -105,7 +106,7 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"eps": "8/0"}, "eps = '8/0': write a number of at least 0"),
         ({"eps": -1}, "eps = -1: write a number of at least 0"),
         ({"eps": None}, "eps = None: write a number"),
-        ({"norm": "L7"}, "norm = 'L7': Input should be 'Linf', 'L2' or 'L1'"),
+        ({"norm": "L7"}, "norm = 'L7': choose one of Linf, L2, L1"),
         ({"epochs": 0}, "epochs = 0: give at least 1"),
         ({"epochs": "many"}, "epochs = 'many'"),
         ({"batch_size": 1}, "batch_size = 1"),
@@ -177,6 +178,11 @@ def test_a_number_with_which_nothing_would_move_is_refused_by_name(key, value):
     ("content", "said"),
     [
         ({"eps": 0}, "eps = 0.0: choose objective.name standard"),
+        ({"norm": "Linf,L1"}, "eps = 0.03137254901960784: give one for each norm of Linf,L1"),
+        ({"norm": "Linf,L1", "eps": "4,12"}, "eps = 4.0: is beyond the pixel box [0, 1]; did you mean 4/255?"),
+        ({"norm": "Linf,L1", "eps": "4/255,0"}, "eps = (0.01568627450980392, 0.0): choose objective.name standard"),
+        ({"norm": "Linf,linf", "eps": "4/255,1"}, "norm = 'Linf,linf': names a norm twice"),
+        ({"attack": {"union": "max"}}, "attack.union = 'max': is for several norms"),
         ({"eps": 8}, "eps = 8.0: is beyond the pixel box [0, 1]; did you mean 8/255?"),
         ({"batch_size": 2, "devices": 2}, "batch_size = 2: leaves less than 2 samples for each of 2 devices"),
         (
@@ -336,3 +342,13 @@ def test_rates_that_no_float32_update_can_hold_are_refused(key, value):
         ArgumentError, match=rf"optimiser.{key} = .*: give (at most (1000000|1e\+30)|at least 0|more than 0|a finite)"
     ):
         read_config({"optimiser": {key: value}})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"norm": "linf, L1", "eps": "4/255,12"}, {"norm": ["Linf", "L1"], "eps": [4 / 255, 12]}],
+)
+def test_several_norms_have_an_epsilon_each(content):
+    config = completed(read_config(content))
+    assert config.threats == (Threat("Linf", 4 / 255), Threat("L1", 12.0))
+    assert config.attack.union == "e-at"

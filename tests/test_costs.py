@@ -156,3 +156,17 @@ def test_what_is_added_to_training_is_counted(objective, images):
     plain, perturbed, averaged = spent(), spent(awp=0.01, awp_warmup=0.5), spent(swa=0.25)
     assert perturbed == (plain[0] + 0.5 * images, plain[1] + 0.5 * images)
     assert averaged == (plain[0] + 0.75, plain[1])
+
+
+@pytest.mark.parametrize(
+    ("union", "objective", "passes"),
+    # PGD with one step: per norm a pass both ways to craft; per update one of the images that the objective passes.
+    [("e-at", "at", (2, 2)), ("max", "at", (2 + 2 + 1, 3)), ("avg", "at", (4, 4)), ("avg", "trades", (2 + 2 + 4, 6))],
+)
+def test_several_norms_cost_an_attack_in_each_unless_one_is_drawn(union, objective, passes):
+    attack = TINY["finetune"]["attack"] | {"union": union}
+    finetune = TINY["finetune"] | {"norm": "Linf,L1", "eps": "4/255,12", "attack": attack}
+    changes = {"objectives": [objective], "schedules": ["fixed"], "finetune": finetune}
+    (cell,) = cells(read_spec(tiny(**changes, protocols={"full": {"epochs": 4}})))
+    costs = cost(cell, Sizes(100, 10))
+    assert (costs.train_forward / 400, costs.train_backward / 400) == passes

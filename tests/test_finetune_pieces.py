@@ -1,6 +1,8 @@
 """What can be added to training, each in a whole run: stopped and resumed, it ends bit for bit as if it had not been;
 two processes give what one gives; and it does what it is for."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from temper import models
 from temper.core.interrupt import Stopped
 from temper.runs.finetune import finetune, train_only
 from temper.runs.run import Run
-from temper.training.checkpoints import last_checkpoint
+from temper.training import crafter
+from temper.training.checkpoints import last_checkpoint, load_checkpoint
 from temper.training.config import read_config
+from temper.training.norms import drawn
 from tiny_runs import assert_same_weights, config, steps, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
@@ -24,6 +28,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 PIECES: dict[str, dict[str, Any]] = {
     "swa": {"optimiser": {"swa": 0.3}},
     "awp": {"optimiser": {"awp": 0.02, "awp_warmup": 0.2}},
+    "e-at": {"norm": "Linf,L1", "eps": "16/255,6"},
+    "max": {"norm": "Linf,L1", "eps": "16/255,6", "attack": {"union": "max"}, "objective": {"name": "trades"}},
+    "avg": {"norm": "Linf,L1", "eps": "16/255,6", "attack": {"union": "avg"}, "optimiser": {"awp": 0.02}},
     "awp in parts": {"optimiser": {"awp": 0.02}, "objective": {"name": "trades"}, "micro_batch": 7},
 }
 
@@ -127,3 +134,49 @@ def test_weight_perturbation_costs_a_pass_more_and_no_attack(
     once = 90 * (2 if objective == "trades" else 1)
     assert perturbed == (without[0] + once, without[1])
     assert images("late", awp=0.01, awp_warmup=0.6)[0] == without[0] + once // 3  # the last of three updates
+
+
+NORMS = {"norm": "Linf,L1", "eps": "16/255,6"}
+
+
+def test_each_batch_is_attacked_in_a_norm_that_is_drawn_by_its_errors(tmp_path: Path) -> None:
+    run = finetune(attacked(tmp_path / "run", epochs=6, **NORMS))
+    rows, counts = steps(run), {"Linf": [0, 0], "L1": [0, 0]}
+    for row in rows:
+        assert (
+            row["norm"] == drawn(run.config.threats, {k: v for k, v in counts.items() if v[0]}, 0, row["step"] - 1).norm
+        )
+        counts[row["norm"]][0] += 30
+        counts[row["norm"]][1] += round(30 * (1 - row["accuracy"]))
+    assert {row["norm"] for row in rows} == {"Linf", "L1"}
+    newest = last_checkpoint(run.folder / "checkpoints")
+    assert newest is not None
+    assert load_checkpoint(newest).progress.attacked == counts
+
+
+def test_a_run_in_several_norms_is_measured_in_each_and_in_all(tmp_path: Path) -> None:
+    run = finetune(attacked(tmp_path / "run", epochs=1, **NORMS))
+    results = run.record["results"]
+    shares = [results[f"robust accuracy at {threat}"]["value"] for threat in ("Linf:16/255", "L1:6")]
+    union = results["robust accuracy at L1:6, Linf:16/255 at once"]["value"]
+    assert max(sum(shares) - 1, 0) <= union <= min(shares)
+    page = (run.folder / "report.html").read_text()
+    for words in ("Linf 16/255 and L1 6", "e-at", "robust accuracy at L1:6, Linf:16/255 at once"):
+        assert words in page
+
+
+def recorded(seen: list[tuple[str, float]], attack: Callable[..., torch.Tensor], *given: Any) -> torch.Tensor:
+    """Attack, and remember the norm and the radius."""
+    threat = given[3]
+    seen.append((threat.norm, threat.eps))
+    return attack(*given)
+
+
+def test_the_schedule_scales_every_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float]] = []
+    monkeypatch.setattr(crafter, "inner_attack", partial(recorded, seen, crafter.inner_attack))
+    settings = config(tmp_path / "run", schedule={"name": "linear", "end": 1.0}, **NORMS, attack={"union": "max"})
+    train_only(read_config(settings))
+    shares = [(k + 1) / 9 for k in range(9)]
+    assert [eps for norm, eps in seen if norm == "Linf"] == pytest.approx([share * 16 / 255 for share in shares])
+    assert [eps for norm, eps in seen if norm == "L1"] == pytest.approx([share * 6 for share in shares])

@@ -10,6 +10,7 @@ from torch.nn import functional
 from temper.attacks.losses import cross_entropy
 from temper.models import Classifier
 from temper.models.preprocessing import Preprocessing
+from temper.threat import Threat
 from temper.training.config import completed, read_config
 from temper.training.crafter import Crafter
 from temper.training.perturbation import at_perturbed_weights, buffers_kept, gamma_at, perturbed
@@ -109,7 +110,7 @@ def test_the_gradient_is_that_of_the_authors_proxy():
 def test_images_are_crafted_once_and_the_same_at_both_places():
     model = network()
     own = crafter(model)
-    attack = own.attack(8 / 255, 1, torch.arange(6))
+    (attack,) = own.attacks([Threat("Linf", 8 / 255)], 1, torch.arange(6))
     seen: list[tuple[Tensor, Tensor]] = []
 
     def gradient() -> Tensor:

@@ -86,8 +86,8 @@ def tried_row(trial: Trial, way: str, out: Path) -> dict[str, object]:
         "rate": trial.rate,
         "way": way,
         "clean": table.clean_accuracy().value,
-        "robust": table.robust_accuracy("Linf", config.eps).value,
-        "expected": table.expected_robustness("Linf", config.eps).value,
+        "robust": table.robust_accuracy("Linf", config.threats[0].eps).value,
+        "expected": table.expected_robustness("Linf", config.threats[0].eps).value,
         "n": len(table),
     }
 

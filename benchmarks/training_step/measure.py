@@ -83,7 +83,7 @@ def measure(precision: str, weights: str, rounds: int, threads: int) -> dict[str
 
     def ours() -> None:
         classifier.train()
-        accumulate(fabric, model, objective, crafter, (fast, y, ids), EPS, 1, None)
+        accumulate(fabric, model, objective, crafter, (fast, y, ids), config.threats, 1, None)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

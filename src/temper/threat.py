@@ -77,6 +77,26 @@ def parse_eps(value: str | float, argument: str = "eps") -> float:
     return eps
 
 
+def parse_radii(value: str | float | Sequence[str | float]) -> float | tuple[float, ...]:
+    """Read one radius, or several for as many norms, as in ``4/255,12``; see :func:`parse_eps`."""
+    words = value.split(",") if isinstance(value, str) else value
+    radii = tuple(map(parse_eps, words if isinstance(words, list | tuple) else [words]))
+    return radii[0] if len(radii) == 1 else radii
+
+
+def parse_norms(value: object) -> str:
+    """Read one norm, or several as in ``Linf,L1``; returns their names joined by commas.
+
+    Raises:
+        ArgumentError: an unknown norm, or one that is named twice.
+    """
+    words = value if isinstance(value, list | tuple) else str(value).split(",")
+    norms = [check_norm(str(word).strip()) for word in words]
+    if len(set(norms)) < len(norms) or not norms:
+        raise ArgumentError("norm", value, "names a norm twice, or none; name each once, for example Linf,L1")
+    return ",".join(norms)
+
+
 def check_norm(norm: str, argument: str = "norm") -> Norm:
     """Return ``norm`` if it is one of Linf, L2, L1; raise ArgumentError otherwise."""
     for known in NORMS:

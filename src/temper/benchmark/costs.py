@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 from temper.attacks.flow import POLISH_PROBES
-from temper.attacks.losses import cross_entropy
 from temper.attacks.suites import Stage, Suite, get_suite
 from temper.benchmark.grid import Cell
 from temper.benchmark.spec import NEAREST, Measure
 from temper.evaluation.clean import RIVALS
 from temper.runs.finetune import make_schedule
 from temper.threat import Norm
-from temper.training import inner_attacks
 from temper.training.objectives import OBJECTIVES
+from temper.training.passes import of_update
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,34 @@ class Cost:
 
 def cost(cell: Cell, sizes: Sizes) -> Cost:
     """What a run costs: adversarial steps where the schedule's epsilon is above 0, clean ones elsewhere."""
-    config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
-    attacked = _attacked_epochs(cell) if objective.attacked else 0
-    # Adversarial weight perturbation makes every update twice, and the average of epochs looks at the images once more.
-    again = _attacked_epochs(cell, config.optimiser.awp_warmup or 0) if config.optimiser.awp else 0
-    renewed = ceil((1 - config.optimiser.swa) * config.epochs) if config.optimiser.swa is not None else 0
-    attack = inner_attacks.make(config.attack.name, config.attack.steps, config.attack.step_size, cross_entropy)
-    crafting = attack.passes()
-    updates = config.epochs + attacked * (objective.images - 1) + again * objective.images
+    forward, backward = _training_passes(cell)
     measured = min(cell.measure.limit or sizes.test, sizes.test)
     searched = _searched(cell.measure)
     nearest = search_passes(get_suite(NEAREST), {"Linf": 1})
     tau = min(cell.measure.tau, sizes.test)
     looks = 1 + (2 if cell.measure.corruptions else 0)
     return Cost(
-        round((updates + attacked * (crafting[0] + objective.looks) + renewed) * sizes.train),
-        round((updates + attacked * crafting[1]) * sizes.train),
+        round(forward * sizes.train),
+        round(backward * sizes.train),
         measured * (searched[0] + looks) + tau * (nearest[0] + 1),
         measured * searched[1] + tau * nearest[1],
     )
+
+
+def _training_passes(cell: Cell) -> tuple[float, float]:
+    """Forward and backward passes of each training image."""
+    config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
+    attacked = _attacked_epochs(cell) if objective.attacked else 0.0
+    perturbed = _attacked_epochs(cell, config.optimiser.awp_warmup or 0) if config.optimiser.awp else 0.0
+    epochs = [
+        (config.epochs - attacked, of_update(config, 0)),
+        (attacked - perturbed, of_update(config, 1)),
+        (perturbed, of_update(config, 1, perturbed=True)),
+    ]
+    # The average of epochs looks at the images once more.
+    renewed = ceil((1 - config.optimiser.swa) * config.epochs) if config.optimiser.swa is not None else 0
+    forward = sum(count * each.forward for count, each in epochs) + renewed
+    return forward, sum(count * each.backward for count, each in epochs)
 
 
 def _searched(measure: Measure) -> tuple[int, int]:

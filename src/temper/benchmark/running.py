@@ -143,7 +143,7 @@ def _measured(
     by_suite = {suite: (test, threats) for suite, threats in measure.searched.items()}
     if measure.tau:
         few = test.limit(min(measure.tau, len(test)), seed)
-        by_suite[NEAREST] = (few, [measure.curve or Threat("Linf", cell.config.eps)])
+        by_suite[NEAREST] = (few, [measure.curve or Threat("Linf", cell.config.threats[0].eps)])
     tables = {}
     for suite, (part, wanted) in by_suite.items():
         path = folder / f"{cell.run}-{suite}.parquet"

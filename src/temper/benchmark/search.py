@@ -324,10 +324,12 @@ def accuracies(
         with crafting(classifier, pairs) as model:
             right = _right(model, x, y)
             clean += int(right.sum())
-            if attacked and config.eps and right.any():
-                x, y, keys = x[right], y[right], randomness.sample_keys(config.seed, ids[right], "search")
-                moved = perturb(APGD(STEPS), model, x, y, config.eps, config.norm, keys=keys, keep_flips=True)
-                right = _right(model, moved, y)
+            for threat in config.threats if attacked else ():  # robust are those that are right in every norm
+                if threat.eps and right.any():
+                    x, y, ids = x[right], y[right], ids[right]
+                    keys = randomness.sample_keys(config.seed, ids, "search")
+                    moved = perturb(APGD(STEPS), model, x, y, threat.eps, threat.norm, keys=keys, keep_flips=True)
+                    right = _right(model, moved, y)
             robust += int(right.sum())
     return clean / len(held), robust / len(held)
 

@@ -8,7 +8,7 @@ from temper.attacks.losses import cross_entropy
 from temper.core.files import check_writable, write_json
 from temper.core.interrupt import Stopped
 from temper.data import available_splits
-from temper.errors import RunError
+from temper.errors import ArgumentError, RunError
 from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable
 from temper.margins.comparison import changes, clean_change
@@ -49,21 +49,23 @@ def diagnose(out: Path, config: FinetuneConfig, *, epochs: int = EPOCHS, images:
     Raises:
         See :func:`temper.runs.finetune.finetune`. RunError: ``out`` holds runs with other settings.
     """
+    if len(config.threats) > 1:
+        raise ArgumentError("norm", config.norm, "is diagnosed in one norm; name one, with its eps")
     check_writable(out, "out")
     short, splits = _shortened(config.model_copy(update={"epochs": epochs}), images)
     log.info(
         "%s: up to four runs of %d epochs on %d images of %d classes, then the schedule to take",
         out, epochs, len(splits.train), splits.train.num_classes,
     )  # fmt: skip
-    threat = Threat(config.norm, config.eps)
+    (threat,) = config.threats
     attacked = config.objective.name if OBJECTIVES[config.objective.name].attacked else "at"
     runs: dict[str, ShortRun] = {}
 
     def run(name: str, objective: str, schedule: Mapping[str, object], parts: int = 1) -> None:
-        own = {"out": out / name, "eps": config.eps / parts, "schedule": schedule}
+        own = {"out": out / name, "eps": threat.eps / parts, "schedule": schedule}
         beta = config.objective.beta if objective == config.objective.name else None
         settings = short.model_dump() | own | {"objective": {"name": objective, "beta": beta}}
-        runs[name] = _carried_out(read_config(settings), Threat(config.norm, config.eps / parts))
+        runs[name] = _carried_out(read_config(settings), Threat(threat.norm, threat.eps / parts))
 
     run(STANDARD, "standard", {"name": "fixed"})
     run(HALF, attacked, {"name": "fixed"}, parts=2)

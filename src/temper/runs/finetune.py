@@ -189,8 +189,9 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     if torch.cuda.is_available() and config.accelerator != "cpu":
         classifier = classifier.cuda()
     test = samples.from_dataset(splits.test, classifier, config.data.workers)
-    eps, points, suite = config.eps or NO_EPS_RADIUS, config.evaluation.points, config.evaluation.suite
-    threats = [Threat(config.norm, eps * (k + 1) / points) for k in range(points)]
+    points, suite = config.evaluation.points, config.evaluation.suite
+    ends = [Threat(each.norm, each.eps or NO_EPS_RADIUS) for each in config.threats]
+    threats = [Threat(end.norm, end.eps * (k + 1) / points) for end in ends for k in range(points)]
     path = run.folder / measurement.TABLE
     done = measurement.measure(
         classifier, test, threats, suite, config.seed,
@@ -201,7 +202,7 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     done.table.save(path)
     if not done.complete:
         raise Stopped(f"{run.folder}: stopped while measuring; --resume continues")
-    shown = examples(classifier, test, done.table, config.norm, suite, config.seed)
+    shown = [e for end in ends for e in examples(classifier, test, done.table, end.norm, suite, config.seed)]
     evaluate.save_examples(run.folder / evaluate.EXAMPLES, shown, splits.test.class_names)
     results = {name: vars(value) for name, value in views.headline(done.table).items()}
     views.report([run.folder], run.folder / views.REPORT, f"Temper: {run.folder.name}")

@@ -13,13 +13,14 @@ from temper.core.files import not_there, read_json, unless_damaged
 from temper.data.arrays import DAMAGE
 from temper.errors import DamagedError, EvidenceError, RunError, TemperError
 from temper.evaluation.measurement import TABLE
-from temper.margins import Estimate, EvidenceTable
+from temper.margins import Estimate, EvidenceTable, union_robust_accuracy
 from temper.margins.comparison import clean_change
 from temper.report import AccuracyCurve, EpochRow, RunView, SampleView, Training, write_report
 from temper.runs.brittleness import ENDS, brittleness_view
 from temper.runs.run import CONFIG, Run
-from temper.threat import NORMS, Norm, Threat, check_norm, format_eps
+from temper.threat import NORMS, Norm, Threat, check_norm
 from temper.training.config import FinetuneConfig
+from temper.training.norms import in_words
 from temper.training.objectives import OBJECTIVES
 from temper.training.trained import Trained
 from temper.training.transfer import task
@@ -118,7 +119,8 @@ def _attacked(config: FinetuneConfig) -> bool:
 
 
 def headline(table: EvidenceTable) -> dict[str, Estimate]:
-    """Clean accuracy, robust accuracy at the largest radius, expected robustness up to it, both ways, per norm."""
+    """Clean accuracy; per norm robust accuracy at the largest radius and expected robustness up to it, both ways; and
+    of several norms that one suite searched robust accuracy in all of them."""
     columns = {CLEAN: table.clean_accuracy()}
     for norm, suite, radii in _searched(table):
         threat, by = Threat(norm, radii[-1]), f" ({suite})" if len(table.provenance.radii) > 1 else ""
@@ -128,6 +130,12 @@ def headline(table: EvidenceTable) -> dict[str, Estimate]:
         if len(radii) > 1:
             trapezoid = table.expected_robustness(norm, threat.eps, suite, grid=radii)
             columns[f"{expected}, trapezoid of {len(radii) + 1} points{by}"] = trapezoid
+    for suite, norms in table.provenance.radii.items():
+        ends = sorted(Threat(check_norm(norm), radii[-1]) for norm, radii in norms.items())
+        if len(ends) > 1:
+            by = f" ({suite})" if len(table.provenance.radii) > 1 else ""
+            union = f"robust accuracy at {', '.join(map(str, ends))} at once{by}"
+            columns[union] = union_robust_accuracy(table, ends, suite)
     return columns
 
 
@@ -173,7 +181,7 @@ def _training(run: Run) -> Training:
     took = run.trained
     return Training(
         _history(run),
-        run.config.norm,
+        run.config.threats[0].norm,
         delay=str(run.delay or ""),
         warnings=run.warnings,
         kept=took.kept if took else None,
@@ -278,7 +286,8 @@ def _run_facts(run: Run) -> dict[str, str]:
         "model": config.model.name,
         "data": f"{data['train']['name']}: {sizes}",
         "objective": config.objective.name,
-        "target epsilon": f"{config.norm} {format_eps(config.norm, config.eps)}" if attacked else "none",
+        "target epsilon": in_words(config.threats) if attacked else "none",
+        **({"several norms": config.attack.union} if config.attack.union and attacked else {}),
         "schedule": f"{config.schedule.name} ({options})" if attacked else "none",
         "inner attack": f"{config.attack.name}, {config.attack.steps} steps{step}" if attacked else "none",
         "protocol": config.protocol.name,

@@ -38,6 +38,7 @@ class Progress:
         robust: what was measured of the robustness after epochs.
         counted: updates that were counted, the images they were made of, and their forward and backward passes.
         metrics_bytes: length of the metrics file that belongs to this state.
+        attacked: where norms are drawn, of each how many samples were attacked in it and how many of them were wrong.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Progress:
     metrics_bytes: int = 0
     robust: list[RobustEpoch] = field(default_factory=list)
     counted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    attacked: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.robust = [RobustEpoch(*each) for each in self.robust]  # JSON has lists

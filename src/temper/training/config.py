@@ -12,11 +12,11 @@ from temper.core.files import written
 from temper.core.refusals import refusal
 from temper.errors import ArgumentError
 from temper.text import masked
-from temper.threat import Norm
+from temper.threat import Threat, check_norm
 from temper.training.inner_attacks import INNER_ATTACKS
 from temper.training.objectives import OBJECTIVES
 from temper.training.schedules import SCHEDULES
-from temper.training.sections.attack import AttackConfig, Epsilon, ScheduleConfig
+from temper.training.sections.attack import AttackConfig, Epsilon, Norms, ScheduleConfig
 from temper.training.sections.images import DataConfig, ModelConfig
 from temper.training.sections.learning import AWP_WARMUP, ObjectiveConfig, OptimiserConfig, ProtocolConfig
 from temper.training.sections.measuring import EvaluationConfig, ValidationConfig
@@ -31,10 +31,10 @@ class FinetuneConfig(Section):
     """Folder of the run."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    norm: Norm = "Linf"
-    """Norm of the threat model: Linf, L2 or L1."""
+    norm: Norms = "Linf"
+    """Norm of the threat model: Linf, L2 or L1; or several, as Linf,L1, each with its own eps."""
     eps: Epsilon = 8 / 255
-    """Target epsilon eps_g in [0, 1] pixel units; 8/255 is accepted."""
+    """Target epsilon eps_g in [0, 1] pixel units; 8/255 is accepted, and 4/255,12 for two norms."""
     objective: ObjectiveConfig = ObjectiveConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     attack: AttackConfig = AttackConfig()
@@ -64,18 +64,31 @@ class FinetuneConfig(Section):
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers that get the metrics too."""
 
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """Every norm with its target epsilon."""
+        radii = self.eps if isinstance(self.eps, tuple) else (self.eps,)
+        return tuple(Threat(check_norm(norm), eps) for norm, eps in zip(self.norm.split(","), radii, strict=True))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         objective, attack = OBJECTIVES[self.objective.name], INNER_ATTACKS[self.attack.name]
-        if self.eps == 0 and objective.attacked:
+        radii = self.eps if isinstance(self.eps, tuple) else (self.eps,)
+        if len(radii) != len(self.norm.split(",")):
+            raise ArgumentError("eps", self.eps, f"give one for each norm of {self.norm}, as in 4/255,12 for Linf,L1")
+        if 0 in radii and (objective.attacked or len(radii) > 1):
             raise ArgumentError("eps", self.eps, "choose objective.name standard, or an eps above 0")
         if self.eps == 0 and self.validation != ValidationConfig():
             raise ArgumentError("eps", self.eps, "is what validation measures robust accuracy at; give one above 0")
         if self.batch_size < 2 * self.devices:
             fix = f"leaves less than 2 samples for each of {self.devices} devices; give at least {2 * self.devices}"
             raise ArgumentError("batch_size", self.batch_size, fix)
-        if self.norm == "Linf" and self.eps > 1:
-            raise ArgumentError("eps", self.eps, f"is beyond the pixel box [0, 1]; did you mean {self.eps:g}/255?")
+        for threat in self.threats:
+            if threat.norm == "Linf" and threat.eps > 1:
+                fix = f"is beyond the pixel box [0, 1]; did you mean {threat.eps:g}/255?"
+                raise ArgumentError("eps", threat.eps, fix)
+        if self.attack.union is not None and len(radii) == 1:
+            raise ArgumentError("attack.union", self.attack.union, "is for several norms; leave it out")
         if self.objective.beta is not None and objective.beta is None:
             fix = f"objective {self.objective.name} has no beta; leave it out"
             raise ArgumentError("objective.beta", self.objective.beta, fix)
@@ -142,6 +155,8 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
         attack = attack.model_copy(update={"steps": 1})
     if attack.step_size is None and own_attack.stride is not None:
         attack = attack.model_copy(update={"step_size": own_attack.stride / attack.steps})
+    if attack.union is None and len(config.threats) > 1:
+        attack = attack.model_copy(update={"union": "e-at"})
     if objective.beta is None:
         objective = objective.model_copy(update={"beta": own_objective.beta})
     missing = {k: v for k, v in SCHEDULES[schedule.name].items() if getattr(schedule, k) is None}

@@ -1,18 +1,22 @@
 """Adversarial images for a training step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+import torch
 from torch import Tensor
 
 from temper.attacks.attack import perturb
+from temper.attacks.ball import rows
 from temper.attacks.crafting import Pair, crafting
 from temper.attacks.losses import Loss
 from temper.core import randomness
 from temper.models import Classifier
+from temper.threat import Threat
 from temper.training import inner_attacks
 from temper.training.config import FinetuneConfig
 from temper.training.objectives.objective import Craft
+from temper.training.sections.attack import AttackConfig
 
 
 class Crafter:
@@ -37,16 +41,33 @@ class Crafter:
 
         return self._answer(logits)
 
-    def attack(self, eps: float, epoch: int, ids: Tensor) -> Craft | None:
-        """The inner attack at ``eps`` on the samples ``ids``; None at eps = 0, where nothing is to be searched."""
-        if eps == 0:
-            return None
+    def attacks(self, threats: Sequence[Threat], epoch: int, ids: Tensor) -> list[Craft]:
+        """The inner attacks on the samples ``ids``, each of which makes the images of an update of its own: one in each
+        norm of the threats in force, or one that takes the worst of them. None where no threat is."""
         keys = randomness.sample_keys(self._config.seed, ids, "training", epoch)
+        crafts = [self._attack(threat, keys) for threat in threats]
+        return [self._worst(crafts)] if self._config.attack.union == "max" and crafts else crafts
 
+    def _worst(self, crafts: Sequence[Craft]) -> Craft:
+        """Of the images that several attacks make of each, the one of the highest loss (Tramèr and Boneh 2019,
+        arXiv:1904.13000: MAX); a look at each."""
+
+        def worst(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+            moved = [craft(x, y, loss) for craft in crafts]
+            with torch.no_grad():
+                losses = torch.stack([loss(self.logits(images), y) for images in moved])
+            highest, chosen = losses.argmax(0), moved[0]
+            for place, images in enumerate(moved[1:], start=1):
+                chosen = torch.where(rows(highest == place, x), images, chosen)
+            return chosen
+
+        return worst
+
+    def _attack(self, threat: Threat, keys: Tensor) -> Craft:
         def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
             def moved() -> Tensor:
                 with crafting(self._classifier, self._pairs) as model, self._autocast():
-                    return inner_attack(model, x, y, eps, keys, loss, self._config)
+                    return inner_attack(model, x, y, threat, keys, loss, self._config.attack)
 
             return self._answer(moved)
 
@@ -80,12 +101,11 @@ def inner_attack(
     model: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
-    eps: float,
+    threat: Threat,
     keys: Tensor,
     loss: Loss,
-    config: FinetuneConfig,
+    own: AttackConfig,
 ) -> Tensor:
     """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
-    own = config.attack
     attack = inner_attacks.make(own.name, own.steps, own.step_size, loss)
-    return perturb(attack, model, x, y, eps, config.norm, keys=keys if own.random_start else None)
+    return perturb(attack, model, x, y, threat.eps, threat.norm, keys=keys if own.random_start else None)

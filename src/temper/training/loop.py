@@ -17,7 +17,6 @@ from temper.core.progress import progress_bar
 from temper.data import Pixels
 from temper.errors import RunError
 from temper.models import Classifier
-from temper.threat import format_eps
 from temper.training import objectives, protocols, selection
 from temper.training.averaging import Average, averaged, make_average, renew_statistics
 from temper.training.batches import batches, example
@@ -25,6 +24,7 @@ from temper.training.checkpoints import Checkpoint, Progress, contiguous, load_n
 from temper.training.crafter import Crafter
 from temper.training.finiteness import check_finite, check_weights
 from temper.training.metrics import Metrics
+from temper.training.norms import beside, drawn_from, in_words, note_errors, scaled
 from temper.training.optimisation import lr_share, make_optimiser, set_lr
 from temper.training.passes import count_update, of_update
 from temper.training.perturbation import at_perturbed_weights, gamma_at
@@ -125,7 +125,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         session.outside.metrics.epoch(progress, eps, lr, loss / samples, correct / samples, accuracy, robust, seconds)
         save()
         if fabric.is_global_zero:
-            shown = f"{task.config.norm} {format_eps(task.config.norm, eps)}"
+            shown = in_words(beside(task.config.threats, eps))
             attacked = "" if robust is None else f", robust validation accuracy {robust:.3f}"
             log.info(
                 f"{task.folder.name}, epoch {epoch}/{task.config.epochs}: eps {shown}, training loss "
@@ -146,7 +146,7 @@ def measure_robustness(session: Session, epoch: int, eps: float, kept: selection
         return None
     samples, correct, _ = progress.epoch_sums
     robust = robust_accuracy(session)
-    share = eps / config.eps if objectives.OBJECTIVES[config.objective.name].attacked else 1.0
+    share = eps / config.threats[0].eps if objectives.OBJECTIVES[config.objective.name].attacked else 1.0
     progress.robust.append(selection.RobustEpoch(epoch, robust, correct / samples, share))
     if config.validation.keep == "best" and selection.best(progress.robust).epoch == epoch:
         kept.state = contiguous(session.classifier.state_dict())
@@ -175,12 +175,14 @@ def train_epoch(
     )
     phase_start, phase_steps = (phase.first - 1) * steps, (phase.last - phase.first + 1) * steps
     done = progress.step - (epoch - 1) * steps
-    target = config.eps if objectives.OBJECTIVES[config.objective.name].attacked else 0.0
+    target = config.threats if objectives.OBJECTIVES[config.objective.name].attacked else ()
     last_save, eps, lr = time.monotonic(), 0.0, 0.0
     for index, batch in enumerate(batches(session, epoch, done), start=done):
         moment = epoch if config.schedule.per == "epoch" else epoch - 1 + (index + 1) / steps
         fraction = task.schedule.fraction(moment, config.epochs, progress.validation)
-        eps = target * fraction
+        in_force = scaled(target, fraction)
+        eps = in_force[0].eps if in_force else 0.0
+        threats = drawn_from(config, in_force, progress)
         share = lr_share(progress.step - phase_start, phase_steps, config.optimiser)
         peak = protocols.rates(config.protocol, config.optimiser, phase)
         lr = share * (peak.head_lr if phase.trained == "head" else peak.backbone_lr)
@@ -189,7 +191,7 @@ def train_epoch(
         torch.manual_seed(randomness.number(config.seed, "step", progress.step, fabric.global_rank))
         protocols.train_mode(session.classifier, phase.trained)
 
-        gradient = partial(accumulate, fabric, model, objective, crafter, batch, eps, epoch, config.micro_batch)
+        gradient = partial(accumulate, fabric, model, objective, crafter, batch, threats, epoch, config.micro_batch)
         gamma = gamma_at(config.optimiser, eps, progress.step / (config.epochs * steps))
         sums = at_perturbed_weights(gradient, session.classifier, crafter, gamma) if gamma else gradient()
         check_finite(session, sums, epoch, index)
@@ -204,8 +206,11 @@ def train_epoch(
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
         count_update(progress, of_update(config, fraction, perturbed=gamma > 0), sums[0].item())
-        session.outside.metrics.step(progress, epoch, eps, lr, sums)
-        session.outside.bar.advance(f"epoch {epoch}/{config.epochs}  eps {format_eps(config.norm, eps)}")
+        norm = threats[0].norm if config.attack.union == "e-at" and threats else None
+        if norm is not None:
+            note_errors(progress, norm, *sums.tolist()[:2])
+        session.outside.metrics.step(progress, epoch, eps, lr, sums, norm)
+        session.outside.bar.advance(f"epoch {epoch}/{config.epochs}  eps {in_words(beside(config.threats, eps))}")
         if index + 1 < steps:  # at its end an epoch is saved anyway
             asked = anyone(fabric, session.outside.stop.requested)
             if asked or anyone(fabric, time.monotonic() - last_save > config.checkpoint_seconds):

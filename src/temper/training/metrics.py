@@ -50,11 +50,13 @@ class Metrics:
             _keep_rows(path, keep_bytes)
             self._file = path.open("ab")
 
-    def step(self, progress: Progress, epoch: int, eps: float, lr: float, sums: Tensor) -> None:
-        """Note an update of the weights."""
+    def step(
+        self, progress: Progress, epoch: int, eps: float, lr: float, sums: Tensor, norm: str | None = None
+    ) -> None:
+        """Note an update of the weights; ``norm`` is the one that its batch was attacked in, where one was drawn."""
         samples, correct, loss = sums.tolist()
         row = {"loss": loss / samples, "accuracy": correct / samples, "eps": eps, "lr": lr}
-        self._write({"kind": "step", "step": progress.step, "epoch": epoch, **row})
+        self._write({"kind": "step", "step": progress.step, "epoch": epoch, **row, **({"norm": norm} if norm else {})})
         self._fabric.log_dict({f"step/{name}": value for name, value in row.items()}, step=progress.step)
 
     def epoch(

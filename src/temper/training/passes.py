@@ -24,8 +24,12 @@ def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) 
         return Passes(1, 1)
     attack = inner_attacks.make(own.name, own.steps, own.step_size, cross_entropy)
     forward, backward = attack.passes()
-    images = objective.images * (2 if perturbed else 1)
-    return Passes(images + objective.looks + forward, images + backward)
+    looks, images, norms = objective.looks, objective.images * (2 if perturbed else 1), len(config.threats)
+    if own.union == "max":  # attacks in all norms, and looks at what they found
+        forward, backward, looks = norms * forward, norms * backward, looks + norms
+    if own.union == "avg":  # an attack and an update in each
+        forward, backward, looks, images = norms * forward, norms * backward, norms * looks, norms * images
+    return Passes(images + looks + forward, images + backward)
 
 
 def count_update(progress: Progress, each: Passes, samples: float) -> None:
@@ -34,13 +38,14 @@ def count_update(progress: Progress, each: Passes, samples: float) -> None:
     progress.counted = [a + b for a, b in zip(progress.counted, new, strict=True)]
 
 
-def of_validation(measured: Sequence[RobustEpoch], clean: Sequence[float], images: int) -> Passes:
-    """Passes of measuring robust accuracy after epochs: PGD and one look more for every image that is right.
+def of_validation(measured: Sequence[RobustEpoch], clean: Sequence[float], images: int, norms: int) -> Passes:
+    """Passes of measuring robust accuracy after epochs: in each norm PGD and a look for every image that is right.
 
     Args:
         measured: after which epochs. clean: accuracy after every epoch. images: validation images.
+        norms: that the training is in.
     """
-    right = sum(round(clean[each.epoch - 1] * images) for each in measured)
+    right = norms * sum(round(clean[each.epoch - 1] * images) for each in measured)
     return Passes(len(measured) * images + right * (ROBUST_STEPS + 1), right * ROBUST_STEPS)
 
 
@@ -57,5 +62,5 @@ def trained(task: Task, progress: Progress) -> Trained | None:
         updates=progress.step,
         images=round(images),
         passes=Passes(forward, backward),
-        validation=of_validation(measured, progress.validation, len(task.validation)),
+        validation=of_validation(measured, progress.validation, len(task.validation), len(task.config.threats)),
     )

@@ -1,5 +1,6 @@
 """One update of the weights: the gradient of a batch, and what the processes share of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from temper.attacks.losses import predicted
 from temper.models import Classifier
+from temper.threat import Threat
 from temper.training.crafter import Crafter
-from temper.training.objectives.objective import Objective, largest
+from temper.training.objectives.objective import Craft, Objective, largest
 from temper.training.processes import summed
 
 
@@ -19,11 +21,11 @@ def accumulate(
     objective: Objective,
     crafter: "Crafter",
     batch: tuple[Tensor, Tensor, Tensor],
-    eps: float,
+    threats: Sequence[Threat],
     epoch: int,
     micro_batch: int | None,
 ) -> Tensor:
-    """Add up the gradient of one batch, ``micro_batch`` samples at a time.
+    """Add up the gradient of one batch, ``micro_batch`` samples at a time; of several attacks their mean.
 
     Returns:
         Number of samples, number correct, and summed loss over all processes: float64 [3].
@@ -36,13 +38,16 @@ def accumulate(
     for part in parts:
         samples = len(part)
         xs, ys = (x, y) if len(parts) == 1 else (x[part], y[part])
-        attack = crafter.attack(eps, epoch, ids[part])
-        with fabric.no_backward_sync(model, enabled=part is not parts[-1]):
-            result = objective(model, xs, ys, attack)
-            # DDP averages over processes; what is wanted is the mean over the samples of all of them.
-            fabric.backward(result.loss * (samples * fabric.world_size / total))
-        correct = (predicted(result.logits.detach()) == largest(ys)).sum().item()
-        sums += torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
+        attacks: list[Craft | None] = [*crafter.attacks(threats, epoch, ids[part])] or [None]
+        for attack in attacks:
+            last = part is parts[-1] and attack is attacks[-1]
+            with fabric.no_backward_sync(model, enabled=not last):
+                result = objective(model, xs, ys, attack)
+                # DDP averages over processes; what is wanted is the mean over the samples of all of them.
+                fabric.backward(result.loss * (samples * fabric.world_size / total / len(attacks)))
+            correct = (predicted(result.logits.detach()) == largest(ys)).sum().item()
+            mine = torch.tensor([samples, correct, result.loss.item() * samples], dtype=torch.float64)
+            sums += mine / len(attacks)
     return summed(fabric, sums)
 
 

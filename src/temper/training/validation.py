@@ -55,7 +55,8 @@ def clean_accuracy(session: Session, epoch: int) -> float:
 
 @torch.no_grad()
 def robust_accuracy(session: Session) -> float:
-    """Share of the validation data that is right, and still is after PGD of 10 steps at the target epsilon.
+    """Share of the validation data that is right, and still is after PGD of 10 steps at the target epsilon,
+    in every norm.
 
     The attack starts at the same random points after every epoch, so that epochs differ by their weights alone. It is
     asked about images that are right, as many at once as in training.
@@ -68,6 +69,9 @@ def robust_accuracy(session: Session) -> float:
             right = predicted(model(x)) == y
             if right.any():
                 x, y, keys = x[right], y[right], randomness.sample_keys(config.seed, ids[right], "robust validation")
-                moved = perturb(attack, model, x, y, config.eps, config.norm, keys=keys)
-                robust += (predicted(model(moved)) == y).sum()
+                held = torch.ones_like(y, dtype=torch.bool)
+                for threat in config.threats:
+                    moved = perturb(attack, model, x, y, threat.eps, threat.norm, keys=keys)
+                    held &= predicted(model(moved)) == y
+                robust += held.sum()
     return summed(fabric, robust).item() / len(dataset)

@@ -7,10 +7,10 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from temper.core.calls import Count
 from temper.errors import ArgumentError
-from temper.threat import parse_eps
+from temper.threat import parse_norms, parse_radii
 from temper.training.inner_attacks import INNER_ATTACKS
 from temper.training.schedules import SCHEDULES
-from temper.training.sections.section import Section
+from temper.training.sections.section import Section, unused
 
 if TYPE_CHECKING:
     AttackName = str
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 else:  # choices of the command line, from the tables that say what there is
     AttackName, ScheduleName = Literal[tuple(INNER_ATTACKS)], Literal[tuple(SCHEDULES)]
 
+Norms = Annotated[str, BeforeValidator(parse_norms)]
 Epsilon = Annotated[
-    float,
-    BeforeValidator(parse_eps),
+    float | tuple[float, ...],
+    BeforeValidator(parse_radii),
     PrimitiveConstructorSpec(
         nargs=1,
-        metavar="FLOAT|N/255",
-        instance_from_str=lambda words: parse_eps(words[0]),
-        is_instance=lambda value: isinstance(value, float | int),
-        str_from_instance=lambda value: [str(value)],
+        metavar="FLOAT|N/255[,...]",
+        instance_from_str=lambda words: parse_radii(words[0]),
+        is_instance=lambda value: isinstance(value, float | int | tuple),
+        str_from_instance=lambda value: [",".join(map(str, value)) if isinstance(value, tuple) else str(value)],
     ),
 ]
 
@@ -43,6 +44,9 @@ class AttackConfig(Section):
     """PGD's step as a share of the epsilon in force; 2.5 / steps by default; rs-fgsm 1.25, n-fgsm 1."""
     random_start: bool | None = None
     """Start at a random point of the ball; by default PGD and TRADES do, APGD does not."""
+    union: Literal["e-at", "max", "avg"] | None = Field(None, exclude_if=unused)
+    """Of several norms: "e-at" (default) attacks each batch in one, drawn by running robust error; "max" trains on the
+    worst image of all, "avg" on all of them."""
 
 
 class ScheduleConfig(Section):

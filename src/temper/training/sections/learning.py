@@ -73,7 +73,7 @@ class OptimiserConfig(Section):
     """Share of the training after which the weights at the end of every epoch are averaged instead (SWA)."""
     awp: float | None = Field(None, gt=0, le=1, exclude_if=unused)
     """Gamma of adversarial weight perturbation (AWP), such as 0.005: gradients are taken at weights moved up the loss
-    by this share of their norm, layer by layer; a forward and backward pass more."""
+    by this share of their norm; a pass more."""
     awp_warmup: float | None = Field(None, ge=0, lt=1, exclude_if=unused)
     """awp: share of the training before it begins (0.05)."""
 
