@@ -16,7 +16,7 @@ from temper import models
 from temper.core.interrupt import Stopped
 from temper.runs.finetune import finetune, train_only
 from temper.runs.run import Run
-from temper.training import crafter
+from temper.training import crafter, validation
 from temper.training.checkpoints import last_checkpoint, load_checkpoint
 from temper.training.config import read_config
 from temper.training.norms import drawn
@@ -152,6 +152,27 @@ def test_each_batch_is_attacked_in_a_norm_that_is_drawn_by_its_errors(tmp_path: 
     newest = last_checkpoint(run.folder / "checkpoints")
     assert newest is not None
     assert load_checkpoint(newest).progress.attacked == counts
+
+
+def test_robust_validation_is_in_every_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attack that does nothing in the one norm, and in the other makes all images alike: few stay right."""
+    asked: list[str] = []
+
+    def attack(
+        _: Any, model: Any, x: torch.Tensor, y: torch.Tensor, eps: float, norm: str, **given: Any
+    ) -> torch.Tensor:
+        asked.append(norm)
+        return x if norm == "Linf" else torch.zeros_like(x)
+
+    monkeypatch.setattr(validation, "perturb", attack)
+    settings = attacked(tmp_path / "run", epochs=4, **NORMS, validation={"robust_every": 4})
+    run = train_only(read_config(settings | {"attack": {"name": "pgd", "steps": 1}, "eps": "1/255,0.1"}))
+    assert sorted(set(asked)) == ["L1", "Linf"]
+    assert run.trained is not None
+    (measured,) = run.trained.robust
+    assert measured.validation < 0.5 * run.history()[-1]["validation_accuracy"]
+    # One step of PGD in the one norm that is drawn, and the update.
+    assert run.trained.passes.forward == run.trained.passes.backward == 4 * 90 * 2
 
 
 def test_a_run_in_several_norms_is_measured_in_each_and_in_all(tmp_path: Path) -> None:

@@ -27,7 +27,20 @@ DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, Safe
 
 
 @dataclass
-class Progress:
+class Tally:
+    """What a training counts as it goes.
+
+    Attributes:
+        counted: updates that were counted, the images they were made of, and their forward and backward passes.
+        attacked: where norms are drawn, of each how many samples were attacked in it and how many of them were wrong.
+    """
+
+    counted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    attacked: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass
+class Progress(Tally):
     """Where training is. All randomness derives from (seed, epoch, step, sample), so no generator state is kept.
 
     Attributes:
@@ -36,9 +49,7 @@ class Progress:
         validation: validation accuracy after each finished epoch.
         epoch_sums: running sums of the unfinished epoch (samples, correct, loss).
         robust: what was measured of the robustness after epochs.
-        counted: updates that were counted, the images they were made of, and their forward and backward passes.
         metrics_bytes: length of the metrics file that belongs to this state.
-        attacked: where norms are drawn, of each how many samples were attacked in it and how many of them were wrong.
     """
 
     step: int = 0
@@ -47,8 +58,6 @@ class Progress:
     epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     metrics_bytes: int = 0
     robust: list[RobustEpoch] = field(default_factory=list)
-    counted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
-    attacked: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.robust = [RobustEpoch(*each) for each in self.robust]  # JSON has lists
