@@ -4,7 +4,6 @@ two processes give what one gives; and it does what it is for."""
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from temper import models
 from temper.core.interrupt import Stopped
 from temper.runs.finetune import finetune, train_only
 from temper.runs.run import Run
+from temper.threat import Threat
 from temper.training import crafter, validation
-from temper.training.checkpoints import last_checkpoint, load_checkpoint
+from temper.training.checkpoints import Checkpoint, last_checkpoint, load_checkpoint
 from temper.training.config import read_config
 from temper.training.norms import drawn
 from tiny_runs import assert_same_weights, config, steps, weights
@@ -25,7 +25,7 @@ from tiny_runs import assert_same_weights, config, steps, weights
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 #: Every piece, by what it adds to the configuration.
-PIECES: dict[str, dict[str, Any]] = {
+PIECES: dict[str, dict[str, object]] = {
     "swa": {"optimiser": {"swa": 0.3}},
     "awp": {"optimiser": {"awp": 0.02, "awp_warmup": 0.2}},
     "e-at": {"norm": "Linf,L1", "eps": "16/255,6"},
@@ -40,7 +40,7 @@ def _tiny_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
-def attacked(out: Path, **changes: Any) -> dict[str, Any]:
+def attacked(out: Path, **changes: object) -> dict[str, object]:
     """A run with the whole epsilon throughout."""
     return config(out, schedule={"name": "custom", "function": "tiny:constant"}, **changes)
 
@@ -74,7 +74,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(piece: str, tmp_path: Path, p
 @pytest.mark.parametrize("piece", PIECES)
 def test_two_processes_give_what_one_gives(piece: str, tmp_path: Path) -> None:
     # bf16 rounds the same sums differently in another order, on machines that compute it.
-    same: dict[str, Any] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2, "precision": "fp32"}
+    same: dict[str, object] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2, "precision": "fp32"}
     one = finetune(attacked(tmp_path / "one", **same, **PIECES[piece]))
     two = finetune(attacked(tmp_path / "two", **same, **PIECES[piece], devices=2))
     for name, tensor in weights(one).items():
@@ -88,7 +88,7 @@ def test_the_average_of_the_epochs_is_what_is_saved(
     """Of 3 epochs, the last two; training itself is untouched by it."""
     ends: list[dict[str, torch.Tensor]] = []
 
-    def kept(folder: Path, checkpoint: Any) -> Path:
+    def kept(folder: Path, checkpoint: Checkpoint) -> Path:
         path = save(folder, checkpoint)
         if checkpoint.progress.step % 3 == 0:
             ends.append(load_file(path / "model.safetensors"))
@@ -159,7 +159,7 @@ def test_robust_validation_is_in_every_norm(tmp_path: Path, monkeypatch: pytest.
     asked: list[str] = []
 
     def attack(
-        _: Any, model: Any, x: torch.Tensor, y: torch.Tensor, eps: float, norm: str, **given: Any
+        _: object, model: object, x: torch.Tensor, y: torch.Tensor, eps: float, norm: str, **given: object
     ) -> torch.Tensor:
         asked.append(norm)
         return x if norm == "Linf" else torch.zeros_like(x)
@@ -186,9 +186,10 @@ def test_a_run_in_several_norms_is_measured_in_each_and_in_all(tmp_path: Path) -
         assert words in page
 
 
-def recorded(seen: list[tuple[str, float]], attack: Callable[..., torch.Tensor], *given: Any) -> torch.Tensor:
+def recorded(seen: list[tuple[str, float]], attack: Callable[..., torch.Tensor], *given: object) -> torch.Tensor:
     """Attack, and remember the norm and the radius."""
     threat = given[3]
+    assert isinstance(threat, Threat)
     seen.append((threat.norm, threat.eps))
     return attack(*given)
 
