@@ -103,7 +103,7 @@ class FinetuneConfig(Section):
                 f"objective {self.objective.name} needs one label an image; choose objective.name at, or data.mix none"
             )
             raise ArgumentError("data.mix", self.data.mix, fix)
-        if self.norm not in attack.norms:
+        if not {each.norm for each in self.threats} <= set(attack.norms):
             fix = f"attack {self.attack.name} is made for {', '.join(attack.norms)} alone; take attack.name pgd or apgd"
             raise ArgumentError("norm", self.norm, fix)
         if attack.single and self.attack.steps not in (1, AttackConfig().steps):

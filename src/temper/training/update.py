@@ -1,10 +1,11 @@
 """One update of the weights: the gradient of a batch, and what the processes share of it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from temper.attacks.losses import predicted
 from temper.models import Classifier
@@ -16,7 +17,7 @@ from temper.training.processes import summed
 
 def accumulate(
     fabric: Fabric,
-    model: nn.Module,
+    model: Any,
     objective: Objective,
     crafter: "Crafter",
     batch: tuple[Tensor, Tensor, Tensor],
