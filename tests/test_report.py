@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from temper.core.drawing import PALETTE
 from temper.errors import ArgumentError, TemperError
 from temper.margins.intervals import Estimate
 from temper.report import (
@@ -24,7 +25,7 @@ from temper.report import (
     write_report,
 )
 from temper.report.content import page_of
-from temper.report.figures import PALETTE, magnified_difference, robust_overfitting, run_colour
+from temper.report.figures import magnified_difference, robust_overfitting, run_colour
 from temper.report.views import format_distance
 
 VOID = {"meta", "img", "rect", "wbr"}

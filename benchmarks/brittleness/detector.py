@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from temper.core.drawing import STYLE
 from temper.margins import EvidenceTable
 from temper.margins.decisions import brittleness
 from temper.margins.detector import conformal_threshold
-from temper.report.figures import STYLE, run_colour
+from temper.report.figures import run_colour
 
 HERE = Path(__file__).parent
 REPEATS = 2000

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from paper_estimators import naive_estimate, paper_estimate
 from scipy.stats import norm
 
+from temper.core.drawing import PALETTE, STYLE
 from temper.margins.decisions import brittleness
 from temper.margins.subset import SubsetEstimate, SubsetPlan, plain_estimate
 from temper.margins.table import EvidenceTable
-from temper.report.figures import PALETTE, STYLE
 from temper.threat import parse_threats
 
 SAMPLES, CORRECT, OUTLIERS = 10_000, 8_500, 0.03

@@ -18,13 +18,13 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
+from temper.core.drawing import STYLE
 from temper.errors import EvidenceError
 from temper.evaluation.measurement import TABLE
 from temper.margins import EvidenceTable
 from temper.margins.decisions import brittleness
 from temper.margins.detection import detection
 from temper.report.brittleness_figures import tau_bars
-from temper.report.figures import STYLE
 from temper.runs.brittleness import SCORES
 from temper.runs.margins import margins_into
 

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from temper.core.drawing import PALETTE, STYLE
 from temper.core.files import written
 from temper.corruptions.catalogue import GROUPS, STAND_INS
 from temper.corruptions.table import CLEAN, Condition, CorruptionTable
-from temper.report.figures import PALETTE, STYLE
 
 _MARKERS = ("o", "s", "^", "D")
 _MUTED = "#566471"

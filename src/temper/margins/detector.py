@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from temper.core import notebook
 from temper.core.files import write_json
 from temper.errors import ArgumentError, EvidenceError
 from temper.margins import intervals
@@ -21,7 +22,10 @@ from temper.margins.table import EvidenceTable
 from temper.threat import Threat, check_norm, parse_threats
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor
+
+    from temper.margins.drawing import Points
 
 FORMAT = 1
 LEAST_ALPHA = 1e-6  # takes a million brittle decisions to calibrate on
@@ -185,6 +189,57 @@ class BrittlenessDetector:
             flagged=intervals.share(flagged),
             unknown=float(decisions.unknown.mean()),
         )
+
+    def plot(self, table: EvidenceTable, ax: "Axes | None" = None) -> "Axes":
+        """Draw the decisions of a table, logit margin against input margin, with the threshold and the radius.
+
+        A decision that no flip was found of has no point; the legend counts it. New axes by default, which a notebook
+        shows. Raises as :func:`temper.margins.decisions.brittleness`.
+        """
+        from temper.core.drawing import drawing_into, legend_below
+        from temper.margins import drawing
+
+        points = self._points(table)
+        with drawing_into(ax) as axes:
+            drawing.scatter(axes, points, self.threat, threshold=self.threshold)
+            drawing.legend(legend_below(axes))
+        return axes
+
+    def plot_roc(self, table: EvidenceTable, ax: "Axes | None" = None) -> "Axes":
+        """Draw which share of a table's brittle and of its robust decisions each threshold flags, and this one.
+
+        Raises:
+            EvidenceError: no decision is brittle, or none robust, or as :meth:`plot`.
+        """
+        from temper.core.drawing import drawing_into
+        from temper.margins import drawing
+
+        points = self._points(table)
+        for kind, found in (("brittle", points.brittle), ("robust", points.robust)):
+            if not found.any():
+                raise EvidenceError(f"no decision is {kind} at {self.threat}; a ROC curve takes both kinds")
+        with drawing_into(ax) as axes:
+            drawing.roc(axes, points, self.threshold)
+        return axes
+
+    def _points(self, table: EvidenceTable) -> "Points":
+        from temper.margins.drawing import Points
+
+        found = brittleness(table, self.threat.norm, self.threat.eps, self.calibration.suite)
+        return Points(found.margin, found.logit_margin, found.brittle, found.robust)
+
+    def _repr_html_(self) -> str:
+        made = self.calibration
+        rows = [
+            ("flags decisions with a logit margin of at most", f"{self.threshold:.4g}"),
+            ("lets pass of brittle decisions, on average, at most", f"{self.alpha:.1%}"),
+            ("that share, with 95 % confidence in this calibration, at most", f"{self.missed_at_most():.1%}"),
+            ("flags of the decisions it was calibrated on", made.flag_rate),
+            ("calibrated on brittle decisions", made.brittle),
+            ("left out, since no search had settled them", made.unknown),
+            ("suite", made.suite),
+        ]
+        return notebook.page(f"Detector of decisions that {self.threat} may flip", [], rows=rows)
 
     def missed_at_most(self, confidence: float = LEVEL) -> float:
         """What the share that passes stays below, with this confidence over the choice of the calibration samples.

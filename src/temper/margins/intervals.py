@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import beta, binom, chi2, norm, t
 
+from temper.core import notebook
+
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 Z = float(norm.ppf(1 - TAIL))
@@ -48,6 +50,10 @@ class Estimate:
     def in_points(self, sign: Literal["", "+"] = "") -> str:
         """A difference of shares and its interval in percentage points; with ``sign`` "+" whichever way it goes."""
         return f"{100 * self.value:{sign}.1f} points [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+
+    def _repr_html_(self) -> str:
+        row = f"{self.value:.4g}", f"{self.low:.4g}", f"{self.high:.4g}", self.n, f"{self.unknown:.1%}"
+        return notebook.page("Estimate", [], ("value", "low", "high", "n", "unknown"), [row])
 
     def __str__(self) -> str:
         doubt = f", {self.unknown:.1%} unknown" if self.unknown else ""

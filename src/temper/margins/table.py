@@ -3,18 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from temper.core import notebook
 from temper.core.parquet import read_table, write_table
 from temper.errors import EvidenceError
 from temper.margins import metrics
 from temper.margins.intervals import Estimate
-from temper.threat import parse_threats
+from temper.threat import Threat, check_norm, parse_threats
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STEPS = 50  # of a curve between 0 and the largest radius
 COLUMNS: dict[str, str] = {
     "sample": "int64",
     "label": "int64",
@@ -227,9 +232,56 @@ class EvidenceTable:
         """See :func:`temper.margins.metrics.union_robust_accuracy`; ``threats`` such as ``"Linf:4/255 L2:0.5"``."""
         return metrics.union_robust_accuracy(self, parse_threats(threats), suite)
 
+    def plot(self, norm: str | None = None, suite: str | None = None, ax: "Axes | None" = None) -> "Axes":
+        """Draw accuracy against epsilon with its 95 % interval; hollow marks are radii with unknown samples.
+
+        Args:
+            norm: may be left out where evidence is in one.
+            suite: whose survival counts; may be left out where one searched.
+            ax: where to; new axes by default, which a notebook shows.
+
+        Raises:
+            EvidenceError: several norms or suites and none named, or nothing was searched at any radius.
+        """
+        from temper.core.drawing import drawing_into
+        from temper.margins.drawing import curve
+
+        chosen, radii = self._searched(norm, suite)
+        steps = sorted({0.0, *radii, *(radii[-1] * step / STEPS for step in range(1, STEPS))})
+        points = dict(zip(steps, self.accuracy_curve(chosen, steps, suite), strict=True))
+        with drawing_into(ax) as axes:
+            curve(axes, check_norm(chosen), points, {0.0, *radii})
+        return axes
+
+    def _searched(self, norm: str | None, suite: str | None) -> tuple[str, list[float]]:
+        """The norm that is meant, and the radii that were searched in it, rising."""
+        if norm is None and len(self.norms) > 1:
+            raise EvidenceError(f"evidence is in several norms ({', '.join(self.norms)}): say which one to draw")
+        chosen = norm or self.norms[0]
+        radii = self.provenance.radii.get(metrics.chosen_suite(self, chosen, suite), {}).get(chosen, [])
+        if not radii:
+            raise EvidenceError(f"no suite searched in {chosen}, so there is no curve; temper evaluate searches")
+        return chosen, radii
+
+    def _repr_html_(self) -> str:
+        facts = [f"{len(self):,} samples, clean accuracy {self.clean_accuracy()}"]
+        facts += [f"images given by {suite}" for suite in self.provenance.suites if self.is_given(suite)]
+        rows = [
+            (Threat(check_norm(norm), eps), suite, *_cells(self.robust_accuracy(norm, eps, suite)))
+            for suite, norms in sorted(self.provenance.radii.items())
+            for norm, radii in sorted(norms.items())
+            for eps in radii
+        ]
+        head = ("perturbation", "suite", "robust accuracy", "95 % interval", "unknown")
+        return notebook.page("Evidence on the margins of a model's decisions", facts, head, rows)
+
     def passes(self) -> dict[str, int]:
         """Forward and backward passes that the searches spent on all samples together."""
         return {"forward": int(self.frame["forward"].sum()), "backward": int(self.frame["backward"].sum())}
+
+
+def _cells(share: Estimate) -> tuple[str, str, str]:
+    return f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}", f"{share.unknown:.1%}"
 
 
 def _check_one_decision(frame: pd.DataFrame) -> None:

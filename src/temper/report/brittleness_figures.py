@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
+from temper.core.drawing import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH
 from temper.errors import ArgumentError
+from temper.margins import drawing
 from temper.margins.intervals import Estimate
-from temper.report.figures import DOTTED, INK, MUTED, PALETTE, STYLE, WIDTH, eps_ticks, run_colour, short
+from temper.report.figures import run_colour, short
 from temper.report.views import Curve
-from temper.threat import NORMS, check_norm, format_eps
+from temper.threat import Threat, check_norm
 
-_BRITTLE, _ROBUST, _UNKNOWN = PALETTE[1], PALETTE[0], "#8a949d"
 _DASHES = ("-", "--", "-.", ":")  # for a second round through the colours
 _ROW = 0.34  # inches, of a bar or box
 _DPI = 200  # of the points of a scatter: they are one picture, for thousands of shapes make a page slow
@@ -56,35 +56,12 @@ def margin_scatter(
     if not len(margins) == len(scores) == len(brittle) == len(robust):
         lengths = (len(margins), len(scores), len(brittle), len(robust))
         raise ArgumentError("margins, scores, brittle, robust", lengths, "must be of one length")
-    drawn = np.isfinite(margins)
-    if not drawn.any():
+    if not np.isfinite(margins).any():
         raise ArgumentError("margins", f"{len(margins)} of them", "none is finite, so there is no point to draw")
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained", dpi=_DPI)
-    axes = figure.add_subplot()
-    unit = NORMS[check_norm(norm)].unit
-    size = float(np.clip(6000 / len(margins), 3, 16))
-    for name, kind, colour, marker in (
-        ("brittle", brittle, _BRITTLE, "o"),
-        ("robust", robust, _ROBUST, "^"),
-        ("unknown", ~brittle & ~robust, _UNKNOWN, "s"),
-    ):
-        if kind.any():
-            hidden = int((kind & ~drawn).sum())
-            label = f"{name}: {kind.sum()}" + (f" ({hidden} not drawn)" if hidden else "")
-            at = kind & drawn
-            points = axes.scatter(unit * margins[at], scores[at], s=size, color=colour, marker=marker, label=label)
-            points.set(linewidths=0, alpha=0.6, rasterized=True)
-    axes.axvline(unit * eps, color=MUTED, lw=1.2, ls="--", label=f"ε = {format_eps(norm, eps)}")
-    if threshold is not None:
-        axes.axhline(threshold, color=MUTED, lw=1.2, ls=":", label=f"flagged up to {threshold:.3g}")
-    axes.set_xlim(left=0)
-    axes.set_xlabel(f"input margin ({norm})")
-    axes.set_ylabel(score)
-    eps_ticks(axes.xaxis, unit, intervals=5)
-    legend = figure.legend(loc="outside lower center", ncols=2)
-    for handle in legend.legend_handles:
-        if isinstance(handle, PathCollection):
-            handle.set(alpha=1, sizes=[24])
+    points = drawing.Points(margins, scores, brittle, robust)
+    drawing.scatter(figure.add_subplot(), points, Threat(check_norm(norm), eps), score, threshold)
+    drawing.legend(figure.legend(loc="outside lower center", ncols=2))
     return figure
 
 

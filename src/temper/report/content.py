@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
+from temper.core.drawing import STYLE
 from temper.margins.intervals import Estimate
 from temper.report.brittleness_figures import (
     equidistance_boxplot,
@@ -21,7 +22,6 @@ from temper.report.brittleness_figures import (
     tau_bars,
 )
 from temper.report.figures import (
-    STYLE,
     accuracy_curve,
     as_rgb,
     magnified_difference,

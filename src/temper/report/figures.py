@@ -6,60 +6,23 @@ pyplot: a figure belongs to whoever asked for it, and no window or global state 
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from temper.core.drawing import DOTTED, MUTED, PALETTE, STYLE, WIDTH, eps_ticks, percent_axis
 from temper.errors import ArgumentError
 from temper.report.views import RunView, SampleView
 from temper.text import masked
 from temper.threat import NORMS, check_norm
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType  # newer than the oldest matplotlib that is allowed
-
-# Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision. Their yellow is too pale
-# on white and is left out. Markers and dashes tell runs apart without any colour.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
-DOTTED = (0, (1, 1.5))
-
-INK, MUTED, _GRID = "#1c2630", "#566471", "#dde3e8"
-WIDTH = 4.2  # inches
 _MOST_MARKERS = 17  # of one curve: 0/255 to 16/255
-
-STYLE: "dict[RcKeyType, object]" = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "legend.fontsize": 9.0,
-    "text.parse_math": False,  # names are people's own: a $ is a $
-    "svg.fonttype": "path",
-    "svg.hashsalt": "temper",  # the same views give the same bytes
-}
 
 
 def run_colour(index: int) -> str:
@@ -102,7 +65,7 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     axes.margins(x=0.02)
     axes.set_ylabel("accuracy")
     axes.set_xlabel(f"perturbation size ε ({norm})")
-    _percent_axis(axes)
+    percent_axis(axes)
     eps_ticks(axes.xaxis, unit, intervals=5)
     _legend(figure, views, shown, markers=True)
     return figure
@@ -137,7 +100,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
         lr.plot(epochs, [row.lr for row in rows], **style)
     accuracy.set_ylabel("accuracy")
     accuracy.set_ylim(0, 1)
-    _percent_axis(accuracy)
+    percent_axis(accuracy)
     loss.set_ylabel("training loss")
     eps.set_ylabel("ε in training")
     eps_ticks(eps.yaxis, unit, intervals=3)
@@ -221,24 +184,12 @@ def as_rgb(image: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0.0, 1.0)
 
 
-def eps_ticks(axis: Axis, unit: int, intervals: int) -> None:
-    """At most so many intervals on an axis of radii, which are drawn in ``unit`` parts of 1."""
-    axis.set_major_locator(MaxNLocator(intervals, steps=[1, 2, 4, 5, 8, 10]))
-    if unit != 1:
-        axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}/{unit}" if tick else "0"))
-
-
 def _run_line(index: int) -> str:
     return _LINES[index // len(PALETTE) % len(_LINES)]
 
 
 def _run_marker(index: int) -> str:
     return _MARKERS[index % len(_MARKERS)]
-
-
-def _percent_axis(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(MultipleLocator(0.2))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def _legend(figure: Figure, views: Sequence[RunView], shown: Sequence[int], *, markers: bool) -> None:

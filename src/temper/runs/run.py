@@ -7,17 +7,22 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from temper.core import notebook
 from temper.core.claims import FILLED_BY
 from temper.core.environment import versions
 from temper.core.files import read_json, write_json
 from temper.core.places import link
 from temper.errors import ArgumentError, DamagedError, RunError
+from temper.margins.intervals import Estimate
 from temper.text import shown
 from temper.training.config import FinetuneConfig, read_config, resolve, write_config
 from temper.training.trained import Trained
 from temper.training.transfer import Delay
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +109,28 @@ class Run:
         if not rows and self.finished:
             log.warning("%s: is empty or not there; nothing is known of the training's epochs", path)
         return [row for row in rows if row is not None and row["kind"] == "epoch"]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw accuracy by epoch, on validation and on training images as trained on, and epsilon behind them.
+
+        Raises:
+            RunError: no epoch is finished yet.
+        """
+        rows = self.history()
+        if not rows:
+            raise RunError(f"{self.folder}: no epoch is finished yet, so there is nothing to draw")
+        from temper.core.drawing import drawing_into
+        from temper.report.training_axes import training
+
+        with drawing_into(ax) as axes:
+            training(axes, rows, self.config.norm)
+        return axes
+
+    def _repr_html_(self) -> str:
+        record, state = self.record, "finished" if self.finished else "not finished"
+        results = [(name, Estimate(**numbers)) for name, numbers in record.get("results", {}).items()]
+        facts = [f"epochs: {len(self.history())}, {state}", *(f"warned: {each}" for each in self.warnings)]
+        return notebook.page(f"Run {self.folder}", facts, ("measured on the test data", ""), results)
 
     def note(self, **facts: object) -> None:
         """Add facts to ``run.json``."""
