@@ -143,7 +143,9 @@ def verify(
     no evidence of anything: ``survived`` is 0.
 
     Args:
-        model, images, labels: as :func:`temper.evaluate` takes them; give it the same, for tables to be merged.
+        model: as :func:`temper.evaluate` takes it; give it the same, for tables to be merged.
+        images: the same.
+        labels: the same.
         adversarial: one image for each of ``images``, in their order and as the model takes them: float in [0, 1] (what
             lies outside by rounding alone, 1e-6, is brought back) or uint8, channels first or last. The clean image
             itself where the tool found nothing.

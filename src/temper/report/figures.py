@@ -147,7 +147,7 @@ def robust_overfitting(views: Sequence[RunView]) -> Figure:
             axes.plot(training.kept, measured[training.kept], "o", ms=7, mfc="none", mec=colour, mew=1.5)
     axes.set_ylim(-0.02, 1.0)
     axes.set_ylabel("accuracy")
-    _percent_axis(axes)
+    percent_axis(axes)
     axes.set_xlabel("epoch")
     axes.set_xlim(0, 1.02 * max(row.epoch for index in shown for row in views[index].training.epochs))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))

@@ -20,7 +20,7 @@ def training(axes: Axes, rows: Sequence[Mapping[str, Any]], norm: Norm) -> None:
     """
     epochs, unit = [row["epoch"] for row in rows], NORMS[norm].unit
     behind = axes.twinx()
-    behind.fill_between(epochs, [unit * row["eps"] for row in rows], color=MUTED, alpha=0.15, lw=0, label="ε")
+    behind.bar(epochs, [unit * row["eps"] for row in rows], width=1, color=MUTED, alpha=0.15, label="ε")
     behind.set_ylim(0, 1.05 * max(unit * row["eps"] for row in rows) or 1)
     behind.set_ylabel(f"ε in training ({norm})")
     behind.grid(False)
