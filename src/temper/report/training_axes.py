@@ -30,8 +30,8 @@ def training(axes: Axes, rows: Sequence[Mapping[str, Any]], norm: Norm) -> None:
     known = [row for row in rows if row["validation_accuracy"] is not None]
     validated = [row["epoch"] for row in known], [row["validation_accuracy"] for row in known]
     axes.plot(*validated, color=PALETTE[0], marker=".", label="validation, clean images")
-    seen, style = [row["train_accuracy"] for row in rows], {"ls": DOTTED, "marker": "."}
-    axes.plot(epochs, seen, color=PALETTE[1], label="training, images as trained on", **style)
+    seen = [row["train_accuracy"] for row in rows]
+    axes.plot(epochs, seen, color=PALETTE[1], ls=DOTTED, marker=".", label="training, images as trained on")
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("accuracy")
     axes.set_xlabel("epoch")

@@ -123,7 +123,7 @@ class Run:
         from temper.report.training_axes import training
 
         with drawing_into(ax) as axes:
-            training(axes, rows, self.config.norm)
+            training(axes, rows, self.config.threats[0].norm)
         return axes
 
     def _repr_html_(self) -> str:
