@@ -43,7 +43,8 @@ def load(
 
     Args:
         spec: a run folder (``model.json`` and ``weights.safetensors``), ``bundled``,
-            ``timm:NAME[@weights-file]`` or ``module:factory`` (importable, from the working directory too;
+            ``timm:NAME[@weights-file]``, ``torchvision:NAME[@weights-file]``, ``hf:FOLDER`` (what transformers'
+            ``save_pretrained`` writes) or ``hf:ORG/NAME``, ``module:factory`` (importable, from the working directory too;
             the factory takes no argument, or ``num_classes``, and returns a module), ``onnx:FILE``, or
             ``NAME[@weights-file]`` of :data:`temper.models.catalogue.CATALOGUE` (a folder called so goes first).
         num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
@@ -167,7 +168,7 @@ def _first_built(model: ModelText, weights: str | Path, request: Request) -> tup
     built = source.build(request)
     info: JsonObject = {
         "spec": source.rebuilt_as,
-        "model_args": dict(request.model_args),
+        "model_args": dict(request.model_args if built.arguments is None else built.arguments),
         "weights": str(weights),
         "head": "fresh" if built.head_is_fresh else "kept",
     }

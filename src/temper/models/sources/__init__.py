@@ -9,6 +9,8 @@ _PLACES = (
     "bundled:BundledSource",
     "timm:TimmSource",
     "clip:ClipSource",
+    "torchvision:TorchvisionSource",
+    "hf:HfSource",
     "factory:FactorySource",
     "onnx:OnnxSource",
 )
