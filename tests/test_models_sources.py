@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models import get_model
 
 from temper import models
@@ -156,5 +157,6 @@ def test_every_command_takes_them(tmp_path, monkeypatch, source):
     shared = ["--data", "images.npz", "--threat", "Linf:1/255"]
     assert main(["evaluate", "--model", text, *shared, "--suite", "apgd", "--out", "evaluated"]) == 0
     assert main(["margins", "--model", text, *shared, "--out", "margins"]) == 0
-    assert main(["predict", "--run", "run", "images.npz"]) == 0
+    Image.fromarray(images[0]).save("image.png")
+    assert main(["predict", "--run", "run", "image.png"]) == 0
     assert main(["export", "--run", "run", "--format", "onnx", "--out", "net.onnx"]) == 0
