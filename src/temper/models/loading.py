@@ -44,8 +44,8 @@ def load(
     Args:
         spec: a run folder (``model.json`` and ``weights.safetensors``), ``bundled``,
             ``timm:NAME[@weights-file]``, ``torchvision:NAME[@weights-file]``, ``hf:FOLDER`` (what transformers'
-            ``save_pretrained`` writes) or ``hf:ORG/NAME``, ``module:factory`` (importable, from the working directory too;
-            the factory takes no argument, or ``num_classes``, and returns a module), ``onnx:FILE``, or
+            ``save_pretrained`` writes) or ``hf:ORG/NAME``, ``module:factory`` (importable, from the working directory
+            too; the factory takes no argument, or ``num_classes``, and returns a module), ``onnx:FILE``, or
             ``NAME[@weights-file]`` of :data:`temper.models.catalogue.CATALOGUE` (a folder called so goes first).
         num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
         weights: "pretrained" (the default), "none" (random), or a .safetensors file or torch checkpoint, of

@@ -154,7 +154,7 @@ def _described(content: Mapping[str, object]) -> Any:
     from transformers import AutoConfig
 
     settings = dict(content)
-    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return AutoConfig.for_model(str(settings.pop("model_type")), **settings)
 
 
 def _plain(config: Any) -> dict[str, object]:
