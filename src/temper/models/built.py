@@ -1,6 +1,6 @@
 """A network as it was built, before it is a classifier: what it takes, how its output is to be read, and its head."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,6 @@ class Built:
         form: how its output is to be read.
         input_shape: channels, height and width that the network took, where it does not say itself what it takes.
         head_is_fresh: whether the head is random beside pretrained weights, which came without one.
-        arguments: what the source wants to be given as ``model_args`` to build the network again; None: what it was.
     """
 
     network: nn.Module
@@ -36,7 +35,6 @@ class Built:
     form: Form = "logits"
     input_shape: tuple[int, int, int] | None = None
     head_is_fresh: bool = False
-    arguments: Mapping[str, object] | None = None
 
     def outputs(self, num_classes: int) -> int:
         """Outputs of a head for so many classes: one is enough for two where the network makes do with it."""

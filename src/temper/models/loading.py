@@ -168,7 +168,7 @@ def _first_built(model: ModelText, weights: str | Path, request: Request) -> tup
     built = source.build(request)
     info: JsonObject = {
         "spec": source.rebuilt_as,
-        "model_args": dict(request.model_args if built.arguments is None else built.arguments),
+        "model_args": source.rebuilt_with(built, request),
         "weights": str(weights),
         "head": "fresh" if built.head_is_fresh else "kept",
     }

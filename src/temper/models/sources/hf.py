@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,11 @@ from temper.models.hub import prompt_hub
 from temper.models.preprocessing import Preprocessing
 from temper.models.sources.source import ModelSource, Request
 from temper.text import first_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+T = TypeVar("T")
 
 CONFIG = "config"
 """The argument under which a saved model keeps the network's configuration: folder and hub are not asked again."""
@@ -52,10 +57,13 @@ class HfSource(ModelSource):
         head = find_head(network, images)
         if not head:
             raise ModelError(f"{self.text}: does not end in a linear layer; choose another image classifier")
-        arguments = {CONFIG: _plain(config)}
-        return Built(network, own, head, outputs_of(network.get_submodule(head[0])), arguments=arguments)
+        return Built(network, own, head, outputs_of(network.get_submodule(head[0])))
 
-    def _config(self) -> Any:
+    def rebuilt_with(self, built: Built, request: Request) -> dict[str, object]:
+        """The network's configuration."""
+        return {CONFIG: _plain(built.network.config)}
+
+    def _config(self) -> "PretrainedConfig":
         """transformers' configuration of the network."""
         if find_spec("transformers") is None:
             raise MissingExtraError(f"model {self.text}", "hf")
@@ -69,7 +77,7 @@ class HfSource(ModelSource):
             )
         return config
 
-    def _preprocessing(self, config: Any) -> Preprocessing:
+    def _preprocessing(self, config: "PretrainedConfig") -> Preprocessing:
         from transformers.image_processing_utils import BaseImageProcessor
 
         settings, _ = self._asked(
@@ -92,7 +100,7 @@ class HfSource(ModelSource):
             )
         return Preprocessing(tuple(settings["image_mean"]), tuple(settings["image_std"]), size)
 
-    def _pretrained(self, config: Any) -> nn.Module:
+    def _pretrained(self, config: "PretrainedConfig") -> nn.Module:
         from transformers import AutoModelForImageClassification
 
         network: nn.Module
@@ -110,7 +118,7 @@ class HfSource(ModelSource):
             )
         return network
 
-    def _asked(self, file: str, ask: Callable[[], Any]) -> Any:
+    def _asked(self, file: str, ask: Callable[[], T]) -> T:
         """What a folder or the hub answers; a ModelError where the file is not there."""
         if Path(self.name).is_dir() and not any((Path(self.name) / name).exists() for name in _names(file)):
             raise ModelError(
@@ -147,7 +155,7 @@ def _names(file: str) -> Sequence[str]:
     return (file, f"{file}.index.json")
 
 
-def _described(content: Mapping[str, object]) -> Any:
+def _described(content: Mapping[str, object]) -> "PretrainedConfig":
     """A configuration from its plain form."""
     if find_spec("transformers") is None:
         raise MissingExtraError("a model of transformers", "hf")
@@ -157,20 +165,20 @@ def _described(content: Mapping[str, object]) -> Any:
     return AutoConfig.for_model(str(settings.pop("model_type")), **settings)
 
 
-def _plain(config: Any) -> dict[str, object]:
+def _plain(config: "PretrainedConfig") -> dict[str, object]:
     """A configuration as JSON has it, without the versions and paths that it was read with."""
     content = json.loads(config.to_json_string(use_diff=False))
     return {key: value for key, value in content.items() if key not in ("_name_or_path", "transformers_version")}
 
 
-def _random(config: Any) -> nn.Module:
+def _random(config: "PretrainedConfig") -> nn.Module:
     from transformers import AutoModelForImageClassification
 
     network: nn.Module = AutoModelForImageClassification.from_config(config)
     return network
 
 
-def _side(settings: Mapping[str, Any]) -> int | None:
+def _side(settings: Mapping[str, object]) -> int | None:
     """Height and width that a processor brings images to; None where they are not the same or are not said."""
     own = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
     if isinstance(own, Mapping):

@@ -72,6 +72,10 @@ class ModelSource(ABC):
         """The text by which a saved network is built again."""
         return self.text
 
+    def rebuilt_with(self, built: Built, request: Request) -> dict[str, object]:
+        """The ``model_args`` with which a saved network is built again, from what was built as requested."""
+        return dict(request.model_args)
+
     @abstractmethod
     def check(self) -> None:
         """Say what cannot be found, without building anything.

@@ -1,6 +1,6 @@
 """Networks of torchvision: ``torchvision:NAME[@weights-file]``."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import torch
@@ -12,6 +12,9 @@ from temper.models.heads import find_head, outputs_of
 from temper.models.preprocessing import Preprocessing
 from temper.models.sources.source import ModelSource, Request
 from temper.text import did_you_mean, first_line, nearest
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # What these are built with by default depends on whether they get weights; here it is always what the weights are for,
 # without the auxiliary heads that only training from scratch has a use for.
@@ -48,7 +51,7 @@ class TorchvisionSource(ModelSource):
         own = Preprocessing(tuple(transforms.mean), tuple(transforms.std), side)
         return Built(network, own, head, outputs_of(network.get_submodule(head[0])))
 
-    def _weights(self) -> Any:
+    def _weights(self) -> "WeightsEnum":
         """torchvision's description of the network's default weights.
 
         Raises:
@@ -62,10 +65,10 @@ class TorchvisionSource(ModelSource):
             raise ModelError(f"{self.text}: torchvision has no classifier {self.name!r}; {hint}")
         return models.get_model_weights(self.name).DEFAULT
 
-    def _created(self, weights: Any, request: Request) -> nn.Module:
+    def _created(self, weights: "WeightsEnum | None", request: Request) -> nn.Module:
         from torchvision import models
 
-        arguments: dict[str, Any] = {**_DEFAULTS.get(self.name, {}), **request.model_args}
+        arguments: dict[str, object] = {**_DEFAULTS.get(self.name, {}), **request.model_args}
         if request.image_size is not None and self.name.startswith("vit_") and weights is None:
             arguments.setdefault("image_size", request.image_size)
         try:
