@@ -61,7 +61,7 @@ class HfSource(ModelSource):
 
     def rebuilt_with(self, built: Built, request: Request) -> dict[str, object]:
         """The network's configuration."""
-        return {CONFIG: _plain(built.network.config)}
+        return {CONFIG: _plain(built.network.config)}  # type: ignore[arg-type]
 
     def _config(self) -> "PretrainedConfig":
         """transformers' configuration of the network."""
@@ -184,4 +184,4 @@ def _side(settings: Mapping[str, object]) -> int | None:
     if isinstance(own, Mapping):
         sides = {own[name] for name in ("height", "width", "shortest_edge") if own.get(name)}
         own = sides.pop() if len(sides) == 1 else None
-    return int(own) if own else None
+    return own if isinstance(own, int) else None

@@ -74,6 +74,7 @@ class TorchvisionSource(ModelSource):
         try:
             network: nn.Module = models.get_model(self.name, weights=weights, **arguments)
         except URLError as error:
+            assert weights is not None  # nothing else is fetched
             raise ModelError(
                 f"{self.text}: its weights are not in the cache and could not be fetched (no network?); copy"
                 f" {weights.url} to this machine and use {self.text}@FILE"
