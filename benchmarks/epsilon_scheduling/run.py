@@ -4,7 +4,7 @@
 
 CIFAR-10 ResNet-20 (non-robust) fine-tuned on the first 20 classes of CIFAR-100 (5,000 training, 1,000 test images),
 Linf 8/255, PGD-5 training, 16 epochs, batch 128, AdamW 2e-3; then APGD-CE with 10 steps at 1/255 ... 8/255. Standard,
-fixed and hinge (25 %, 75 %) with three seeds; the grid of (T1, T2) and epsilon per epoch with one. Finished runs are
+fixed, hinge (25 %, 75 %) and a short ramp (0, 25 %) with three seeds; the grid of (T1, T2) and epsilon per epoch with one. Finished runs are
 kept and a stopped one continues. Writes results.csv, history.csv, table.md and figure.svg beside this file; rows of
 runs that are not in --out are kept.
 """
@@ -79,14 +79,15 @@ def merged(rows: list[dict[str, object]], path: Path, key: list[str]) -> pd.Data
 
 def write_table(results: pd.DataFrame, path: Path) -> None:
     """Mean and spread over seeds, and the grid, as Markdown."""
-    main = results[results["run"].isin(METHODS)]
+    methods = [*METHODS, *CANDIDATES]
+    main = results[results["run"].isin(methods)]
     spread = spread_over_seeds(main, METRICS, ["run"])
     seeds = int(main.groupby("run")["seed"].nunique().min())
     lines = [f"Mean ± standard deviation over {seeds} seeds (n = {int(main['n'].iloc[0])} test images each).", ""]
     lines += ["| | " + " | ".join(TITLES.values()) + " |", "|---" * (len(TITLES) + 1) + "|"]
-    for name, row in spread.loc[[name for name in METHODS if name in spread.index]].iterrows():
+    for name, row in spread.loc[[name for name in methods if name in spread.index]].iterrows():
         cells = [f"{row[(metric, 'mean')]:.3f} ± {row[(metric, 'std')]:.3f}" for metric in METRICS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {hinges(str(name))} | " + " | ".join(cells) + " |")
     single = results[(results["seed"] == SEEDS[0]) & ~results["run"].isin(["standard"])]
     lines += ["", "One seed (0), 95 % intervals over test images; T1 and T2 as shares of the training.", ""]
     lines += ["| T1, T2 | " + " | ".join(TITLES.values()) + " |", "|---" * (len(TITLES) + 1) + "|"]
@@ -101,6 +102,7 @@ def hinges(name: str) -> str:
     known = {
         "fixed": "0, 0 (fixed)",
         "hinge": "0.25, 0.75 (hinge)",
+        "short": "0, 0.25 (short ramp)",
         "hinge-per-epoch": "0.25, 0.75, epsilon per epoch",
     }
     return known.get(name) or name.removeprefix("grid-").replace("-", ", ")
