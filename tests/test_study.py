@@ -128,6 +128,18 @@ def test_a_row_of_other_settings_is_refused(tmp_path):
         rows.restore(plan, Store(tmp_path / "store", create=True))
 
 
+def test_a_row_that_is_made_again_takes_the_place_of_its_epochs_and_outcomes(tmp_path):
+    plan = planned()
+    rows = committed(tmp_path, plan[3])
+    (tmp_path / "results.csv").unlink()  # to have the cell run again
+    _, epochs, outcomes = made_up(plan[3])
+    rows._add("history", epochs, plan)
+    rows._add("outcomes", [outcomes], plan)
+    rows._add("outcomes", [outcomes], plan)
+    assert list(rows.read("history")["epoch"]) == [1, 2]
+    assert len(rows.read("outcomes")) == 1
+
+
 def test_outcomes_as_bits():
     bits = np.array([1.0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 1])
     assert np.array_equal(from_hex(to_hex(bits), len(bits)), bits)

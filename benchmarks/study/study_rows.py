@@ -76,7 +76,10 @@ class Rows:
 
     def _add(self, name: str, rows: list[Row], plan: Sequence[Planned]) -> None:
         place = {each.key: number for number, each in enumerate(plan)}
-        frame = pd.concat([self.read(name), pd.DataFrame(rows)], ignore_index=True)
+        before, added = self.read(name), pd.DataFrame(rows)
+        # Where a result's row was removed to have its cell run again, the other files still have what it was.
+        stale = pd.MultiIndex.from_frame(before[KEY]).isin(pd.MultiIndex.from_frame(added[KEY]))
+        frame = pd.concat([before[~stale], added], ignore_index=True)
         order = [place.get(key, len(place)) for key in frame[KEY].itertuples(index=False, name=None)]
         frame = frame.iloc[np.argsort(order, kind="stable")]
         unfinished = self._files[name].with_suffix(".part")
