@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from temper import models
-from temper.attacks.attack import perturb
+from temper.attacks.attack import Problem, State, perturb
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import predicted
 from temper.attacks.pgd import PGD
@@ -18,9 +18,10 @@ from temper.errors import ArgumentError
 from temper.runs import finetune as finetuning
 from temper.runs.finetune import finetune
 from temper.runs.run import Run
-from temper.training import loop
+from temper.training import inner_attacks, loop
 from temper.training.checkpoints import Progress
 from temper.training.config import FinetuneConfig, completed, read_config
+from temper.training.passes import of_update
 from temper.training.selection import RobustEpoch, best, due, spent
 from temper.training.session import Session
 from temper.training.splits import splits_of
@@ -214,3 +215,34 @@ def test_the_passes_are_those_that_were_made(tmp_path: Path, monkeypatch: pytest
     assert took.passes == Passes(n / 2 + 1.5 * n * (3 + 2 + 1), n / 2 + 1.5 * n * (3 + 2))
     assert run.record["trained"]["passes_per_image"] == (2 + 3 * 11) / 4
     assert took.validation.backward > 0
+
+
+def test_steps_follow_the_share_of_epsilon_in_force():
+    assert [inner_attacks.steps_at(5, share) for share in (0.01, 0.2, 0.21, 0.6, 1)] == [1, 1, 2, 3, 5]
+    own = {"attack": {"name": "pgd", "steps": 4, "steps_follow": True}}
+    followed = completed(read_config(own))
+    assert followed.attack.step_size is None  # 2.5 over the steps there are
+    assert [of_update(followed, share).total for share in (0, 0.25, 0.5, 1)] == [2, 4, 6, 10]
+    assert "steps_follow" not in FinetuneConfig().model_dump()["attack"]
+    with pytest.raises(ArgumentError, match="has one step"):
+        read_config({"attack": {"name": "n-fgsm", "steps_follow": True}})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_the_attack_takes_the_steps_that_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, float]] = []
+    attack = PGD.begin
+
+    def noting(self: PGD, problem: Problem) -> State:
+        taken.append((self.steps, float(problem.eps[0])))
+        return attack(self, problem)
+
+    monkeypatch.setattr(loop, "robust_accuracy", lambda session: 0.0)
+    monkeypatch.setattr(PGD, "begin", noting)
+    pgd = {"name": "pgd", "steps": 4, "steps_follow": True}
+    settings = MEASURED | {"attack": pgd, "schedule": {"name": "linear", "end": 1}, "epochs": 2, "eps": 0.04}
+    run = finetune(config(tmp_path / "run", **settings))
+    assert [(steps, round(eps, 6)) for steps, eps in taken[:4]] == [(1, 0.01), (2, 0.02), (3, 0.03), (4, 0.04)]
+    assert run.trained is not None
+    assert run.trained.per_image == (4 + 6 + 8 + 10) / 4

@@ -28,8 +28,10 @@ class Sizes:
 class Cost:
     """Passes of one run, each of one sample: forward and backward ones of training and, at most, of measuring.
 
-    Measuring mostly costs a fraction of that: a sample that survives the largest radius is searched once, one that
-    breaks costs less than an attack's budget, and hardly any check is repeated.
+    Training costs less where it stops early or its attack's steps follow epsilon, and more where robust accuracy is
+    measured meanwhile: that is counted when it is done, and not planned. Measuring mostly costs a fraction of what is
+    planned: a sample that survives the largest radius is searched once, one that breaks costs less than an attack's
+    budget, and hardly any check is repeated.
     """
 
     train_forward: int

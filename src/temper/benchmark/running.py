@@ -14,7 +14,7 @@ import numpy as np
 
 from temper import models
 from temper.benchmark.columns import RunEvidence, as_columns, columns
-from temper.benchmark.costs import Sizes, cost
+from temper.benchmark.costs import Cost, Sizes, cost
 from temper.benchmark.grid import Cell
 from temper.benchmark.progress import damaged
 from temper.benchmark.spec import NEAREST
@@ -125,8 +125,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
             "delay_censored": run.delay.censored if run.delay else None,
             "warnings": "\n".join(run.warnings),
             "history": json.dumps(run.history()),
-            "passes": round(spent.train_forward + spent.train_backward)
-            + sum(each["forward"] + each["backward"] for each in passes),
+            "passes": _training_passes(run, spent) + sum(each["forward"] + each["backward"] for each in passes),
             "loaded": float(classifier.info.get("loaded", np.nan)),
             "weights": models.weights_fingerprint(classifier.network),
             "data": test.fingerprint(),
@@ -190,6 +189,14 @@ def metrics(left: RunEvidence) -> dict[str, object]:
                 raise
             missing[f"{column.key}_missing"] = str(error)
     return missing | row
+
+
+def _training_passes(run: Run, planned: Cost) -> int:
+    """As they were counted, with those of measuring robustness; as planned where a training began before they were."""
+    took = run.trained
+    if took is None:
+        return planned.train_forward + planned.train_backward
+    return round(took.passes.total + took.validation.total)
 
 
 def _training_seconds(run: Run) -> float:

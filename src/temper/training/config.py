@@ -109,6 +109,8 @@ class FinetuneConfig(Section):
         if attack.single and self.attack.steps not in (1, AttackConfig().steps):
             fix = f"attack {self.attack.name} has one step; leave it out, or take attack.name pgd"
             raise ArgumentError("attack.steps", self.attack.steps, fix)
+        if attack.single and self.attack.steps_follow:
+            raise ArgumentError("attack.steps_follow", True, f"attack {self.attack.name} has one step; leave it out")
         if attack.single and self.attack.random_start is False:
             fix = f"attack {self.attack.name} starts at random; leave it out, or take attack.name pgd with one step"
             raise ArgumentError("attack.random_start", False, fix)
@@ -153,7 +155,7 @@ def completed(config: FinetuneConfig) -> FinetuneConfig:
         attack = attack.model_copy(update={"random_start": own_attack.random_start or own_objective.random_start})
     if own_attack.single:
         attack = attack.model_copy(update={"steps": 1})
-    if attack.step_size is None and own_attack.stride is not None:
+    if attack.step_size is None and own_attack.stride is not None and not attack.steps_follow:
         attack = attack.model_copy(update={"step_size": own_attack.stride / attack.steps})
     if attack.union is None and len(config.threats) > 1:
         attack = attack.model_copy(update={"union": "e-at"})

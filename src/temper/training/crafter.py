@@ -16,7 +16,6 @@ from temper.threat import Threat
 from temper.training import inner_attacks
 from temper.training.config import FinetuneConfig
 from temper.training.objectives.objective import Craft
-from temper.training.sections.attack import AttackConfig
 
 
 class Crafter:
@@ -67,7 +66,7 @@ class Crafter:
         def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
             def moved() -> Tensor:
                 with crafting(self._classifier, self._pairs) as model, self._autocast():
-                    return inner_attack(model, x, y, threat, keys, loss, self._config.attack)
+                    return inner_attack(model, x, y, threat, keys, loss, self._config)
 
             return self._answer(moved)
 
@@ -104,8 +103,10 @@ def inner_attack(
     threat: Threat,
     keys: Tensor,
     loss: Loss,
-    own: AttackConfig,
+    config: FinetuneConfig,
 ) -> Tensor:
     """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
-    attack = inner_attacks.make(own.name, own.steps, own.step_size, loss)
+    own, target = config.attack, next(each.eps for each in config.threats if each.norm == threat.norm)
+    steps = inner_attacks.steps_at(own.steps, threat.eps / target) if own.steps_follow else own.steps
+    attack = inner_attacks.make(own.name, steps, own.step_size, loss)
     return perturb(attack, model, x, y, threat.eps, threat.norm, keys=keys if own.random_start else None)

@@ -1,5 +1,6 @@
 """Attacks that craft training images: one line in :data:`INNER_ATTACKS` for each."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,11 @@ INNER_ATTACKS = {
         "temper.attacks.n_fgsm:NFGSM", random_start=True, stride=1.0, single=True, norms=("Linf",)
     ),
 }
+
+
+def steps_at(steps: int, share: float) -> int:
+    """Steps while ``share`` of the target epsilon is in force, for an attack whose steps follow it: one at least."""
+    return max(math.ceil(steps * share - 1e-9), 1)  # rounding is no reason for a step more
 
 
 def make(name: str, steps: int, step_size: float | None, loss: "Loss") -> "Attack":

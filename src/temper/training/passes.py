@@ -22,7 +22,8 @@ def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) 
     objective, own = OBJECTIVES[config.objective.name], config.attack
     if not objective.attacked or share == 0:
         return Passes(1, 1)
-    attack = inner_attacks.make(own.name, own.steps, own.step_size, cross_entropy)
+    steps = inner_attacks.steps_at(own.steps, share) if own.steps_follow else own.steps
+    attack = inner_attacks.make(own.name, steps, own.step_size, cross_entropy)
     forward, backward = attack.passes()
     looks, images, norms = objective.looks, objective.images * (2 if perturbed else 1), len(config.threats)
     if own.union == "max":  # attacks in all norms, and looks at what they found

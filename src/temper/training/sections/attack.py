@@ -1,5 +1,6 @@
 """The inner attack, and how far it may go, when."""
 
+from operator import not_
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -42,6 +43,8 @@ class AttackConfig(Section):
     Single-step attacks have one."""
     step_size: float | None = Field(None, ge=1e-9, le=1e6)
     """PGD's step as a share of the epsilon in force; 2.5 / steps by default; rs-fgsm 1.25, n-fgsm 1."""
+    steps_follow: bool = Field(False, exclude_if=not_)
+    """Take fewer steps while less than eps is in force: that share of them, rounded up."""
     random_start: bool | None = None
     """Start at a random point of the ball; by default PGD and TRADES do, APGD does not."""
     union: Literal["e-at", "max", "avg"] | None = Field(None, exclude_if=unused)
