@@ -351,7 +351,7 @@ def test_without_optuna_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setitem(sys.modules, "optuna.samplers", None)
     (cell,) = grid()
-    with pytest.raises(MissingExtraError, match=r"a search of hyper-parameters needs .*temper\[search\]"):
+    with pytest.raises(MissingExtraError, match=r"a search of hyper-parameters needs .*temper-robust\[search\]"):
         carried_out(cell, tmp_path)
 
 

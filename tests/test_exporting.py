@@ -180,6 +180,6 @@ def test_wrong_calls(run, detected, tmp_path, capsys, monkeypatch):
     assert cli.main(["export", "--run", str(run), "--format", "tflite", "--out", "x"]) == 2
     assert "format = 'tflite': choose one of onnx, torch" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"temper\[onnx\]"):
+    with pytest.raises(MissingExtraError, match=r"temper-robust\[onnx\]"):
         export(str(run), "onnx", tmp_path / "model.onnx")
     assert not list(tmp_path.glob("model.*"))
