@@ -212,8 +212,8 @@ def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
 def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
     """The configured backbone with a fresh head for the data's classes; a run folder on the same classes keeps its, and
     so does a factory whose head has as many."""
-    model = parse_model(config.model.name)
     with naming(MODEL_OPTIONS):
+        model = parse_model(config.model.name)
         classifier = models.load(
             config.model.name,
             num_classes=None if model.brings_classes else splits.train.num_classes,
