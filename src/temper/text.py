@@ -51,6 +51,12 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def listed(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
 def nearest(word: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
     """Known names that are spelt much like a word, the likest first; upper and lower case are the same."""
     by_lower = {name.lower(): name for name in known}

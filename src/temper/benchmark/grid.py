@@ -15,6 +15,7 @@ from temper.benchmark.configuration import FACTORS, Factors, FactorValues
 from temper.benchmark.presets import Settings, preset_exceptions
 from temper.benchmark.spec import Exceptional, Measure, Search, Spec, merge
 from temper.errors import ArgumentError
+from temper.text import listed
 from temper.training.config import FinetuneConfig, completed, config_error
 
 FACTS = ("type", "tier", "pretraining", "pretraining_data", "parameters")
@@ -56,8 +57,7 @@ class Cell:
     @cached_property
     def run(self) -> str:
         """Name of the run: a hash of what is trained and what is measured."""
-        unsaid = {"batch_size"} if self.measure.suites else {"batch_size", "suites"}  # names of before are as they were
-        return _hash({"training": self.training, "measure": self.measure.model_dump(exclude=unsaid)})
+        return _hash({"training": self.training, "measure": self.measure.model_dump(exclude={"batch_size"})})
 
     @property
     def label(self) -> str:
@@ -236,7 +236,7 @@ def _check_rows(spec: Spec, table: HyperparameterTable) -> None:
         if _key(factors) not in table and not any(each.skip and each.matches(factors) for each in spec.exceptions)
     ]
     if lacking:
-        named = "; ".join(lacking[:NAMED]) + (f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else "")
+        named = listed(lacking, NAMED, "; ")
         fix = f"has no row for {len(lacking)} cells: {named}; add them, or leave them out (exceptions: skip: true)"
         raise ArgumentError("hyperparameters", str(spec.hyperparameters), fix)
 

@@ -33,6 +33,7 @@ from temper.benchmark.transfer import with_severity
 from temper.errors import EvidenceError
 from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
+from temper.text import listed
 
 TOLD = ("config", "seconds", "train_n", "classes", "passes", "weights", "data", "versions", "history", "warnings")
 TOTAL = Metric("sum", "sum", "Sum of the accuracies to the left.", percent=False)
@@ -70,9 +71,8 @@ def _check_rows(rows: pd.DataFrame, measure: Measure, place: str) -> None:
 
 def _refusal(reached: GridState, total: int, store: Store) -> str:
     labels = [f"{cell.label} (failed)" for cell in reached.failed] + [cell.label for cell in reached.missing]
-    more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
     return (
-        f"{store.place}: {len(labels)} of {total} runs are not there: {'; '.join(labels[:LISTED])}{more}; "
+        f"{store.place}: {len(labels)} of {total} runs are not there: {listed(labels, LISTED, '; ')}; "
         "temper bench run carries them out, --partial reports without them"
     )
 
@@ -106,10 +106,9 @@ def _left_out(reached: GridState, ranked: Sequence[Cell]) -> Iterator[Finding]:
     kept = {_configuration(cell) for cell in ranked}
     names = dict.fromkeys(name for cell in reached.all if (name := _configuration(cell)) not in kept)
     if names:
-        listed = "; ".join(list(names)[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
         yield (
             "Neither ranked nor averaged",
-            f"These lack a data set or a seed that others of their protocol have: {listed}.",
+            f"These lack a data set or a seed that others of their protocol have: {listed([*names], LISTED, '; ')}.",
         )
 
 

@@ -7,6 +7,7 @@ everywhere: the same configuration is the same run, whoever starts it and wherev
 import fnmatch
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import not_
 from pathlib import Path
 from typing import Literal, Self
 
@@ -47,7 +48,7 @@ class Measure(_Part):
     """Name of the metric and threat: robust accuracy there."""
     suite: str = "fast"
     """Attack suite of the robust accuracies and of the curve."""
-    suites: dict[str, str] = {}
+    suites: dict[str, str] = Field({}, exclude_if=not_)  # names of runs without any are what they were before
     """Metric and attack suite, for robust accuracies that are measured with another one."""
     points: int = Field(8, ge=1)
     """Radii of the Linf curve up to the threat's eps, for expected robustness."""

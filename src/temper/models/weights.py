@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from temper.errors import ModelError
 from temper.models.heads import outputs_of, replace_head
+from temper.text import listed
 
 # Where training scripts put the state dict inside a checkpoint, and what wrappers put before its names.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
@@ -153,7 +154,7 @@ def _check_one_network(tensors: dict[str, Tensor], parts: set[str], expected: se
     fitting = sorted({name.partition(".")[0] for name in tensors if fits(name)})
     if fitting:
         raise ModelError(
-            f"weights file {path}: the network's tensors are in it under {_first(fitting)}, but {_first(sorted(parts))}"
+            f"weights file {path}: the network's tensors are in it under {listed(fitting)}, but {listed(sorted(parts))}"
             " stand side by side; keep those of one network alone"
         )
 
@@ -230,13 +231,8 @@ def _check_backbone(
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
     if any(problems.values()):
-        misfits = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
+        misfits = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
         raise ModelError(
             f"weights file {path}: does not fit the network ({misfits}); only the head may differ:"
             " check the model's name and arguments"
         )
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

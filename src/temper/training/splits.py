@@ -7,6 +7,7 @@ import numpy as np
 from temper import data
 from temper.data import Dataset
 from temper.errors import ArgumentError, DataError, naming
+from temper.text import listed
 from temper.training.config import FinetuneConfig
 from temper.training.sections.images import DataConfig
 from temper.training.seen import unseen, untrained
@@ -86,17 +87,12 @@ def _extra(config: DataConfig, train: Dataset, held_out: tuple[Dataset, ...]) ->
     missing = [name for name in ours if name not in theirs]
     strangers = [] if config.classes else [name for name in theirs if name not in ours]
     differences = {"lacks": missing, "has beside them": strangers}
-    told = "; ".join(f"{what} {_some(names)}" for what, names in differences.items() if names)
+    told = "; ".join(f"{what} {listed(names)}" for what, names in differences.items() if names)
     if told:
         fix = f"its classes must be those of the training data {train.name}, but it {told}; rename or remove them"
         raise ArgumentError("data.extra", config.extra, fix)
     extra = _as_trained("data.extra", extra, train, config.classes)
     return unseen(extra, np.concatenate([part.digests() for part in held_out]), "that are held out to measure on")
-
-
-def _some(names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def _given(config: DataConfig, part: data.SplitName) -> Dataset | None:
