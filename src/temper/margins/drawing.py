@@ -1,6 +1,6 @@
 """What decisions and curves look like: drawn into axes that are given."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,18 +102,43 @@ def curve(axes: Axes, norm: Norm, points: Mapping[float, Estimate], searched: se
         points: radius to accuracy, rising; those in between are from the evidence there.
         searched: radii that get a mark.
     """
-    unit, colour = NORMS[norm].unit, PALETTE[0]
-    eps, values = [unit * radius for radius in points], [*points.values()]
+    accuracy_line(axes, NORMS[norm].unit, points, [*searched], Look())
+    axes.set_ylim(-0.02, 1.02)
+    accuracy_axes(axes, norm)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one of several lines is told from the others."""
+
+    colour: str = PALETTE[0]
+    marker: str = "o"
+    line: str = "-"
+    every: int = 1  # searched radius that gets a mark
+
+
+def accuracy_line(
+    axes: Axes, unit: int, points: Mapping[float, Estimate], searched: Sequence[float], look: Look
+) -> None:
+    """One line of :func:`curve`, with its band and marks, in ``unit`` parts of 1.
+
+    It leaves out what leaves more unknown than the radii that were searched do.
+    """
+    colour, values = look.colour, [*points.values()]
+    eps = [unit * radius for radius in points]
     axes.fill_between(eps, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.2, lw=0)
     worst = max(points[radius].unknown for radius in searched)
     line = {unit * radius: each.value for radius, each in points.items() if each.unknown <= worst}
-    axes.plot([*line], [*line.values()], color=colour)
-    for radius in searched:
+    axes.plot([*line], [*line.values()], color=colour, linestyle=look.line)
+    for radius in searched[:: look.every]:
         face = "white" if points[radius].unknown > 0 else colour
-        axes.plot(unit * radius, points[radius].value, "o", color=colour, markerfacecolor=face, markersize=5)
-    axes.set_ylim(-0.02, 1.02)
+        axes.plot(unit * radius, points[radius].value, look.marker, color=colour, markerfacecolor=face, markersize=5)
+
+
+def accuracy_axes(axes: Axes, norm: Norm) -> None:
+    """Axes of accuracy against the radii of a norm, when their lines are drawn."""
     axes.margins(x=0.02)
     axes.set_ylabel("accuracy")
     axes.set_xlabel(f"perturbation size ε ({norm})")
     percent_axis(axes)
-    eps_ticks(axes.xaxis, unit, intervals=5)
+    eps_ticks(axes.xaxis, NORMS[norm].unit, intervals=5)

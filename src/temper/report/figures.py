@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from temper.core.drawing import DOTTED, MUTED, PALETTE, STYLE, WIDTH, eps_ticks, percent_axis
 from temper.errors import ArgumentError
+from temper.margins.drawing import Look, accuracy_axes, accuracy_line
 from temper.report.views import RunView, SampleView
 from temper.text import masked
 from temper.threat import NORMS, check_norm
@@ -43,30 +44,17 @@ def accuracy_curve(views: Sequence[RunView], norm: str) -> Figure:
     shown = [index for index, view in enumerate(views) if norm in view.curves and view.curves[norm].points]
     if not shown:
         raise ArgumentError("norm", norm, "no view has an accuracy curve in this norm")
-    unit = NORMS[check_norm(norm)].unit
+    checked = check_norm(norm)
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     for index in shown:
         curve = views[index].curves[norm]
-        radii = sorted(curve.points)
-        eps = [unit * radius for radius in radii]
-        points = [curve.points[radius] for radius in radii]
-        colour = run_colour(index)
-        band = dict(sorted({**curve.between, **curve.points}.items()))
-        ends = [point.low for point in band.values()], [point.high for point in band.values()]
-        axes.fill_between([unit * radius for radius in band], *ends, color=colour, alpha=0.2, lw=0)
-        worst = max(point.unknown for point in points)
-        line = {unit * radius: each.value for radius, each in band.items() if each.unknown <= worst}
-        axes.plot([*line], [*line.values()], color=colour, linestyle=_run_line(index))
-        for i in range(0, len(points), math.ceil(len(points) / _MOST_MARKERS)):
-            face = "white" if points[i].unknown > 0 else colour
-            axes.plot(eps[i], points[i].value, _run_marker(index), color=colour, markerfacecolor=face, markersize=5)
+        radii, band = sorted(curve.points), dict(sorted({**curve.between, **curve.points}.items()))
+        every = math.ceil(len(radii) / _MOST_MARKERS)
+        look = Look(run_colour(index), _run_marker(index), _run_line(index), every)
+        accuracy_line(axes, NORMS[checked].unit, band, radii, look)
     axes.set_ylim(-0.02, 1.0)
-    axes.margins(x=0.02)
-    axes.set_ylabel("accuracy")
-    axes.set_xlabel(f"perturbation size ε ({norm})")
-    percent_axis(axes)
-    eps_ticks(axes.xaxis, unit, intervals=5)
+    accuracy_axes(axes, checked)
     _legend(figure, views, shown, markers=True)
     return figure
 
