@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_swa_avg_fn, update_bn
 from temper.core import randomness
 from temper.training.batches import batches
 from temper.training.protocols import Phase
+from temper.training.schedules import whole_epochs
 from temper.training.sections.learning import OptimiserConfig
 from temper.training.session import Session
 from temper.training.update import share_statistics
@@ -94,8 +95,7 @@ def make_average(module: nn.Module, config: OptimiserConfig, first: int, last: i
     if config.ema is not None:
         return MovingAverage(module, config.ema)
     if config.swa is not None:
-        # The small number keeps 0.29 * 100 = 28.999... from losing an epoch to floating point.
-        return EpochAverage(min(max(int(config.swa * epochs + 1e-9) + 1, first), last))
+        return EpochAverage(min(max(whole_epochs(config.swa, epochs) + 1, first), last))
     return None
 
 

@@ -67,13 +67,16 @@ class FinetuneConfig(Section):
     @property
     def threats(self) -> tuple[Threat, ...]:
         """Every norm with its target epsilon."""
-        radii = self.eps if isinstance(self.eps, tuple) else (self.eps,)
-        return tuple(Threat(check_norm(norm), eps) for norm, eps in zip(self.norm.split(","), radii, strict=True))
+        return tuple(Threat(check_norm(norm), eps) for norm, eps in zip(self.norm.split(","), self._radii, strict=True))
+
+    @property
+    def _radii(self) -> tuple[float, ...]:
+        return self.eps if isinstance(self.eps, tuple) else (self.eps,)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         objective, attack = OBJECTIVES[self.objective.name], INNER_ATTACKS[self.attack.name]
-        radii = self.eps if isinstance(self.eps, tuple) else (self.eps,)
+        radii = self._radii
         if len(radii) != len(self.norm.split(",")):
             raise ArgumentError("eps", self.eps, f"give one for each norm of {self.norm}, as in 4/255,12 for Linf,L1")
         if 0 in radii and (objective.attacked or len(radii) > 1):

@@ -47,8 +47,9 @@ class Source:
 
     def _extra(self, count: int, seed: int, epoch: int) -> Positions:
         labels = self.labels[self.own :]
-        drawn = even(labels, count, seed, epoch, _EXTRA) if self.balanced else _chain(len(labels), count, seed, epoch)
-        return self.own + drawn
+        if self.balanced:
+            return self.own + even(labels, count, seed, epoch, _EXTRA)
+        return self.own + _chain(np.arange(len(labels)), count, np.random.default_rng((seed, epoch, _EXTRA)))
 
     def class_weights(self, classes: int) -> NDArray[np.float32]:
         """What a sample of each class counts, so that all classes count the same in an epoch: float32 [classes].
@@ -66,11 +67,10 @@ def _shuffled(count: int, *stream: int) -> Positions:
     return np.random.default_rng(stream).permutation(count)
 
 
-def _chain(available: int, count: int, seed: int, epoch: int) -> Positions:
-    """``count`` of ``available`` positions in random order, each as often as any other but for one."""
-    rounds = -(-count // available)
-    rng = np.random.default_rng((seed, epoch, _EXTRA))
-    return np.concatenate([rng.permutation(available) for _ in range(rounds)])[:count]
+def _chain(positions: Positions, count: int, rng: np.random.Generator) -> Positions:
+    """``count`` of the positions in random order, each as often as any other but for one."""
+    rounds = -(-count // len(positions))
+    return np.concatenate([positions[:0], *(rng.permutation(positions) for _ in range(rounds))])[:count]
 
 
 def even(labels: NDArray[np.int64], count: int, *stream: int) -> Positions:
@@ -84,8 +84,7 @@ def even(labels: NDArray[np.int64], count: int, *stream: int) -> Positions:
     for place, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
         wanted = count // len(classes) + (place < count % len(classes))
-        rounds = -(-wanted // len(members))
-        chosen.append(np.concatenate([members[:0], *(rng.permutation(members) for _ in range(rounds))])[:wanted])
+        chosen.append(_chain(members, wanted, rng))
     return rng.permutation(np.concatenate(chosen))
 
 

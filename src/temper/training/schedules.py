@@ -157,5 +157,10 @@ def _in_epochs(start: float, end: float, epochs: int) -> tuple[float, float]:
     """Hinges in epochs: above 1 they are already; fractions are rounded down to whole epochs."""
     if end > 1:
         return start, end
+    return whole_epochs(start, epochs), whole_epochs(end, epochs)
+
+
+def whole_epochs(share: float, epochs: int) -> int:
+    """A share of so many epochs, rounded down."""
     # The small number keeps 0.29 * 100 = 28.999... from losing an epoch to floating point.
-    return math.floor(start * epochs + 1e-9), math.floor(end * epochs + 1e-9)
+    return math.floor(share * epochs + 1e-9)

@@ -48,7 +48,7 @@ class HfSource(ModelSource):
         kept = request.model_args.get(CONFIG)
         config = _described(kept) if isinstance(kept, Mapping) else self._config()
         # A saved model brings its own preprocessing, and is built where its folder is no more.
-        own = Preprocessing.none(getattr(config, "num_channels", 3), None) if kept else self._preprocessing(config)
+        own = Preprocessing.none(_channels(config), None) if kept else self._preprocessing(config)
         network = self._pretrained(config) if request.pretrained else _random(config)
         side = own.image_size or getattr(config, "image_size", None) or 224
         side = side if isinstance(side, int) else side[0]
@@ -65,8 +65,7 @@ class HfSource(ModelSource):
 
     def _config(self) -> "PretrainedConfig":
         """transformers' configuration of the network."""
-        if find_spec("transformers") is None:
-            raise MissingExtraError(f"model {self.text}", "hf")
+        _check_installed(f"model {self.text}")
         from transformers import AutoConfig, AutoModelForImageClassification
 
         config = self._asked("config.json", lambda: AutoConfig.from_pretrained(self.name))
@@ -83,7 +82,6 @@ class HfSource(ModelSource):
         settings, _ = self._asked(
             "preprocessor_config.json", lambda: BaseImageProcessor.get_image_processor_dict(self.name)
         )
-        channels = getattr(config, "num_channels", 3)
         factor = settings.get("rescale_factor", 1 / 255)
         if not settings.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-3 or settings.get("rescale_offset"):
             raise ModelError(
@@ -92,7 +90,7 @@ class HfSource(ModelSource):
             )
         size = _side(settings)
         if not settings.get("do_normalize", True):
-            return Preprocessing.none(channels, size)
+            return Preprocessing.none(_channels(config), size)
         missing = [name for name in ("image_mean", "image_std") if settings.get(name) is None]
         if missing:
             raise ModelError(
@@ -155,10 +153,19 @@ def _names(file: str) -> Sequence[str]:
     return (file, f"{file}.index.json")
 
 
+def _check_installed(wanted: str) -> None:
+    if find_spec("transformers") is None:
+        raise MissingExtraError(wanted, "hf")
+
+
+def _channels(config: "PretrainedConfig") -> int:
+    channels: int = getattr(config, "num_channels", 3)
+    return channels
+
+
 def _described(content: Mapping[str, object]) -> "PretrainedConfig":
     """A configuration from its plain form."""
-    if find_spec("transformers") is None:
-        raise MissingExtraError("a model of transformers", "hf")
+    _check_installed("a model of transformers")
     from transformers import AutoConfig
 
     settings = dict(content)
