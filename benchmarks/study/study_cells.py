@@ -57,9 +57,9 @@ def planned() -> list[Planned]:
 
 
 def _tells_winner(each: Planned) -> bool:
-    """Whether a cell belongs to the one setting on which schedules are chosen."""
+    """Whether a cell belongs to the one backbone and data set on which schedules are chosen."""
     factors = each.cell.factors
-    here = (each.eps, factors["backbone"], factors["dataset"]) == (max(EPSILONS), *CURVE)
+    here = each.eps in EVERYWHERE and (factors["backbone"], factors["dataset"]) == CURVE
     return here and factors["schedule"] in (*COMPARED, "linear")
 
 
