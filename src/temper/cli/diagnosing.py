@@ -37,7 +37,7 @@ class ShortOptions:
     epochs: Count | None = None
     """Epochs of each run; 10 by default."""
     images: Count | None = None
-    """Images to train on at most; by default 800, or 5 of each class where that is more."""
+    """Images to train on at most; by default 600, or 5 of each class where that is more."""
     image_size: PixelCount | None = None
     """Height and width in pixels; by default the model's own, but no more than 64. A vision transformer, whose patches
     are large, wants its own."""

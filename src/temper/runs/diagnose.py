@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SUMMARY = "diagnosis.json"
 EPOCHS, PIXELS, STEPS, BATCH = 10, 64, 3, 32
-IMAGES, PER_CLASS, VALIDATION, TEST = 800, 5, 400, 300  # where there are more
+IMAGES, PER_CLASS, VALIDATION, TEST = 600, 5, 400, 300  # where there are more
 LARGEST_SHARE = 0.25  # of the training images, to validate
 
 
