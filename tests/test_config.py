@@ -352,3 +352,21 @@ def test_several_norms_have_an_epsilon_each(content):
     config = completed(read_config(content))
     assert config.threats == (Threat("Linf", 4 / 255), Threat("L1", 12.0))
     assert config.attack.union == "e-at"
+
+
+@pytest.mark.parametrize(("preset", "schedule"), [("paper", ("hinge", 0.25, 0.75)), ("temper", ("linear", None, 0.25))])
+def test_a_preset_is_a_configuration_by_its_name(preset: str, schedule: tuple[str, float | None, float]) -> None:
+    config = completed(read_config(preset))
+    assert (config.schedule.name, config.schedule.start, config.schedule.end) == schedule
+    assert (config.attack.name, config.attack.steps) == ("apgd", 7)
+
+
+def test_a_file_of_a_presets_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper").write_text("epochs: 3\n")
+    assert read_config("paper").epochs == 3
+
+
+def test_a_name_that_is_no_preset_is_a_missing_file() -> None:
+    with pytest.raises(ArgumentError, match=r"config = 'papr': cannot be read .* name a YAML file"):
+        read_config("papr")

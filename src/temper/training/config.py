@@ -23,6 +23,9 @@ from temper.training.sections.measuring import EvaluationConfig, ValidationConfi
 from temper.training.sections.section import Section
 from temper.training.yaml_files import WHOLE, read_yaml
 
+#: Settings that come along, by the name that stands for their file.
+PRESETS = {file.stem: file for file in sorted(Path(__file__).with_name("presets").glob("*.yaml"))}
+
 
 class FinetuneConfig(Section):
     """A fine-tuning run; every value has a default, and the resolved configuration repeats the run."""
@@ -127,7 +130,9 @@ class FinetuneConfig(Section):
 
 
 def read_config(source: "FinetuneConfig | Mapping[str, object] | str | Path") -> FinetuneConfig:
-    """A configuration from itself, a mapping, or a YAML file.
+    """A configuration from itself, a mapping, a YAML file, or the name of a preset: ``paper`` or ``temper``.
+
+    A file of a preset's name goes first.
 
     Raises:
         ArgumentError: the file is not there or not YAML, a key is unknown (the nearest known one is suggested), or
@@ -136,7 +141,8 @@ def read_config(source: "FinetuneConfig | Mapping[str, object] | str | Path") ->
     if isinstance(source, FinetuneConfig):
         return source
     if not isinstance(source, Mapping):
-        source = read_yaml(Path(source))
+        source = Path(source)
+        source = read_yaml(source if source.exists() else PRESETS.get(str(source), source))
     try:
         return FinetuneConfig.model_validate(dict(source))
     except ValidationError as error:
