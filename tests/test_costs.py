@@ -170,3 +170,46 @@ def test_several_norms_cost_an_attack_in_each_unless_one_is_drawn(union, objecti
     (cell,) = cells(read_spec(tiny(**changes, protocols={"full": {"epochs": 4}})))
     costs = cost(cell, Sizes(100, 10))
     assert (costs.train_forward / 400, costs.train_backward / 400) == passes
+
+
+@pytest.mark.parametrize(
+    ("norms", "finetune", "passes"),
+    # Of 10 images, after epochs 3 and 4: a look, and in each norm 10 steps of PGD and a look.
+    [
+        ("one", {}, (2 * 10 * 12, 2 * 10 * 10)),
+        ("two", {"norm": "Linf,L1", "eps": "4/255,12"}, (2 * 10 * 23, 2 * 10 * 20)),
+    ],
+)
+def test_measuring_robust_accuracy_meanwhile_is_planned(norms, finetune, passes):
+    def spent(**validation: int) -> tuple[int, int]:
+        own = TINY["finetune"] | finetune | {"validation": validation}
+        (cell,) = cells(
+            read_spec(tiny(objectives=["at"], schedules=["fixed"], finetune=own, protocols={"full": {"epochs": 4}}))
+        )
+        costs = cost(cell, Sizes(100, 10, 10))
+        return costs.train_forward, costs.train_backward
+
+    never, measured = spent(), spent(robust_every=3)
+    assert (measured[0] - never[0], measured[1] - never[1]) == passes
+
+
+@pytest.mark.parametrize(
+    ("objective", "attacked", "unattacked"),
+    # PGD with one step; AutoLoRa looks at every training image as an epoch begins, FARE's original at each one.
+    [("at", (2, 2), (1, 1)), ("autolora", (1 + 2 + 1, 3), (2 + 1, 2)), ("fare", (3, 2), (2, 1))],
+)
+def test_what_objectives_look_at_is_counted(objective, attacked, unattacked):
+    """Per training image and epoch, at the whole epsilon and at none."""
+
+    def spent(schedule: str) -> tuple[float, float]:
+        changes = {"objectives": [objective], "schedules": {"now": SCHEDULED[schedule]}}
+        (cell,) = cells(read_spec(tiny(**changes, protocols={"full": {"epochs": 4}})))
+        costs = cost(cell, Sizes(100, 10))
+        return costs.train_forward / 400, costs.train_backward / 400
+
+    assert spent("fixed") == attacked
+    half = [(a + b) / 2 for a, b in zip(attacked, unattacked, strict=True)]
+    assert spent("half") == pytest.approx(half, abs=0.02)  # the schedule is looked at 64 times
+
+
+SCHEDULED = {"fixed": {"name": "fixed"}, "half": {"name": "abrupt", "start": 0.5}}

@@ -31,7 +31,7 @@ def crafted(name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.
     weight = torch.randn(16, 2, generator=generator)
     y, keys = torch.zeros(6, dtype=torch.int64), randomness.sample_keys(0, torch.arange(6), "test")
     own = completed(read_config({"attack": {"name": name}})).attack
-    attack = inner_attacks.make(name, own.steps or 1, own.step_size, cross_entropy)
+    attack = inner_attacks.make(name, own.length, own.step_size, cross_entropy)
     moved = perturb(attack, lambda images: images.flatten(1) @ weight, x, y, EPS, "Linf", keys=keys)
     signs = (weight[:, 1] - weight[:, 0]).sign().view(1, 1, 4, 4)
     return x, moved, 2 * randomness.uniform(keys, (1, 4, 4)) - 1, signs
@@ -58,8 +58,12 @@ def test_it_is_one_step_at_random_for_linf(name):
     for wrong in ({"norm": "L2", "eps": 0.5}, {"norm": "L1", "eps": 1.0}):
         with pytest.raises(ArgumentError, match=f"{name} is made for Linf alone"):
             read_config({"attack": {"name": name}} | wrong)
-    with pytest.raises(ArgumentError, match=r"attack\.steps = 3.*one step"):
-        read_config({"attack": {"name": name, "steps": 3}})
+    for steps in (3, 7):  # 7 is what other attacks have by default
+        with pytest.raises(
+            ArgumentError, match=rf"attack\.steps = {steps}: .*one step; leave it out, or take name pgd"
+        ):
+            read_config({"attack": {"name": name, "steps": steps}})
+    assert completed(read_config({"attack": {"name": name, "steps": 1}})).attack == own.attack
     with pytest.raises(ArgumentError, match=r"attack\.random_start.*starts at random"):
         read_config({"attack": {"name": name, "random_start": False}})
 

@@ -15,11 +15,7 @@ from temper.models.text_head import choose_classes, read_texts
 from temper.runs.finetune import train_only
 from temper.training.config import read_config
 from tiny_runs import assert_same_weights, config
-
-TOWER = "clip:vit_base_patch16_clip_224.openai"
-ARGS = {"embed_dim": 16, "depth": 1, "num_heads": 2, "patch_size": 4, "mlp_ratio": 1.0}
-NAMES = tuple("0123456789")
-D = 512  # of the projection
+from zero_shot import ARGS, NAMES, TOWER, D, images, load, write_texts
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +23,6 @@ def _place(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
     write_texts("texts.safetensors")
-
-
-def write_texts(path, names=NAMES, dimensions=D, **more):
-    embeddings = torch.randn(len(names), dimensions, generator=torch.Generator().manual_seed(0))
-    save_file({"embeddings": embeddings, **more}, path, {"class_names": json.dumps(names)})
-
-
-def load(text=f"{TOWER}+texts.safetensors", **options):
-    return models.load(text, **({"weights": "none", "model_args": ARGS, "image_size": 8} | options))
-
-
-def images(count=3):
-    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()

@@ -12,8 +12,11 @@ from temper.benchmark.spec import NEAREST, Measure
 from temper.evaluation.clean import RIVALS
 from temper.runs.finetune import make_schedule
 from temper.threat import Norm
+from temper.training.config import FinetuneConfig
 from temper.training.objectives import OBJECTIVES
-from temper.training.passes import of_update
+from temper.training.passes import of_update, of_validation
+from temper.training.selection import due
+from temper.training.trained import Passes
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,17 @@ class Sizes:
 
     train: int
     test: int
+    validation: int = 0
 
 
 @dataclass(frozen=True)
 class Cost:
     """Passes of one run, each of one sample: forward and backward ones of training and, at most, of measuring.
 
-    Training costs less where it stops early or its attack's steps follow epsilon, and more where robust accuracy is
-    measured meanwhile: that is counted when it is done, and not planned. Measuring mostly costs a fraction of what is
-    planned: a sample that survives the largest radius is searched once, one that breaks costs less than an attack's
-    budget, and hardly any check is repeated.
+    Training costs less where it stops early or its attack's steps follow epsilon; where robust accuracy is measured
+    meanwhile, as if all validation images were right, which alone are attacked. Measuring mostly costs a fraction of
+    what is planned: a sample that survives the largest radius is searched once, one that breaks costs less than an
+    attack's budget, and hardly any check is repeated.
     """
 
     train_forward: int
@@ -47,15 +51,15 @@ class Cost:
 
 def cost(cell: Cell, sizes: Sizes) -> Cost:
     """What a run costs: adversarial steps where the schedule's epsilon is above 0, clean ones elsewhere."""
-    forward, backward = _training_passes(cell)
+    (forward, backward), validated = _training_passes(cell), _validation_passes(cell.config, sizes.validation)
     measured = min(cell.measure.limit or sizes.test, sizes.test)
     searched = _searched(cell.measure)
     nearest = search_passes(get_suite(NEAREST), {"Linf": 1})
     tau = min(cell.measure.tau, sizes.test)
     looks = 1 + (2 if cell.measure.corruptions else 0)
     return Cost(
-        round(forward * sizes.train),
-        round(backward * sizes.train),
+        round(forward * sizes.train + validated.forward),
+        round(backward * sizes.train + validated.backward),
         measured * (searched[0] + looks) + tau * (nearest[0] + 1),
         measured * searched[1] + tau * nearest[1],
     )
@@ -73,8 +77,16 @@ def _training_passes(cell: Cell) -> tuple[float, float]:
     ]
     # The average of epochs looks at the images once more.
     renewed = ceil((1 - config.optimiser.swa) * config.epochs) if config.optimiser.swa is not None else 0
-    forward = sum(count * each.forward for count, each in epochs) + renewed
+    rounds = config.epochs * objective.rounds
+    forward = sum(count * each.forward for count, each in epochs) + renewed + rounds
     return forward, sum(count * each.backward for count, each in epochs)
+
+
+def _validation_passes(config: FinetuneConfig, images: int) -> Passes:
+    """The most that measuring robust accuracy takes meanwhile."""
+    every = config.validation.robust_every
+    epochs = [epoch for epoch in range(1, config.epochs + 1) if due(epoch, config.epochs, every)]
+    return of_validation(epochs, [1.0] * config.epochs, images, len(config.threats))
 
 
 def _searched(measure: Measure) -> tuple[int, int]:

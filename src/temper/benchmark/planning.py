@@ -27,18 +27,18 @@ SPENT = ("run", "status", "backbone", "passes", "seconds")  # columns that say w
 
 
 def sizes(config: DataConfig) -> Sizes:
-    """Samples of the training and test part, without reading an image where the catalogue knows them.
+    """Samples of the parts, without reading an image where the catalogue knows them.
 
     Raises:
         ArgumentError, DataError: the data are not there, or not whole.
     """
     known = catalogue.named_in(config.train)
     if known and config.classes is None:
-        train, test = known.counts["train"], known.counts["test"]
+        train, test, validation = (known.counts[part] for part in ("train", "test", "validation"))
     else:
         parts = load_splits(config, 0)
-        train, test = len(parts.train), len(parts.test)
-    return Sizes(min(train, config.train_limit or train), min(test, config.test_limit or test))
+        train, test, validation = len(parts.train), len(parts.test), len(parts.validation)
+    return Sizes(min(train, config.train_limit or train), min(test, config.test_limit or test), validation)
 
 
 def past_throughput(rows: pd.DataFrame) -> dict[str, float]:

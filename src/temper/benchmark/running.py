@@ -116,7 +116,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
             tables = _measured(cell, store, folder, classifier, test)
             corrupted = _corruptions(cell, store, folder, classifier, test)
             row = metrics(RunEvidence(cell.measure, tables, corrupted, run.delay))
-        spent = cost(cell, Sizes(len(splits.train), len(test)))
+        spent = cost(cell, Sizes(len(splits.train), len(test), len(splits.validation)))
         passes = [table.passes() for table in tables.values()]
         return row | {
             "train_n": len(splits.train),

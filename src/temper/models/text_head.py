@@ -51,7 +51,11 @@ class ZeroShot(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K] of normalised float NCHW images."""
-        logits: Tensor = self.head(functional.normalize(self.tower(images).float(), dim=1))
+        return self.logits_from(self.tower(images))
+
+    def logits_from(self, embeddings: Tensor) -> Tensor:
+        """Logits [N, K] of embeddings [N, D] as the tower gives them."""
+        logits: Tensor = self.head(functional.normalize(embeddings.float(), dim=1))
         return logits
 
     def set_input_size(self, img_size: int) -> None:
@@ -59,6 +63,22 @@ class ZeroShot(nn.Module):
         change: Callable[..., object] | None = getattr(self.tower, "set_input_size", None)
         if change is not None:
             change(img_size=img_size)
+
+
+class Tower(nn.Module):
+    """The image tower of a zero-shot classifier by itself: from float NCHW images in [0, 1] to embeddings [N, D], which
+    are not normalised."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings [N, D]."""
+        network = self.classifier.network
+        assert isinstance(network, ZeroShot)
+        embeddings: Tensor = network.tower((images - self.classifier.mean) / self.classifier.std)
+        return embeddings
 
 
 def read_texts(path: str | Path) -> Texts:

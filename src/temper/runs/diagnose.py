@@ -146,5 +146,5 @@ def _carried_out(config: FinetuneConfig, threat: Threat) -> ShortRun:
 def _passes(config: FinetuneConfig, found: Hinges) -> float:
     """Passes of a training with the schedule, as a share of those with fixed epsilon: no attack before T1."""
     attack = completed(config).attack
-    crafting = sum(inner_attacks.make(attack.name, attack.steps, attack.step_size, cross_entropy).passes())
+    crafting = sum(inner_attacks.make(attack.name, attack.length, attack.step_size, cross_entropy).passes())
     return (2 + (1 - found.start) * crafting) / (2 + crafting)

@@ -26,13 +26,14 @@ from temper.evaluation import measurement, samples
 from temper.evaluation.examples import examples
 from temper.models import Classifier
 from temper.models.model_text import parse_model
-from temper.models.text_head import choose_classes
+from temper.models.text_head import ZeroShot, choose_classes
 from temper.runs import evaluate, views
 from temper.runs.run import CONFIG, DELAY, TRAINED, Run, check_folder, open_run
 from temper.runs.watch import watching
 from temper.threat import Threat
 from temper.training.config import FinetuneConfig, read_config, resolve
 from temper.training.loop import train
+from temper.training.objectives import OBJECTIVES
 from temper.training.passes import trained
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
@@ -232,6 +233,9 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
     }:
         fix = "the head is made of texts and stays as it is; choose full or lora"
         raise ArgumentError("protocol.name", config.protocol.name, fix)
+    if OBJECTIVES[config.objective.name].asks == "embeddings" and not isinstance(classifier.network, ZeroShot):
+        fix = "matches the embeddings of an image tower; take model.name clip:NAME+TEXTS.safetensors"
+        raise ArgumentError("objective.name", config.objective.name, fix)
     known = classifier.info.get("class_names")
     own = known is None and model.builds_heads
     if not own and known != list(splits.train.class_names):  # another task may happen to have as many classes

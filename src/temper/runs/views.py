@@ -289,7 +289,7 @@ def _run_facts(run: Run) -> dict[str, str]:
         "target epsilon": in_words(config.threats) if attacked else "none",
         **({"several norms": config.attack.union} if config.attack.union and attacked else {}),
         "schedule": f"{config.schedule.name} ({options})" if attacked else "none",
-        "inner attack": f"{config.attack.name}, {config.attack.steps} steps{step}" if attacked else "none",
+        "inner attack": f"{config.attack.name}, {config.attack.length} steps{step}" if attacked else "none",
         "protocol": config.protocol.name,
         "epochs": _epochs(config, took),
         "passes of the training": _passes(took) if took else "not counted",

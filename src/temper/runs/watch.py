@@ -29,7 +29,7 @@ def watching(run: Run, schedule: EpsilonSchedule, validation: Validation) -> Wat
         log.warning("%s: %s", run.folder, warning)
 
     def watch(accuracies: Sequence[float], robust: Sequence[RobustEpoch] = ()) -> None:
-        single = bool(robust) and attacked and config.attack.steps == 1
+        single = bool(robust) and attacked and config.attack.length == 1
         said = [overfitting.NAME in each for each in run.warnings]
         if single and not any(said) and overfitting.due(robust, validation):
             say(overfitting.words(robust, validation))

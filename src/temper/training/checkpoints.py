@@ -49,6 +49,7 @@ class Progress(Tally):
         validation: validation accuracy after each finished epoch.
         epoch_sums: running sums of the unfinished epoch (samples, correct, loss).
         robust: what was measured of the robustness after epochs.
+        natural_accuracy: of a low-rank branch, measured as the unfinished epoch began.
         metrics_bytes: length of the metrics file that belongs to this state.
     """
 
@@ -58,6 +59,7 @@ class Progress(Tally):
     epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     metrics_bytes: int = 0
     robust: list[RobustEpoch] = field(default_factory=list)
+    natural_accuracy: float = 0.0
 
     def __post_init__(self) -> None:
         self.robust = [RobustEpoch(*each) for each in self.robust]  # JSON has lists

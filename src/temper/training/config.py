@@ -13,12 +13,10 @@ from temper.core.refusals import refusal
 from temper.errors import ArgumentError
 from temper.text import masked
 from temper.threat import Threat, check_norm
-from temper.training.inner_attacks import INNER_ATTACKS
 from temper.training.objectives import OBJECTIVES
-from temper.training.schedules import SCHEDULES
 from temper.training.sections.attack import AttackConfig, Epsilon, Norms, ScheduleConfig
 from temper.training.sections.images import DataConfig, ModelConfig
-from temper.training.sections.learning import AWP_WARMUP, ObjectiveConfig, OptimiserConfig, ProtocolConfig
+from temper.training.sections.learning import ObjectiveConfig, OptimiserConfig, ProtocolConfig
 from temper.training.sections.measuring import EvaluationConfig, ValidationConfig
 from temper.training.sections.section import Section
 from temper.training.yaml_files import WHOLE, read_yaml
@@ -78,8 +76,7 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        objective, attack = OBJECTIVES[self.objective.name], INNER_ATTACKS[self.attack.name]
-        radii = self._radii
+        objective, attack, radii = OBJECTIVES[self.objective.name], self.attack.facts, self._radii
         if len(radii) != len(self.norm.split(",")):
             raise ArgumentError("eps", self.eps, f"give one for each norm of {self.norm}, as in 4/255,12 for Linf,L1")
         if 0 in radii and (objective.attacked or len(radii) > 1):
@@ -104,6 +101,9 @@ class FinetuneConfig(Section):
         if self.optimiser.awp is not None and not objective.attacked:
             fix = f"objective {self.objective.name} attacks nothing; leave it out"
             raise ArgumentError("optimiser.awp", self.optimiser.awp, fix)
+        if objective.asks == "branches" and self.protocol.name != "full":
+            fix = f"objective {self.objective.name} trains all weights and a low-rank branch; choose full"
+            raise ArgumentError("protocol.name", self.protocol.name, fix)
         if self.data.mix != "none" and objective.labels == "one":
             fix = (
                 f"objective {self.objective.name} needs one label an image; choose objective.name at, or data.mix none"
@@ -112,17 +112,6 @@ class FinetuneConfig(Section):
         if not {each.norm for each in self.threats} <= set(attack.norms):
             fix = f"attack {self.attack.name} is made for {', '.join(attack.norms)} alone; take attack.name pgd or apgd"
             raise ArgumentError("norm", self.norm, fix)
-        if attack.single and self.attack.steps not in (1, AttackConfig().steps):
-            fix = f"attack {self.attack.name} has one step; leave it out, or take attack.name pgd"
-            raise ArgumentError("attack.steps", self.attack.steps, fix)
-        if attack.single and self.attack.steps_follow:
-            raise ArgumentError("attack.steps_follow", True, f"attack {self.attack.name} has one step; leave it out")
-        if attack.single and self.attack.random_start is False:
-            fix = f"attack {self.attack.name} starts at random; leave it out, or take attack.name pgd with one step"
-            raise ArgumentError("attack.random_start", False, fix)
-        if self.attack.step_size is not None and attack.stride is None:
-            fix = f"attack {self.attack.name} chooses its own step_size; leave it out"
-            raise ArgumentError("attack.step_size", self.attack.step_size, fix)
         if objective.random_start and self.attack.random_start is False:
             fix = f"objective {self.objective.name} needs attack.random_start: its inner loss has no gradient at x"
             raise ArgumentError("attack.random_start", False, fix)
@@ -158,25 +147,16 @@ def write_config(config: FinetuneConfig, path: Path) -> None:
 
 def completed(config: FinetuneConfig) -> FinetuneConfig:
     """The configuration with every default that depends on other values filled in."""
-    attack, objective, schedule, optimiser = config.attack, config.objective, config.schedule, config.optimiser
-    own_attack, own_objective = INNER_ATTACKS[attack.name], OBJECTIVES[objective.name]
-    if attack.random_start is None:
-        attack = attack.model_copy(update={"random_start": own_attack.random_start or own_objective.random_start})
-    if own_attack.single:
-        attack = attack.model_copy(update={"steps": 1})
-    if attack.step_size is None and own_attack.stride is not None and not attack.steps_follow:
-        attack = attack.model_copy(update={"step_size": own_attack.stride / attack.steps})
-    if attack.union is None and len(config.threats) > 1:
-        attack = attack.model_copy(update={"union": "e-at"})
-    if objective.beta is None:
-        objective = objective.model_copy(update={"beta": own_objective.beta})
-    missing = {k: v for k, v in SCHEDULES[schedule.name].items() if getattr(schedule, k) is None}
-    schedule = schedule.model_copy(update=missing)
-    if optimiser.awp is not None and optimiser.awp_warmup is None:
-        optimiser = optimiser.model_copy(update={"awp_warmup": AWP_WARMUP})
-    filled = {"attack": attack, "objective": objective, "schedule": schedule, "optimiser": optimiser}
-    collapsing = own_attack.single and own_objective.attacked  # which only robust accuracy shows
-    filled |= {"data": config.data.completed(), "validation": config.validation.completed(needed=collapsing)}
+    objective = OBJECTIVES[config.objective.name]
+    collapsing = config.attack.facts.single and objective.attacked  # which only robust accuracy shows
+    filled = {
+        "attack": config.attack.completed(random_start=objective.random_start, norms=len(config.threats)),
+        "objective": config.objective.completed(),
+        "schedule": config.schedule.completed(),
+        "optimiser": config.optimiser.completed(),
+        "data": config.data.completed(),
+        "validation": config.validation.completed(needed=collapsing),
+    }
     return config.model_copy(update=filled)
 
 

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from temper.attacks.attack import perturb
 from temper.attacks.ball import rows
 from temper.attacks.crafting import Pair, crafting
 from temper.attacks.losses import Loss
 from temper.core import randomness
-from temper.models import Classifier
 from temper.threat import Threat
 from temper.training import inner_attacks
 from temper.training.config import FinetuneConfig
@@ -23,12 +22,14 @@ class Crafter:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: nn.Module,
         pairs: list[Pair],
         config: FinetuneConfig,
         autocast: Callable[[], AbstractContextManager[object]],
+        original: nn.Module | None = None,
     ) -> None:
         self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
+        self._original = original
         self._answer: Callable[[Callable[[], Tensor]], Tensor] = _asked
 
     def logits(self, x: Tensor) -> Tensor:
@@ -39,6 +40,18 @@ class Crafter:
                 return model(x)
 
         return self._answer(logits)
+
+    def original(self, x: Tensor) -> Tensor:
+        """What the model that was there before training says of ``x``."""
+        assert self._original is not None
+        before = self._original
+
+        def answer() -> Tensor:
+            with torch.no_grad(), self._autocast():
+                said: Tensor = before(x)
+                return said
+
+        return self._answer(answer)
 
     def attacks(self, threats: Sequence[Threat], epoch: int, ids: Tensor) -> list[Craft]:
         """The inner attacks on the samples ``ids``, each of which makes the images of an update of its own: one in each
@@ -107,6 +120,6 @@ def inner_attack(
 ) -> Tensor:
     """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
     own, target = config.attack, next(each.eps for each in config.threats if each.norm == threat.norm)
-    steps = inner_attacks.steps_at(own.steps, threat.eps / target) if own.steps_follow else own.steps
+    steps = inner_attacks.steps_at(own.length, threat.eps / target) if own.steps_follow else own.length
     attack = inner_attacks.make(own.name, steps, own.step_size, loss)
     return perturb(attack, model, x, y, threat.eps, threat.norm, keys=keys if own.random_start else None)

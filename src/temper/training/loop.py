@@ -14,22 +14,22 @@ from temper.attacks.crafting import foldable
 from temper.core import randomness
 from temper.core.interrupt import Stop, Stopped
 from temper.core.progress import progress_bar
-from temper.data import Pixels
 from temper.errors import RunError
 from temper.models import Classifier
 from temper.training import objectives, protocols, selection
 from temper.training.averaging import Average, averaged, make_average, renew_statistics
 from temper.training.batches import batches, example
+from temper.training.branch import add_branch, drop_branch
 from temper.training.checkpoints import Checkpoint, Progress, contiguous, load_newest, save_checkpoint
-from temper.training.crafter import Crafter
 from temper.training.finiteness import check_finite, check_weights
+from temper.training.learner import begin_epoch, crafter_of, objective_of, original_of, trained_as
 from temper.training.metrics import Metrics
 from temper.training.norms import beside, drawn_from, in_words, note_errors, scaled
 from temper.training.optimisation import lr_share, make_optimiser, set_lr
 from temper.training.passes import count_update, of_update
 from temper.training.perturbation import at_perturbed_weights, gamma_at
 from temper.training.processes import anyone
-from temper.training.session import Outside, Session, Task
+from temper.training.session import Outside, Session, Task, training_pixels
 from temper.training.update import accumulate, share_statistics
 from temper.training.validation import clean_accuracy, robust_accuracy
 
@@ -56,17 +56,22 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
     progress = saved.progress if saved else Progress()
     torch.manual_seed(randomness.number(config.seed, "lora"))
     lora = protocols.add_lora(classifier, config.protocol.lora_rank) if config.protocol.name == "lora" else None
+    branched = objectives.OBJECTIVES[config.objective.name].asks == "branches"
+    if branched:
+        add_branch(classifier, config.protocol.lora_rank)
+    original = original_of(classifier, config)
     if saved:
         classifier.load_state_dict(saved.model)
     fabric.to_device(classifier.to(memory_format=torch.channels_last))
-    pixels = Pixels(task.images, classifier.image_size, classifier.channels, config.data.augmentation, config.seed)
+    if original is not None:
+        fabric.to_device(original.to(memory_format=torch.channels_last))
     steps, first = config.epochs * task.steps_per_epoch, fabric.is_global_zero
     shown = first and within is None
     signals: AbstractContextManager[Stop] = Stop() if within is None else nullcontext(within)
     with progress_bar(task.folder.name, steps, progress.step, enabled=shown) as bar, signals as stop:
         metrics = Metrics(task.folder / "metrics.jsonl", fabric, progress.metrics_bytes)
-        pairs = foldable(classifier, example(pixels, fabric.device))
-        session = Session(fabric, task, classifier, pairs, pixels, progress, Outside(metrics, bar, stop))
+        pairs = foldable(classifier, example(training_pixels(task, classifier), fabric.device))
+        session = Session(fabric, task, classifier, pairs, progress, Outside(metrics, bar, stop), original)
         kept = selection.Kept(saved.best if saved else None)
         for phase in protocols.phases(config.protocol, config.epochs):
             if progress.epoch < phase.last:
@@ -81,6 +86,8 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
     classifier.load_state_dict(last if finished.best is None else finished.best)
     if lora is not None:
         protocols.merge_lora(lora, classifier)
+    if branched:
+        drop_branch(classifier)
     return finished.progress
 
 
@@ -95,7 +102,7 @@ def train_phase(session: Session, phase: protocols.Phase, saved: Checkpoint | No
         optimiser.load_state_dict(saved.optimiser)
         if average and saved.average:
             average.state = {name: fabric.to_device(value) for name, value in saved.average.items()}
-    model, optimiser = fabric.setup(classifier, optimiser)
+    model, optimiser = fabric.setup(trained_as(classifier, task.config), optimiser)
 
     def save() -> None:
         check_weights(session)
@@ -165,16 +172,12 @@ def train_epoch(
     """The updates of an epoch that are still to do; returns epsilon and the backbone's learning rate at its end."""
     fabric, task, progress = session.fabric, session.task, session.progress
     config, steps = task.config, task.steps_per_epoch
-    crafter = Crafter(session.classifier, session.pairs, config, fabric.autocast)
-    objective = objectives.make(
-        config.objective.name,
-        crafter.logits,
-        config.objective.beta,
-        config.optimiser.label_smoothing,
-        task.class_weights,
-    )
     phase_start, phase_steps = (phase.first - 1) * steps, (phase.last - phase.first + 1) * steps
     done = progress.step - (epoch - 1) * steps
+    if done == 0:
+        begin_epoch(session, epoch)
+    crafter = crafter_of(session)
+    objective = objective_of(session, crafter)
     target = config.threats if objectives.OBJECTIVES[config.objective.name].attacked else ()
     last_save, eps, lr = time.monotonic(), 0.0, 0.0
     for index, batch in enumerate(batches(session, epoch, done), start=done):

@@ -7,7 +7,7 @@ from temper.training import inner_attacks
 from temper.training.checkpoints import Progress
 from temper.training.config import FinetuneConfig
 from temper.training.objectives import OBJECTIVES
-from temper.training.selection import RobustEpoch, best
+from temper.training.selection import best
 from temper.training.session import Task
 from temper.training.trained import Passes, Trained
 
@@ -21,8 +21,9 @@ def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) 
     """
     objective, own = OBJECTIVES[config.objective.name], config.attack
     if not objective.attacked or share == 0:
-        return Passes(1, 1)
-    steps = inner_attacks.steps_at(own.steps, share) if own.steps_follow else own.steps
+        images, looks = objective.unattacked
+        return Passes(images + looks, images)
+    steps = inner_attacks.steps_at(own.length, share) if own.steps_follow else own.length
     attack = inner_attacks.make(own.name, steps, own.step_size, cross_entropy)
     forward, backward = attack.passes()
     looks, images, norms = objective.looks, objective.images * (2 if perturbed else 1), len(config.threats)
@@ -39,15 +40,15 @@ def count_update(progress: Progress, each: Passes, samples: float) -> None:
     progress.counted = [a + b for a, b in zip(progress.counted, new, strict=True)]
 
 
-def of_validation(measured: Sequence[RobustEpoch], clean: Sequence[float], images: int, norms: int) -> Passes:
+def of_validation(epochs: Sequence[int], clean: Sequence[float], images: int, norms: int) -> Passes:
     """Passes of measuring robust accuracy after epochs: in each norm PGD and a look for every image that is right.
 
     Args:
-        measured: after which epochs. clean: accuracy after every epoch. images: validation images.
+        epochs: after which it is measured. clean: accuracy after every epoch. images: validation images.
         norms: that the training is in.
     """
-    right = norms * sum(round(clean[each.epoch - 1] * images) for each in measured)
-    return Passes(len(measured) * images + right * (ROBUST_STEPS + 1), right * ROBUST_STEPS)
+    right = norms * sum(round(clean[epoch - 1] * images) for epoch in epochs)
+    return Passes(len(epochs) * images + right * (ROBUST_STEPS + 1), right * ROBUST_STEPS)
 
 
 def trained(task: Task, progress: Progress) -> Trained | None:
@@ -63,5 +64,7 @@ def trained(task: Task, progress: Progress) -> Trained | None:
         updates=progress.step,
         images=round(images),
         passes=Passes(forward, backward),
-        validation=of_validation(measured, progress.validation, len(task.validation), len(task.config.threats)),
+        validation=of_validation(
+            [each.epoch for each in measured], progress.validation, len(task.validation), len(task.config.threats)
+        ),
     )

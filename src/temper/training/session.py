@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from temper.attacks.crafting import Pair
 from temper.core.interrupt import Stop
@@ -90,12 +90,23 @@ class Outside:
 
 @dataclass(frozen=True)
 class Session:
-    """One process at work on a task."""
+    """One process at work on a task; ``original`` is the tower before training, where the objective looks at it."""
 
     fabric: Fabric
     task: Task
     classifier: Classifier
     pairs: list[Pair]
-    pixels: Pixels
     progress: Progress
     outside: Outside
+    original: nn.Module | None = None
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The images as training takes them."""
+        return training_pixels(self.task, self.classifier)
+
+
+def training_pixels(task: Task, classifier: Classifier) -> Pixels:
+    """A task's images, augmented, at the classifier's size."""
+    config = task.config
+    return Pixels(task.images, classifier.image_size, classifier.channels, config.data.augmentation, config.seed)

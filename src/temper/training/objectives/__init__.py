@@ -25,6 +25,10 @@ class ObjectiveFacts:
         random_start: whether its attack must start at random, because its loss has no gradient at the clean image.
         images: images that an update passes, forward and backward, per sample: the attacked one, or both.
         looks: forward passes per sample beside those of attack and update.
+        unattacked: images and looks while epsilon is 0.
+        rounds: forward passes of each training image per epoch beside those of updates.
+        asks: what an update asks the classifier for: "logits", those of its "branches" (a low-rank one for natural
+            images beside the backbone), or the "embeddings" of its image tower, and those of the tower as it was.
     """
 
     maker: str
@@ -34,6 +38,9 @@ class ObjectiveFacts:
     random_start: bool = False
     images: int = 1
     looks: int = 0
+    unattacked: tuple[int, int] = (1, 0)
+    rounds: int = 0
+    asks: Literal["logits", "branches", "embeddings"] = "logits"
 
 
 OBJECTIVES = {
@@ -42,6 +49,10 @@ OBJECTIVES = {
     "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
     "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, images=2),
     "mart": ObjectiveFacts("mart:mart", beta=5.0, labels="one", images=2),
+    "autolora": ObjectiveFacts("autolora:autolora", beta=6.0, images=2, unattacked=(2, 0), rounds=1, asks="branches"),
+    "fare": ObjectiveFacts(
+        "fare:fare", labels="none", random_start=True, looks=1, unattacked=(1, 1), asks="embeddings"
+    ),
 }
 
 
@@ -51,6 +62,10 @@ def make(
     beta: float | None,
     label_smoothing: float,
     class_weights: "Tensor | None" = None,
+    *,
+    natural_accuracy: float = 0.0,
+    original: "Model | None" = None,
+    head: "Model | None" = None,
 ) -> "Objective":
     """The objective of a configuration, which has checked the options.
 
@@ -60,10 +75,13 @@ def make(
         beta: weight of the KL term; None takes the objective's own.
         label_smoothing: share of the label spread over all classes.
         class_weights: what the loss of a sample of each class counts, float [K]; None: all the same.
+        natural_accuracy, original, head: see :class:`~temper.training.objectives.objective.ObjectiveSettings`.
     """
     from temper.training.objectives.objective import ObjectiveSettings
 
     own = OBJECTIVES[name].beta or 0.0
-    settings = ObjectiveSettings(craft_logits, own if beta is None else beta, label_smoothing, class_weights)
+    settings = ObjectiveSettings(
+        craft_logits, own if beta is None else beta, label_smoothing, class_weights, natural_accuracy, original, head
+    )
     objective: Objective = loaded(f"{__name__}.{OBJECTIVES[name].maker}")(settings)
     return objective

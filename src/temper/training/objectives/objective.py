@@ -39,12 +39,18 @@ class ObjectiveSettings:
         beta: weight of the KL term, for those that have one.
         label_smoothing: share of the label spread over all classes.
         class_weights: what the loss of a sample of each class counts, float [K]; None where all count the same.
+        natural_accuracy: of the low-rank branch on the training images, for those that have one.
+        original: the image tower as it was before it was trained, for those that match its embeddings.
+        head: what takes an embedding to logits [N, K], for those.
     """
 
     craft_logits: Model
     beta: float
     label_smoothing: float
     class_weights: Tensor | None = None
+    natural_accuracy: float = 0.0
+    original: Model | None = None
+    head: Model | None = None
 
     def weights(self, y: Tensor) -> Tensor | None:
         """What the loss of each sample counts [N]; None where all count the same."""

@@ -9,7 +9,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from temper.core.calls import Count
 from temper.errors import ArgumentError
 from temper.threat import parse_norms, parse_radii
-from temper.training.inner_attacks import INNER_ATTACKS
+from temper.training.inner_attacks import INNER_ATTACKS, InnerAttackFacts
 from temper.training.schedules import SCHEDULES
 from temper.training.sections.section import Section, unused
 
@@ -33,14 +33,17 @@ Epsilon = Annotated[
 ]
 
 
+STEPS = 7  # of attacks that have several
+
+
 class AttackConfig(Section):
     """The inner attack that crafts the training images."""
 
     name: AttackName = "apgd"
     """"apgd" (no step size to tune; the paper's) or "pgd"; in a single step "rs-fgsm" or "n-fgsm", for Linf."""
-    steps: Count = 7
-    """Steps per training image while epsilon is above 0: each a forward and a backward pass (apgd: a forward more).
-    Single-step attacks have one."""
+    steps: Count | None = None
+    """Steps per training image while epsilon is above 0 (7; single-step attacks have 1): each a forward and a backward
+    pass (apgd: a forward more)."""
     step_size: float | None = Field(None, ge=1e-9, le=1e6)
     """PGD's step as a share of the epsilon in force; 2.5 / steps by default; rs-fgsm 1.25, n-fgsm 1."""
     steps_follow: bool = Field(False, exclude_if=not_)
@@ -50,6 +53,45 @@ class AttackConfig(Section):
     union: Literal["e-at", "max", "avg"] | None = Field(None, exclude_if=unused)
     """Of several norms: "e-at" (default) attacks each batch in one, drawn by running robust error; "max" trains on the
     worst image of all, "avg" on all of them."""
+
+    @property
+    def facts(self) -> InnerAttackFacts:
+        """What there is to know of the attack."""
+        return INNER_ATTACKS[self.name]
+
+    @property
+    def length(self) -> int:
+        """Steps of the attack: those given, or its own."""
+        return self.steps or (1 if self.facts.single else STEPS)
+
+    @model_validator(mode="after")
+    def _only_what_it_has(self) -> Self:
+        facts, name = self.facts, self.name
+        if facts.single and self.length != 1:
+            raise ArgumentError("steps", self.steps, f"attack {name} has one step; leave it out, or take name pgd")
+        if facts.single and self.steps_follow:
+            raise ArgumentError("steps_follow", True, f"attack {name} has one step; leave it out")
+        if facts.single and self.random_start is False:
+            fix = f"attack {name} starts at random; leave it out, or take name pgd with one step"
+            raise ArgumentError("random_start", False, fix)
+        if self.step_size is not None and facts.stride is None:
+            raise ArgumentError("step_size", self.step_size, f"attack {name} chooses its own step_size; leave it out")
+        return self
+
+    def completed(self, *, random_start: bool, norms: int) -> Self:
+        """With the defaults that depend on other values.
+
+        Args:
+            random_start: whether the objective needs one. norms: that the training is in.
+        """
+        stride = None if self.steps_follow else self.facts.stride
+        own = {
+            "steps": self.length,
+            "step_size": stride and stride / self.length,
+            "random_start": self.facts.random_start or random_start,
+            "union": "e-at" if norms > 1 else None,
+        }
+        return self.filled(own)
 
 
 class ScheduleConfig(Section):
@@ -79,3 +121,7 @@ class ScheduleConfig(Section):
         if self.name == "custom" and self.function is None:
             raise ArgumentError("function", None, "schedule custom needs function, as module:function")
         return self
+
+    def completed(self) -> Self:
+        """With the schedule's own defaults."""
+        return self.filled(SCHEDULES[self.name])

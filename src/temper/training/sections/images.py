@@ -78,7 +78,8 @@ class DataConfig(Section):
             raise ArgumentError("mix_alpha", self.mix_alpha, "nothing is mixed; choose mix mixup or cutmix")
         return self
 
-    def completed(self) -> "DataConfig":
+    def completed(self) -> Self:
         """With the defaults that depend on other values."""
-        own = {"extra_share": 0.7 if self.extra else None, "mix_alpha": None if self.mix == "none" else 1.0}
-        return self.model_copy(update={name: value for name, value in own.items() if getattr(self, name) is None})
+        return self.filled(
+            {"extra_share": 0.7 if self.extra else None, "mix_alpha": None if self.mix == "none" else 1.0}
+        )

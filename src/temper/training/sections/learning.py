@@ -22,8 +22,13 @@ class ObjectiveConfig(Section):
     """What training minimises."""
 
     name: ObjectiveName = "at"
-    """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's) or "mart"."""
+    """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's), "mart", "autolora"
+    (natural images through a low-rank branch), or "fare" (keeps a zero-shot model's embeddings, without labels)."""
     beta: float | None = Field(None, ge=0, le=1e6, description=f"Weight of the KL term: {BETAS} by default.")
+
+    def completed(self) -> Self:
+        """With the objective's own beta."""
+        return self.filled({"beta": OBJECTIVES[self.name].beta})
 
 
 class ProtocolConfig(Section):
@@ -36,7 +41,7 @@ class ProtocolConfig(Section):
     linear_lr: float | None = Field(None, gt=0, le=1e30, exclude_if=unused)
     """linear-then-full: peak learning rate of the last layer while it is trained alone (optimiser.head_lr)."""
     lora_rank: int = Field(8, ge=1, le=65_536)
-    """lora: rank of the updates."""
+    """lora: rank of the updates; of the branch of objective autolora, too."""
 
     @model_validator(mode="after")
     def _only_its_own_options(self) -> Self:
@@ -84,3 +89,7 @@ class OptimiserConfig(Section):
         if self.ema is not None and self.swa is not None:
             raise ArgumentError("swa", self.swa, "is another average than ema; leave one of them out")
         return self
+
+    def completed(self) -> Self:
+        """With the defaults that depend on other values."""
+        return self.filled({"awp_warmup": None if self.awp is None else AWP_WARMUP})

@@ -22,9 +22,8 @@ class ValidationConfig(Section):
     def completed(self, *, needed: bool) -> Self:
         """With robust accuracy measured after each epoch, where something follows from it, or it is ``needed``,
         and nothing else is asked."""
-        if self.robust_every is None and (needed or self.keep == "best" or self.patience is not None):
-            return self.model_copy(update={"robust_every": 1})
-        return self
+        follows = needed or self.keep == "best" or self.patience is not None
+        return self.filled({"robust_every": 1 if follows else None})
 
 
 class EvaluationConfig(Section):
