@@ -77,7 +77,7 @@ def _training_passes(cell: Cell) -> tuple[float, float]:
     ]
     # The average of epochs looks at the images once more.
     renewed = ceil((1 - config.optimiser.swa) * config.epochs) if config.optimiser.swa is not None else 0
-    rounds = config.epochs * objective.rounds
+    rounds = config.epochs * objective.cost.rounds
     forward = sum(count * each.forward for count, each in epochs) + renewed + rounds
     return forward, sum(count * each.backward for count, each in epochs)
 

@@ -21,12 +21,12 @@ def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) 
     """
     objective, own = OBJECTIVES[config.objective.name], config.attack
     if not objective.attacked or share == 0:
-        images, looks = objective.unattacked
+        images, looks = objective.cost.unattacked
         return Passes(images + looks, images)
     steps = inner_attacks.steps_at(own.length, share) if own.steps_follow else own.length
     attack = inner_attacks.make(own.name, steps, own.step_size, cross_entropy)
     forward, backward = attack.passes()
-    looks, images, norms = objective.looks, objective.images * (2 if perturbed else 1), len(config.threats)
+    looks, images, norms = objective.cost.looks, objective.cost.images * (2 if perturbed else 1), len(config.threats)
     if own.union == "max":  # attacks in all norms, and looks at what they found
         forward, backward, looks = norms * forward, norms * backward, looks + norms
     if own.union == "avg":  # an attack and an update in each

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ObjectiveCost:
+    """What an objective costs beside its attack.
+
+    Attributes:
+        images: images that an update passes, forward and backward, per sample: the attacked one, or both.
+        looks: forward passes per sample beside those of attack and update.
+        unattacked: images and looks while epsilon is 0.
+        rounds: forward passes of each training image per epoch beside those of updates.
+    """
+
+    images: int = 1
+    looks: int = 0
+    unattacked: tuple[int, int] = (1, 0)
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
 class ObjectiveFacts:
     """What there is to know of an objective before it is made; torch is not imported for that.
 
@@ -23,10 +40,7 @@ class ObjectiveFacts:
         labels: what it reads of a sample: "shares" of the classes, as label smoothing and mixtures of images give them,
             "one" class, or "none".
         random_start: whether its attack must start at random, because its loss has no gradient at the clean image.
-        images: images that an update passes, forward and backward, per sample: the attacked one, or both.
-        looks: forward passes per sample beside those of attack and update.
-        unattacked: images and looks while epsilon is 0.
-        rounds: forward passes of each training image per epoch beside those of updates.
+        cost: beside its attack.
         asks: what an update asks the classifier for: "logits", those of its "branches" (a low-rank one for natural
             images beside the backbone), or the "embeddings" of its image tower, and those of the tower as it was.
     """
@@ -36,23 +50,22 @@ class ObjectiveFacts:
     beta: float | None = None
     labels: Literal["shares", "one", "none"] = "shares"
     random_start: bool = False
-    images: int = 1
-    looks: int = 0
-    unattacked: tuple[int, int] = (1, 0)
-    rounds: int = 0
+    cost: ObjectiveCost = ObjectiveCost()
     asks: Literal["logits", "branches", "embeddings"] = "logits"
 
+
+_BOTH = ObjectiveCost(images=2)
+_BRANCHES = ObjectiveCost(images=2, unattacked=(2, 0), rounds=1)
+_EMBEDDINGS = ObjectiveCost(looks=1, unattacked=(1, 1))
 
 OBJECTIVES = {
     "at": ObjectiveFacts("adversarial:adversarial_training"),
     "standard": ObjectiveFacts("clean:standard", attacked=False),
-    "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, images=2, looks=1),
-    "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, images=2),
-    "mart": ObjectiveFacts("mart:mart", beta=5.0, labels="one", images=2),
-    "autolora": ObjectiveFacts("autolora:autolora", beta=6.0, images=2, unattacked=(2, 0), rounds=1, asks="branches"),
-    "fare": ObjectiveFacts(
-        "fare:fare", labels="none", random_start=True, looks=1, unattacked=(1, 1), asks="embeddings"
-    ),
+    "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, cost=ObjectiveCost(images=2, looks=1)),
+    "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, cost=_BOTH),
+    "mart": ObjectiveFacts("mart:mart", beta=5.0, labels="one", cost=_BOTH),
+    "autolora": ObjectiveFacts("autolora:autolora", beta=6.0, cost=_BRANCHES, asks="branches"),
+    "fare": ObjectiveFacts("fare:fare", labels="none", random_start=True, cost=_EMBEDDINGS, asks="embeddings"),
 }
 
 
