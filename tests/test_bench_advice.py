@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from published import RESULTS
 from temper.benchmark.advice import advise
 from temper.benchmark.store import Store
 from temper.cli import main as cli
@@ -66,18 +65,26 @@ def store_of_equals(place, seeds: int, count: int = 40):
 @pytest.mark.slow
 def test_the_best_of_many_equals_is_not_said_to_be_better(tmp_path):
     found = advise(store_of_equals(tmp_path, seeds=5))
-    assert found.among == 40
+    assert found.flattery.among == 40
     assert found.choices[0].score.value > 2.57  # the luck of the best of forty
-    assert found.expected == pytest.approx(2.5, abs=0.1)
-    assert found.expected < found.choices[0].score.value
-    assert any("best of 40 configurations" in line and f"scores {found.expected:.2f}" in line for line in found.basis)
-    assert found.to_json()["expected"] == found.expected
+    assert found.flattery.expected == pytest.approx(2.5, abs=0.1)
+    assert found.flattery.expected < found.choices[0].score.value
+    assert any(
+        "best of 40 configurations" in line and f"scores {found.flattery.expected:.2f}" in line for line in found.basis
+    )
+    assert found.to_json()["expected"] == found.flattery.expected
+    first = found.choices[0]
+    assert first.shrunk.low < 2.5 < first.shrunk.high
+    assert abs(first.shrunk.value - 2.5) < 0.3 * (first.score.value - 2.5)
+    assert len(found.rivals) > 10  # none of forty equals is likely the best
+    assert found.flattery.further.low < 0 < found.flattery.further.high
 
 
 def test_one_seed_cannot_say_how_flattered_the_best_is(tmp_path):
     found = advise(store_of_equals(tmp_path, seeds=1, count=5))
-    assert np.isnan(found.expected)
+    assert np.isnan(found.flattery.expected)
     assert found.to_json()["expected"] is None
+    assert found.to_json()["choices"][0]["shrunk"] is None
     assert any("best of 5 configurations" in line and "cannot say by how much" in line for line in found.basis)
 
 
@@ -87,7 +94,8 @@ def test_size_budget_and_data_narrow_the_choice(results):
     assert [each.protocol for each in advise(results.place, budget=10).choices] == ["linear-5"]
     assert "12 runs on few" in advise(results.place, size="small", budget=5, data_spec="few").basis[0]
     near = advise(results.place, data_spec="digits").basis  # 180 images per class
-    assert any("nearest in that among the results: many (1000)" in line for line in near)
+    assert any("nearest in that among the results: many (1000, 10)" in line for line in near)
+    assert advise(results.place, images=1800, classes=10).basis == near
 
 
 def test_what_leaves_nothing_is_told(results, tmp_path):
@@ -95,6 +103,10 @@ def test_what_leaves_nothing_is_told(results, tmp_path):
         advise(results.place, budget=2)
     with pytest.raises(ArgumentError, match="data = 'fwe'"):
         advise(results.place, data_spec="fwe")
+    with pytest.raises(ArgumentError, match=r"images, classes = \(5, None\): say both"):
+        advise(results.place, images=5)
+    with pytest.raises(ArgumentError, match="data = 'digits': says how many"):
+        advise(results.place, data_spec="digits", images=5, classes=2)
     Store(tmp_path, create=True)
     with pytest.raises(EvidenceError, match="no finished run"):
         advise(str(tmp_path))
@@ -127,14 +139,3 @@ def test_the_command_prints_json(results, capsys):
     assert found["basis"]
     assert cli.main(["bench", "advise", "--results", results.place]) == 0
     assert "Take huge with" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_published_rows_advise_as_their_authors_do():
-    if not RESULTS.exists():
-        pytest.skip("the published rows are not in ../shared/papers")
-    assert advise(str(RESULTS)).choices[0].configuration.backbone == "convnext_base.fb_in22k"
-    small = advise(str(RESULTS), size="small").choices[0]
-    assert (small.configuration.backbone, small.configuration.objective) == ("coat_tiny.in1k", "trades-guide")
-    assert small.protocol == "full-50"
-    assert advise(str(RESULTS), budget=5).choices[0].configuration.backbone.startswith("robust_")

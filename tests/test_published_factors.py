@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from published import RESULTS
+from published import rows_as_published
 from temper.benchmark.analysis import (
     PERTURBATIONS,
     borda,
@@ -16,15 +16,13 @@ from temper.benchmark.analysis import (
     two_way_cells,
     win_odds,
 )
-from temper.benchmark.published import read_published
 
-pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="the study's results have no licence to be kept here")
 AT, TRADES = "at", "trades-guide"
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return read_published(RESULTS)
+    return rows_as_published()
 
 
 @pytest.fixture(scope="module")

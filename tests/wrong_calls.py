@@ -157,7 +157,6 @@ REQUIRED = {
     "export": ("--run", "--format", "--out"),
     "merge": ("--out",),
     "bench query": ("--store",),
-    "bench advise": ("--results",),
 }
 
 
@@ -228,6 +227,8 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong(["bench", "query", "SELECT 1", "--store", "nowhere"], "nowhere")
     yield wrong(["bench", "query", "SELECT 1", "--store", "s3://KEY:S3/CRET@bucket/x"], "s3://***@bucket/x")
     yield wrong(["bench", "advise", "--results", "nowhere"], "nowhere")
+    yield wrong(["bench", "advise", "--images", "5"], "images, classes", "say both")
+    yield wrong(["bench", "advise", "--data", "nowhere"], "nowhere")
     yield wrong("predict nowhere.png --run nowhere", "nowhere")
     yield wrong("predict empty --run bundled", "IMAGES = 'empty'", "holds no image")
     yield wrong("predict --run bundled", "IMAGES")

@@ -209,33 +209,56 @@ class Query:
 
 @dataclass(frozen=True)
 class Advise:
-    """Say which backbone, loss, protocol and schedule to take, from results: those of a store, or the published rows of
-    arXiv:2508.14079 where you have them. Each piece of advice comes with what it rests on and how sure it is.
+    """Say which backbone, loss, protocol and schedule to take, from results: those of a store, or, without --results,
+    the published figures of arXiv:2508.14079 that come along. Each piece of advice comes with what it rests on, how
+    sure it is, and what luck added to the best of many.
 
-    Example: temper bench advise --results runs/mini --size small --data photos
+    Example: temper bench advise --size small --data photos --out advice
     """
 
-    results: str
-    """Folder of results, s3://bucket/prefix, or the published guide_results.csv."""
+    results: str | None = None
+    """Folder of results, or s3://bucket/prefix; without it, the published figures, which Temper did not measure."""
     size: Literal["small", "medium", "large", "any"] = "any"
     """Backbones of at most this tier: small has below 20 million parameters, medium below 50."""
     budget: Count | None = None
     """Epochs of training that you can pay for; protocols that take more are left out."""
     data: str | None = None
-    """Your data, or the name of a data set of the results: advice then rests on those with as many images per class."""
+    """Your data, or the name of a data set of the results: advice then rests on those with as many images per class and
+    classes, unless that chooses worse on data sets that are held out."""
+    images: Count | None = None
+    """In place of --data, how many training images you have ..."""
+    classes: Count | None = None
+    """... and of how many classes."""
+    out: Path | None = None
+    """Folder for the picture, advice.svg, and, from published figures with --data, spec.yaml: the few runs on your data
+    that settle it, for temper bench plan and run."""
     json: bool = False
     """Print one JSON object on stdout and nothing else there."""
 
     def run(self) -> int:
-        """Advise and print."""
+        """Advise, print, draw, and say which runs would settle it."""
         from temper.benchmark.advice import advise
-        from temper.cli.console import show_advice
+        from temper.benchmark.advice_figure import write_figure
+        from temper.benchmark.settling import write_settling_spec
+        from temper.cli.console import say, show_advice
+        from temper.core.files import check_writable
 
-        advice = advise(self.results, size=self.size, budget=self.budget, data_spec=self.data)
+        if self.out:
+            check_writable(self.out, "out")
+        advice = advise(
+            self.results, size=self.size, budget=self.budget, data_spec=self.data, images=self.images,
+            classes=self.classes,
+        )  # fmt: skip
+        written = {}
+        if self.out and advice.published and self.data:
+            written["spec"] = str(write_settling_spec(advice, self.data, self.out))
+        if self.out:
+            written["figure"] = str(write_figure(advice, self.out))
         if self.json:
-            sys.stdout.write(json.dumps(advice.to_json()) + "\n")
+            sys.stdout.write(json.dumps(advice.to_json() | written) + "\n")
         else:
             show_advice(advice)
+            say(*(f"{what}: {path}" for what, path in written.items()))
         return DONE
 
 

@@ -21,7 +21,7 @@ from temper.text import cell, masked, one_line, path_cell, printable
 
 # What reads or measures a model takes seconds to import; a query or the state of a benchmark needs none of it.
 if TYPE_CHECKING:
-    from temper.benchmark.advice import Advice, Choice
+    from temper.benchmark.advice import Advice, Choice, Ranged
     from temper.benchmark.progress import GridState
     from temper.deployment.exporting import Exported
     from temper.deployment.prediction import Failure, ImageResult, Prediction
@@ -316,34 +316,64 @@ def write_csv(frame: pd.DataFrame, out: TextIO) -> None:
 
 
 def show_advice(advice: Advice) -> None:
-    """Print what to take, its rivals, and what the advice rests on."""
-    best = advice.choices[0]
-    chosen = best.configuration
+    """Print what to take, what to expect of it, its rivals, and what the advice rests on."""
+    best, chosen = advice.choices[0], advice.choices[0].configuration
     say(
         f"Take {chosen.backbone} with {chosen.objective}, epsilon {chosen.schedule}, protocol {best.protocol} "
         f"({best.epochs} epochs)."
     )
-    if not math.isnan(advice.expected):
-        say(f"Expect a sum of {advice.expected:.2f} of it: its own below is the best of {advice.among}, and flattered.")
-    for title, choices in (("The best of each protocol", advice.choices), ("Its rivals", [best, *advice.rivals])):
-        table = pd.DataFrame([_choice(each) for each in choices])
-        say("", title, *table.map(_fit).to_string(index=False).split("\n"))
-    say("")
-    for line in advice.basis:
-        say(f"Basis: {line}.")
-    for heading, text in advice.evidence:
-        say(f"{heading}: {text}")
+    if advice.published:
+        say(f"This rests on {advice.source}, not on anything that Temper measured.")
+    say(*_outlook(advice), "", "The best of each protocol", *_lines(advice.choices), "")
+    say(_rivals_in_words(advice), *_lines([best, *advice.rivals]), "")
+    say(*(f"Basis: {line}." for line in advice.basis), *(f"{heading}: {text}" for heading, text in advice.evidence))
+
+
+def _outlook(advice: Advice) -> list[str]:
+    """What to expect of the choice, in words."""
+    from temper.benchmark.advice import WORDS
+
+    best, flattery = advice.choices[0], advice.flattery
+    if not math.isnan(best.shrunk.value):
+        return [
+            f"Expect a sum of {_interval(best.shrunk)} of it: {best.score.value:.2f}, its own, is the best of "
+            f"{flattery.among}, and flattered.",
+            f"On one more {WORDS[flattery.draws]} expect it {_interval(flattery.further, '+')} above the mean "
+            f"configuration of its protocol.",
+        ]
+    if not math.isnan(flattery.expected):
+        return [f"Expect a sum of {flattery.expected:.2f} of it: its own is the best of {flattery.among}, flattered."]
+    return []
+
+
+def _rivals_in_words(advice: Advice) -> str:
+    from temper.benchmark.advice import SURE
+
+    if math.isnan(advice.choices[0].chance):
+        return "Its rivals"
+    return f"The fewest with it that hold the best with a chance of {SURE:.0%}; runs of these alone would settle it"
+
+
+def _lines(choices: Sequence[Choice]) -> list[str]:
+    return pd.DataFrame([_choice(each) for each in choices]).map(_fit).to_string(index=False).split("\n")
+
+
+def _interval(value: Ranged, sign: str = "") -> str:
+    return f"{value.value:{sign}.2f} [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
 
 
 def _choice(choice: Choice) -> dict[str, object]:
     """A line of advice."""
     score, rank = choice.score, choice.rank
+    known = not math.isnan(choice.shrunk.value)
     return {
         "backbone": choice.configuration.backbone,
         "loss": choice.configuration.objective,
         "schedule": choice.configuration.schedule,
         "protocol": choice.protocol,
         "epochs": choice.epochs,
-        "sum": f"{score.value:.2f}" + ("" if math.isnan(score.low) else f" [{score.low:.2f}, {score.high:.2f}]"),
+        "sum": f"{score.value:.2f}" if math.isnan(score.low) else _interval(score),
+        "to expect": _interval(choice.shrunk) if known else "unknown",
+        "best": f"{choice.chance:.0%}" if known else "unknown",
         "rank": f"{rank.value} [{rank.low} to {rank.high}]",
     }
