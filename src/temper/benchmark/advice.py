@@ -1,6 +1,6 @@
 """Which backbone, loss, protocol and schedule to take, from results, with what the advice rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -71,7 +71,7 @@ class Choice:
 
     def to_json(self) -> dict[str, object]:
         """Everything as plain data; NaN becomes null."""
-        plain = {**vars(self.configuration), "protocol": self.protocol, "epochs": self.epochs}
+        plain: dict[str, object] = {**vars(self.configuration), "protocol": self.protocol, "epochs": self.epochs}
         plain |= self.score.to_json("score", "") | self.rank.to_json("rank", "rank_")
         return _plain(plain | self.shrunk.to_json("shrunk", "shrunk_") | {"chance": self.chance})
 
@@ -368,5 +368,5 @@ def _moved(draws: pd.DataFrame, shrunk: Shrunk | None) -> pd.DataFrame:
     return pd.DataFrame(columns, index=draws.index)
 
 
-def _plain(values: dict[str, object]) -> dict[str, object]:
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
     return {key: None if value != value else value for key, value in values.items()}
