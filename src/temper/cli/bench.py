@@ -208,6 +208,16 @@ class Query:
 
 
 @dataclass(frozen=True)
+class DataCounts:
+    """How large data are that are not at hand."""
+
+    images: Count | None = None
+    """In place of --data, how many training images you have ..."""
+    classes: Count | None = None
+    """... and of how many classes."""
+
+
+@dataclass(frozen=True)
 class Advise:
     """Say which backbone, loss, protocol and schedule to take, from results: those of a store, or, without --results,
     the published figures of arXiv:2508.14079 that come along. Each piece of advice comes with what it rests on, how
@@ -225,10 +235,7 @@ class Advise:
     data: str | None = None
     """Your data, or the name of a data set of the results: advice then rests on those with as many images per class and
     classes, unless that chooses worse on data sets that are held out."""
-    images: Count | None = None
-    """In place of --data, how many training images you have ..."""
-    classes: Count | None = None
-    """... and of how many classes."""
+    counts: Annotated[DataCounts, tyro.conf.arg(name="")] = DataCounts()
     out: Path | None = None
     """Folder for the picture, advice.svg, and, from published figures with --data, spec.yaml: the few runs on your data
     that settle it, for temper bench plan and run."""
@@ -246,8 +253,8 @@ class Advise:
         if self.out:
             check_writable(self.out, "out")
         advice = advise(
-            self.results, size=self.size, budget=self.budget, data_spec=self.data, images=self.images,
-            classes=self.classes,
+            self.results, size=self.size, budget=self.budget, data_spec=self.data,
+            images=self.counts.images, classes=self.counts.classes,
         )  # fmt: skip
         written = {}
         if self.out and advice.published and self.data:
