@@ -1,4 +1,4 @@
-"""The commands that put a model to use: predict, export."""
+"""The commands that put a model to use: predict, export, app."""
 
 import contextlib
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from temper.cli import DONE, FAILED, STOPPED, end
@@ -96,3 +97,45 @@ class Export:
         if "brittle" not in done.outputs:
             end(f"{no_detector(self.run_)} (the file has no output brittle)", DONE)
         return DONE
+
+
+@dataclass(frozen=True)
+class App:
+    """Serve a page about a model to a browser on this machine. Drop an image on it: class, confidence, logit margin,
+    whether the decision is brittle and why, the nearest image found that is decided otherwise, a slider over epsilon
+    with the attacked image at each, and the model's accuracy curve. The page loads nothing from elsewhere, and images
+    are not kept. Ctrl-C ends it.
+
+    Example: temper app --run runs/robust
+    """
+
+    run_: Annotated[str, tyro.conf.arg(name="run")]
+    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE and bundled work too. A run's detector (temper
+    margins) and accuracy curve (temper evaluate) are shown where it has them."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8255
+    """Where the page is; 0 takes any port that is free."""
+    host: str = "127.0.0.1"
+    """The address to listen on: 127.0.0.1 is for this machine alone. With another one of its addresses, or 0.0.0.0 for
+    all, everybody who reaches this machine (a phone in the same network, too) can send it images."""
+    image_size: PixelCount | None = None
+    """Height and width in pixels that images are brought to, as in training; the model's own by default."""
+
+    def run(self) -> int:
+        """Serve until Ctrl-C."""
+        from temper.app.server import AppServer
+        from temper.app.session import Session
+        from temper.cli.console import say
+        from temper.core.interrupt import Stop
+        from temper.deployment.prediction import no_detector
+
+        with AppServer(self.host, self.port) as server, Stop() as stop:
+            with contextlib.redirect_stdout(sys.stderr):  # a user's model may print
+                session = Session.load(self.run_, self.image_size)
+            if session.predictor.detector is None:
+                end(no_detector(self.run_), DONE)
+            if server.reachable:
+                end(f"everybody who reaches this machine on port {server.port} can send it images", DONE)
+            say(server.address)
+            sys.stdout.flush()
+            server.serve(session, lambda: stop.requested)
+        return end("the page is closed", DONE)

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from temper import distribution
 from temper.cli import DONE, FAILED, STOPPED, WRONG_CALL, end
-from temper.cli.deploying import Export, Predict
+from temper.cli.deploying import App, Export, Predict
 from temper.cli.diagnosing import Diagnose
 from temper.cli.env import Env
 from temper.cli.measuring import Corruptions, Evaluate, Margins
@@ -43,6 +43,7 @@ USAGE = """usage: temper COMMAND [OPTIONS]      (temper COMMAND --help tells a c
   margins      measure how near decisions are to changing, and fit a detector of brittle ones
   predict      classify images, and say which decisions are brittle
   export       write a model as one ONNX or torch.export file
+  app          a page in your browser: drop an image, see how near its decision is to changing
   bench        compare backbones, losses, schedules and protocols over data sets: plan, run, report, advise
   merge        join evidence tables of one model on one data set, and other tools' adversarial images
   report       one HTML report of one or several result folders
@@ -151,6 +152,7 @@ COMMANDS = {
     "margins": Margins,
     "predict": Predict,
     "export": Export,
+    "app": App,
     "merge": Merge,
     "report": Report,
     "env": Env,

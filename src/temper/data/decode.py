@@ -67,17 +67,20 @@ def quiet_pillow() -> None:
 quiet_pillow()
 
 
-def decode(stream: IO[bytes], where: str) -> NDArray[np.uint8]:
+def decode(stream: IO[bytes], where: str, most: int | None = None) -> NDArray[np.uint8]:
     """Pixels of one encoded image, uint8 [height, width, channels]: 1 channel if grey, else 3 (RGB).
 
-    ``where`` names the file in errors. See :func:`to_pixels` for how other kinds of pixels are converted.
+    ``where`` names the file in errors; ``most`` are the pixels that it may say it has, before any is read. See
+    :func:`to_pixels` for how other kinds of pixels are converted.
 
     Raises:
-        DataError: the file is damaged, no image, or of a pixel type that 8 bits cannot hold faithfully.
+        DataError: the file is damaged, no image, too large, or of a pixel type that 8 bits cannot hold faithfully.
 
     """
     try:
         with Image.open(stream, formats=READ) as image:
+            if most is not None and image.width * image.height > most:
+                raise DataError(f"{where}: has {image.width * image.height:,} pixels; at most {most:,} are taken")
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 pixels = f"{image.width * image.height:,} pixels, more than {Image.MAX_IMAGE_PIXELS:,}"
                 _LOG.warning("%s: has %s: is it meant?", where, pixels)

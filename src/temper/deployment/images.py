@@ -1,5 +1,6 @@
 """Image files to decide on: where they are, and what is in them."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,9 +82,28 @@ def read_image(path: str, image_size: int | None, channels: int) -> Tensor:
     Raises:
         DataError: there is no such file, or it is no image, or a damaged one; names no path.
     """
-    pixels = _pixels(path)
+    return _sized(_pixels(path), image_size, channels)
+
+
+def image_of(content: bytes, image_size: int | None, channels: int, most: int) -> Tensor:
+    """What :func:`read_image` reads, of a file that is held in memory.
+
+    Args:
+        content: the file's bytes.
+        image_size: height and width; None keeps the image's own.
+        channels: 1 or 3.
+        most: pixels that the file may say it has, before any is read.
+
+    Raises:
+        DataError: it is no image, a damaged one or too large; one line that names no file.
+    """
+    return _sized(_decoded(io.BytesIO(content), "upload", most), image_size, channels)
+
+
+def _sized(pixels: NDArray[np.uint8], image_size: int | None, channels: int) -> Tensor:
+    """Pixels uint8 [H, W, 1 or 3] as the model takes them: uint8 [C, H, W]."""
     only = np.zeros(1, dtype=np.int64)
-    dataset = Dataset(images=ArrayImages(pixels[np.newaxis]), labels=only, class_names=("",), ids=only, name=path)
+    dataset = Dataset(images=ArrayImages(pixels[np.newaxis]), labels=only, class_names=("",), ids=only, name="image")
     image: Tensor = Pixels(dataset, image_size, channels)[0][0]
     return image
 
@@ -98,10 +118,16 @@ def _pixels(path: str) -> NDArray[np.uint8]:
         if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for, a device read for ever
             raise DataError("neither a file nor a folder")
         with Path(path).open("rb") as stream:
-            return decode(stream, path)
+            return _decoded(stream, path)
     except OSError as error:
         raise DataError((error.strerror or str(error)).lower()) from error
+
+
+def _decoded(stream: IO[bytes], where: str, most: int | None = None) -> NDArray[np.uint8]:
+    """See :func:`temper.data.decode.decode`; errors do not say where."""
+    try:
+        return decode(stream, where, most)
     except DataError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise DataError("not an image, or of a kind that is not read") from error
-        raise DataError(str(error).removeprefix(f"{path}: ")) from error
+        raise DataError(str(error).removeprefix(f"{where}: ")) from error

@@ -166,6 +166,10 @@ class Predictor:
             raise ArgumentError("batch-size", batch_size, "must be at least 1")
         return self._outcomes(paths, batch_size or self._fitting_batch(), interrupted)
 
+    def decide(self, names: Sequence[str], images: Tensor) -> list[ImageResult]:
+        """The outcomes of images of one size, uint8 or float in [0, 1], [N, C, H, W], which are called so."""
+        return self._group(self._deployed, names, images)
+
     def summary(self) -> dict[str, object] | None:
         """The detector in ``temper predict --json``."""
         if self.detector is None:
@@ -181,6 +185,10 @@ class Predictor:
             "flag_rate": calibration.flag_rate.to_json(),
         }
 
+    @property
+    def _deployed(self) -> Deployed:
+        return Deployed(self.classifier, self.detector.threshold if self.detector else None)
+
     def _fitting_batch(self) -> int:
         size = self.classifier.image_size
         if size is None:
@@ -189,7 +197,7 @@ class Predictor:
         return min(fitting_batch(self.classifier, one), LARGEST_BATCH)
 
     def _outcomes(self, paths: Sequence[str], size: int, interrupted: Callable[[], bool]) -> Iterator[ImageResult]:
-        deployed = Deployed(self.classifier, self.detector.threshold if self.detector else None)
+        deployed = self._deployed
         pool = ThreadPoolExecutor(DECODERS)
         checked = False
         try:
@@ -230,13 +238,13 @@ class Predictor:
         alike = [image for image in images if image.shape == images[0].shape][:LOOKED_AT]
         if not alike:
             return False
-        x = _on_device(self.classifier, torch.stack(alike))
+        x = as_input(self.classifier, torch.stack(alike))
         with crafting(self.classifier), full_precision(x.device):
             fitness.warn_if_inconstant(self.classifier, x)
         return True
 
     def _group(self, deployed: Deployed, paths: Sequence[str], images: Tensor) -> list[ImageResult]:
-        """The outcomes of images uint8 [N, C, H, W]."""
+        """The outcomes of images of one size, [N, C, H, W]."""
         try:
             logits, margin, *brittle = _forward(deployed, images)
         except SHAPE_REFUSALS as error:
@@ -260,14 +268,14 @@ class Predictor:
 
 @torch.no_grad()
 def _forward(deployed: Deployed, images: Tensor) -> list[Tensor]:
-    """What a model makes of images uint8 [N, C, H, W], computed as the clean pass of an evaluation is."""
-    x = _on_device(deployed, images)
+    """What a model makes of images [N, C, H, W], computed as the clean pass of an evaluation is."""
+    x = as_input(deployed, images)
     with crafting(deployed), full_precision(x.device):
         return [output[: len(x)].cpu() for output in deployed(filled(x))]
 
 
-def _on_device(model: nn.Module, images: Tensor) -> Tensor:
-    """Images uint8 [N, C, H, W] as the model takes them."""
+def as_input(model: nn.Module, images: Tensor) -> Tensor:
+    """Images uint8, or float in [0, 1], [N, C, H, W] as the model takes them."""
     place = torch.zeros(len(images), dtype=torch.int64)
     return next(on_device(model, iter([(images, place, place)])))[0]
 

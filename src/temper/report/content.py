@@ -272,14 +272,14 @@ def _sample(sample: SampleView) -> SampleCard:
     distance = f"{sample.norm} {format_distance(sample.distance, sample.norm)}"
     return SampleCard(
         panels=(
-            Panel(_picture(sample.image / 255, f"Image of class {sample.label}"), "predicted", sample.prediction),
+            Panel(picture(sample.image / 255, f"Image of class {sample.label}"), "predicted", sample.prediction),
             Panel(
-                _picture(sample.adversarial, f"Adversarial image, {distance}"),
+                picture(sample.adversarial, f"Adversarial image, {distance}"),
                 "predicted",
                 sample.adversarial_prediction,
             ),
             Panel(
-                _picture(difference, f"Their difference, magnified {factor} times"),
+                picture(difference, f"Their difference, magnified {factor} times"),
                 "difference",
                 f"× {factor}",
             ),
@@ -289,7 +289,8 @@ def _sample(sample: SampleView) -> SampleCard:
     )
 
 
-def _picture(image: NDArray[np.floating], alt: str) -> Picture:
+def picture(image: NDArray[np.floating], alt: str) -> Picture:
+    """An image float [H, W, 1 or 3] in [0, 1], in PNG."""
     buffer = io.BytesIO()
     imsave(buffer, as_rgb(image), format="png")
     return Picture(_data_url(buffer, "image/png"), alt, pixelated=max(image.shape[:2]) < _SMOOTH_FROM)

@@ -162,6 +162,22 @@ def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
     return sorted((check_norm(norm), suite, asked) for suite, norms in radii.items() for norm, asked in norms.items())
 
 
+def curves_in(folder: Path, model: Mapping[str, str]) -> dict[str, AccuracyCurve]:
+    """The accuracy curves of a folder's evidence, by norm; none without a table, or where it is from a subset.
+
+    Raises:
+        EvidenceError: the table cannot be read, or is of another model than that of these fingerprints.
+    """
+    if not (folder / TABLE).exists():
+        return {}
+    table = EvidenceTable.load(folder / TABLE)
+    if table.identity.get("model") != model:
+        raise EvidenceError(
+            f"{folder / TABLE}: is of another model than the folder's; temper evaluate measures this one"
+        )
+    return {} if _from_subset(folder, table) else _curves(table)
+
+
 def _curves(table: EvidenceTable) -> dict[str, AccuracyCurve]:
     """One curve per norm; of several suites, that of the one that searched at most radii."""
     curves = {}

@@ -1,31 +1,19 @@
 """The leaderboard's pages, from templates: figures in words, with script, data and style inside."""
 
-import base64
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 
 from jinja2 import Template
-from markupsafe import Markup
 
-from temper.benchmark.leaderboard.payload import board_payload, in_script, run_payload
+from temper.benchmark.leaderboard.payload import board_payload, run_payload
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Metric, Point
 from temper.margins.intervals import Estimate
 from temper.report.rendering import environment
+from temper.report.scripts import in_script, script
 from temper.threat import NORMS, check_norm
 
 _NONE = "–"
-
-
-@dataclass(frozen=True)
-class Script:
-    """What a page runs; its digest is all that the page's content security policy lets run."""
-
-    text: Markup
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -57,8 +45,8 @@ def index_page(board: Leaderboard) -> str:
         counts=_counts(board),
         failed=failed,
         failures=_count(len(failed), "run"),
-        data=Markup(in_script(board_payload(board))),
-        script=_script("plot.js", "app.js"),
+        data=in_script(board_payload(board)),
+        script=script(__package__, "app.js"),
     )
 
 
@@ -80,8 +68,8 @@ def run_page(board: Leaderboard, run: LeaderboardRun) -> str:
         factors={name: words for name, words in factors.items() if words},
         metrics=[_metric(each, measured[each.key]) for each in board.metrics if each.key in measured],
         curves={norm: _curve(norm, points) for norm, points in run.measured.curve.items() if points},
-        data=Markup(in_script(run_payload(run))),
-        script=_script("plot.js", "run.js"),
+        data=in_script(run_payload(run)),
+        script=script(__package__, "run.js"),
     )
 
 
@@ -92,13 +80,6 @@ def number(value: float, percent: bool, digits: int = 3) -> str:
 
 def _template(name: str) -> Template:
     return environment(__package__).get_template(name)
-
-
-@cache
-def _script(*names: str) -> Script:
-    files = resources.files(__package__)
-    text = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in names)
-    return Script(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
 
 
 def _counts(board: Leaderboard) -> list[str]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,7 +10,7 @@ from temper.benchmark.columns import PARTS, names
 from temper.benchmark.leaderboard.view import Leaderboard, LeaderboardRun, Point, Ranking, RankingRow
 from temper.margins.intervals import Estimate
 from temper.report.views import EpochRow
-from temper.text import cell, masked
+from temper.text import cell
 
 _CURVE_DIGITS = 4  # of accuracies that are only drawn
 
@@ -70,14 +69,6 @@ def run_payload(run: LeaderboardRun) -> dict[str, object]:
         column.name: [_finite(getattr(epoch, column.name)) for epoch in run.history] for column in fields(EpochRow)
     }
     return {"curves": curves, "history": history}
-
-
-def in_script(content: object) -> str:
-    """JSON that may stand in an HTML script element, whatever its strings say."""
-    text = masked(json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _parts(estimate: Estimate | None) -> list[float | int | None] | None:

@@ -36,7 +36,8 @@ function epsAxis(norm) {
 }
 
 // A line chart. series: [{ x, y, low, high, colour, name }], bands where there are low and high; colour is an index.
-function chart(series, { title, xLabel, domain = null, percent = false, xWhole = false }) {
+// marks: [{ x, name, colour }], upright lines where x is in sight.
+function chart(series, { title, xLabel, domain = null, percent = false, xWhole = false, marks = [] }) {
   const [width, height, left, right, top, bottom] = [360, 204, 44, 10, 30, 34];
   const finite = (values) => values.filter((value) => value !== null && Number.isFinite(value));
   const xs = series.flatMap((each) => finite(each.x));
@@ -78,6 +79,9 @@ function chart(series, { title, xLabel, domain = null, percent = false, xWhole =
         root.append(svg("circle", { class: `dot c${each.colour}`, cx: atX(x), cy: atY(each.y[i]), r: 2.2 }, svg("title", {}, words)));
       });
     }
+  }
+  for (const { x, name, colour } of marks.filter((each) => each.x >= xLow && each.x <= xHigh)) {
+    root.append(svg("line", { class: `mark c${colour}`, x1: atX(x), x2: atX(x), y1: top - 4, y2: height - bottom }, svg("title", {}, name)));
   }
   return root;
 }

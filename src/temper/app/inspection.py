@@ -1,0 +1,154 @@
+"""What attacks make of one image: at each radius, and at the nearest where it is decided otherwise.
+
+Both run at full precision, in batches as large as kernels fill anyway: all radii at once, and classes side by side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from temper.attacks.apgd import APGD
+from temper.attacks.attack import perturb
+from temper.attacks.ball import into_ball
+from temper.attacks.crafting import crafting, foldable
+from temper.attacks.engine import AttackEngine
+from temper.attacks.losses import logit_difference
+from temper.attacks.suites import CLOSER, Suite, get_suite
+from temper.attacks.verification import GRAIN, Lent, filled
+from temper.attacks.work import Flip, Work
+from temper.core.precision import full_precision
+from temper.deployment.prediction import Prediction, Predictor, as_input
+from temper.evaluation.clean import RIVALS
+from temper.evaluation.search import Findings, search
+from temper.threat import Threat
+
+RADII = 16  # that the attacked image is shown at, up to twice that of the threat
+CLIMB = APGD(20, climbs=logit_difference, wide=True)
+# What brings found flips closer, for a first answer in a sixth of the time, then what margins are measured with.
+LIVE = Suite("live", (CLOSER, *get_suite("margin").stages))
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack made of an image within a radius.
+
+    Attributes:
+        eps: the radius; image: float [C, H, W] in [0, 1].
+        decision: on it; changed: whether the class is another one, which the model asked alone confirms.
+    """
+
+    eps: float
+    image: Tensor
+    decision: Prediction
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """How far the search for the nearest change has come.
+
+    Attributes:
+        nearest: the nearest so far; None while there is none.
+        over: whether the search is.
+        blind: whether none of its attacks was given a direction, so that nothing was searched.
+    """
+
+    nearest: Flip | None = None
+    over: bool = False
+    blind: bool = False
+
+
+class Watched(nn.Module):
+    """A model that says before each pass that there is one; what hears it may raise to end the work."""
+
+    def __init__(self, model: nn.Module, tick: Callable[[], None]) -> None:
+        super().__init__()
+        self.model, self.tick = model, tick
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, K]."""
+        self.tick()
+        logits: Tensor = self.model(images)
+        return logits
+
+
+class Inspection:
+    """One image, and what is asked about it.
+
+    Args:
+        predictor: what decides.
+        threat: norm, and the radius in whose light it is seen.
+        image: uint8 [C, H, W], as the model takes them.
+        decision: on the clean image.
+        tick: called before each pass.
+    """
+
+    def __init__(
+        self, predictor: Predictor, threat: Threat, image: Tensor, decision: Prediction, tick: Callable[[], None]
+    ) -> None:
+        self._predictor, self._threat, self._clean = predictor, threat, decision
+        self._x = as_input(predictor.classifier, image[None])
+        self._y = torch.tensor([decision.class_index], device=self._x.device)
+        self._model = Watched(predictor.classifier, tick)
+
+    def attacked(self) -> list[Attacked]:
+        """The image of the highest loss that a short attack reaches within each radius, from the smallest on."""
+        radii = torch.arange(1, RADII + 1, dtype=torch.float64, device=self._x.device) * self._threat.eps / (RADII / 2)
+        x, y = self._x.expand(RADII, -1, -1, -1).contiguous(), self._y.expand(RADII).contiguous()
+        with crafting(self._model), full_precision(x.device):
+            tried = perturb(CLIMB, self._model, x, y, radii.to(x.dtype), self._threat.norm)
+            tried = into_ball(x, tried, radii, self._threat.norm)
+        decided = self._predictor.decide([""] * RADII, tried)
+        lent = Lent(self._model, [], RADII)
+        with crafting(self._model):
+            return [
+                Attacked(eps, image, decision, self._changes(lent, image, decision))
+                for eps, image, decision in zip(radii.tolist(), tried, decided, strict=True)
+                if isinstance(decision, Prediction)
+            ]
+
+    def nearest(self) -> Iterator[Found]:
+        """The nearest change that is found, ever nearer; the last one says that the search is over."""
+        flips: list[Flip] = []
+        suite, passes = LIVE.in_norm(self._threat.norm), []
+        findings = Findings(suite, np.array([SEED]), norm=self._threat.norm)
+        work = Work(self._x, self._y, self._y.new_tensor([SEED]), self._rivals())
+        engine = AttackEngine(self._model, foldable(self._model, self._x), max(GRAIN.values()))
+
+        def keep(sample: int, flip: Flip) -> None:
+            flips.append(flip)
+
+        for outcome in search(engine, work, self._threat.norm, [self._threat.eps], findings, SEED, keep):
+            passes.append(outcome)
+            if flips:
+                yield Found(_nearest(flips))
+        blind = not any(outcome.radius > 0 for outcome in passes if outcome.stage in _names(suite))
+        yield Found(_nearest(flips), over=True, blind=blind)
+
+    def _changes(self, lent: Lent, image: Tensor, decision: Prediction) -> bool:
+        """Whether an attacked image is decided otherwise, also alone."""
+        return decision.class_index != self._clean.class_index and lent.alone(image, self._y[0]) is not None
+
+    @torch.no_grad()
+    def _rivals(self) -> Tensor:
+        """The likeliest other classes, likeliest first: int64 [1, R]."""
+        with crafting(self._model), full_precision(self._x.device):
+            order = self._model(filled(self._x))[:1].sort(dim=1, descending=True, stable=True).indices
+        return order[order != self._y[:, None]][None, :RIVALS]
+
+
+def passes() -> int:
+    """About how many times the model is asked, for a bar."""
+    return CLIMB.queries + sum(stage.attack.passes()[0] for stage in LIVE.stages)
+
+
+def _nearest(flips: Sequence[Flip]) -> Flip | None:
+    return min(flips, key=lambda flip: flip.distance, default=None)
+
+
+def _names(suite: Suite) -> set[str]:
+    return {stage.name for stage in suite.stages}
