@@ -1,7 +1,6 @@
 """The leaderboard in a browser: sorting, filters, ranks, curves, downloads."""
 
 import dataclasses
-import shutil
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,19 +20,6 @@ def board():
 @pytest.fixture(scope="module")
 def site(board, tmp_path_factory):
     return write_leaderboard(board, tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"needs one of {', '.join(names)} on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@
     paint(by("clean"), decision.picture);
     by("clean").hidden = by("decided").hidden = false;
     by("invite").hidden = by("nothing").hidden = true;
+    by("choose").textContent = "choose another";
     by("class").textContent = decision.class;
     by("confidence").textContent = percent(decision.confidence);
     by("margin").textContent = brief(decision.margin);
@@ -124,13 +125,13 @@
     const near = (each) => Math.abs(each.eps - eps) < 1e-9;
     const own = seen.attacked.find(near);
     const flip = seen.nearest && seen.nearest.eps <= eps ? seen.nearest : null;
-    if (eps === 0) return [panel(seen.decision.picture, `decided as, ${percent(seen.decision.confidence)}`, seen.decision.class)];
+    const decision = seen.decision;
+    if (eps === 0) return [panel(decision.picture, "decided as", sure(decision))];
     const shown = own?.changed ? own : flip ?? own;
     if (!shown) return [element("p", {}, "The model's logits are not finite there.")];
-    const sure = shown === flip ? "" : `, ${percent(shown.confidence)}`;
-    const how = shown === flip ? "decided as (nearest change)" : "decided as";
+    const words = shown === flip ? ["the nearest change, decided as", flip.class] : ["decided as", sure(shown)];
     return [
-      panel(shown.picture, how + sure, shown.class, shown.class === seen.decision.class ? "" : "changed"),
+      panel(shown.picture, ...words, shown.class === decision.class ? "" : "changed"),
       panel(shown.difference, "difference", `× ${shown.factor}`),
     ];
   }
@@ -161,6 +162,10 @@
     image.alt = alt;
     image.className = pixelated ? "pixelated" : "";
     return image;
+  }
+
+  function sure(decided) {
+    return `${decided.class}, ${percent(decided.confidence)} sure`;
   }
 
   function percent(share) {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.attacks.apgd import APGD
-from temper.attacks.attack import perturb
+from temper.attacks.attack import input_gradient, perturb
 from temper.attacks.ball import into_ball
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.engine import AttackEngine
@@ -54,7 +54,7 @@ class Found:
     Attributes:
         nearest: the nearest so far; None while there is none.
         over: whether the search is.
-        blind: whether none of its attacks was given a direction, so that nothing was searched.
+        blind: whether it found nothing, and no gradient leads from the decision to the pixels.
     """
 
     nearest: Flip | None = None
@@ -114,7 +114,7 @@ class Inspection:
     def nearest(self) -> Iterator[Found]:
         """The nearest change that is found, ever nearer; the last one says that the search is over."""
         flips: list[Flip] = []
-        suite, passes = LIVE.in_norm(self._threat.norm), []
+        suite = LIVE.in_norm(self._threat.norm)
         findings = Findings(suite, np.array([SEED]), norm=self._threat.norm)
         work = Work(self._x, self._y, self._y.new_tensor([SEED]), self._rivals())
         engine = AttackEngine(self._model, foldable(self._model, self._x), max(GRAIN.values()))
@@ -122,12 +122,16 @@ class Inspection:
         def keep(sample: int, flip: Flip) -> None:
             flips.append(flip)
 
-        for outcome in search(engine, work, self._threat.norm, [self._threat.eps], findings, SEED, keep):
-            passes.append(outcome)
+        for _ in search(engine, work, self._threat.norm, [self._threat.eps], findings, SEED, keep):
             if flips:
                 yield Found(_nearest(flips))
-        blind = not any(outcome.radius > 0 for outcome in passes if outcome.stage in _names(suite))
-        yield Found(_nearest(flips), over=True, blind=blind)
+        yield Found(_nearest(flips), over=True, blind=not flips and not self._led())
+
+    def _led(self) -> bool:
+        """Whether a gradient leads from the decision to any pixel."""
+        with crafting(self._model), full_precision(self._x.device):
+            slope = input_gradient(self._model, self._x, lambda logits: logit_difference(logits, self._y))[2]
+        return bool((torch.isfinite(slope) & (slope != 0)).any())
 
     def _changes(self, lent: Lent, image: Tensor, decision: Prediction) -> bool:
         """Whether an attacked image is decided otherwise, also alone."""
@@ -148,7 +152,3 @@ def passes() -> int:
 
 def _nearest(flips: Sequence[Flip]) -> Flip | None:
     return min(flips, key=lambda flip: flip.distance, default=None)
-
-
-def _names(suite: Suite) -> set[str]:
-    return {stage.name for stage in suite.stages}

@@ -15,7 +15,7 @@ from torch import Tensor
 from temper import models
 from temper.app import inspection
 from temper.app.inspection import Attacked, Found, Inspection
-from temper.app.verdict import verdict
+from temper.app.verdict import radius, verdict
 from temper.attacks.crafting import crafting
 from temper.attacks.losses import predicted
 from temper.attacks.suites import get_suite
@@ -146,7 +146,7 @@ class Session:
         if found.nearest is None:
             return {}
         flip, name = found.nearest, names_of(self.predictor.classifier)[found.nearest.becomes]
-        away = f"{self.threat.norm} {format_distance(flip.distance, self.threat.norm)}"
+        away = radius(Threat(self.threat.norm, flip.distance))
         facts = {"eps": flip.distance, "away": away, "class": name}
         what = f"The nearest image found that is decided otherwise, as {name}"
         return {"nearest": facts | self._pictures(clean, flip.image, what)}

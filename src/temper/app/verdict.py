@@ -64,7 +64,7 @@ def _headline(
 def _searched(threat: Threat, found: Found, becomes: str) -> str:
     within, more = radius(threat), "" if found.over else " The search for a nearer one goes on."
     if found.nearest is not None:
-        away = format_distance(found.nearest.distance, threat.norm)
+        away = radius(Threat(threat.norm, found.nearest.distance))
         if found.nearest.distance <= threat.eps:
             return f"An image {away} away is decided as {becomes}.{more}"
         proof = " What a search has not found may be there all the same." if found.over else more
@@ -73,8 +73,8 @@ def _searched(threat: Threat, found: Found, becomes: str) -> str:
         return ""
     if found.blind:
         return (
-            "No gradient led from the decision to the pixels, so nothing was searched: the model cuts it off, or it"
-            " vanishes. That is no sign of robustness."
+            "No gradient leads from the decision to the pixels, so the search had nothing to go by: the model cuts it"
+            " off, or it vanishes. That is no sign of robustness."
         )
     return f"No image was found that is decided otherwise, within {within} or beyond, which is no proof that none is."
 
