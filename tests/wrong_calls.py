@@ -27,6 +27,7 @@ RIGHT: dict[str, list[str]] = {
     "margins": [*MODEL_AND_DATA, *THREAT, "--out", "new"],
     "predict": ["image.png", "--run", "bundled"],
     "export": ["--run", "bundled", "--format", "torch", "--out", "new.pt2"],
+    "app": ["--run", "bundled", "--port", "0"],
     "merge": ["a.parquet", "--out", "new.parquet"],
     "report": ["empty", "--out", "new.html"],
     "env": [],
@@ -155,6 +156,7 @@ REQUIRED = {
     "margins": ("--model", "--data", "--threat"),
     "predict": ("--run",),
     "export": ("--run", "--format", "--out"),
+    "app": ("--run",),
     "merge": ("--out",),
     "bench query": ("--store",),
 }
@@ -238,6 +240,9 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong("export --run bundled --format torch --out text.txt/new.pt2", "text.txt")
     yield wrong("export --run nowhere --format torch --out new/below/new.pt2", "nowhere")
     yield wrong("export --run bundled --format torch --out new.pt2 --detector nowhere.json", "nowhere.json")
+    yield wrong("app --run nowhere --port 0", "run = 'nowhere'")
+    yield wrong("app --run bundled --port 65536", "port = 65536", "at most 65535")
+    yield wrong("app --run bundled --host 203.0.113.1", "host = '203.0.113.1': is no address of this machine")
     yield wrong("merge --out new.parquet", "TABLE")
     yield wrong("merge nowhere.parquet --out new.parquet", "nowhere.parquet: is not there")
     yield wrong("merge empty --out new.parquet", "empty/margins.parquet: is not there")

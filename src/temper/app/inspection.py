@@ -23,7 +23,7 @@ from temper.core.precision import full_precision
 from temper.deployment.prediction import Prediction, Predictor, as_input
 from temper.evaluation.clean import RIVALS
 from temper.evaluation.search import Findings, search
-from temper.threat import Threat
+from temper.threat import Norm, Threat
 
 RADII = 16  # that the attacked image is shown at, up to twice that of the threat
 CLIMB = APGD(20, climbs=logit_difference, wide=True)
@@ -145,9 +145,9 @@ class Inspection:
         return order[order != self._y[:, None]][None, :RIVALS]
 
 
-def passes() -> int:
+def passes(norm: Norm) -> int:
     """About how many times the model is asked, for a bar."""
-    return CLIMB.queries + sum(stage.attack.passes()[0] for stage in LIVE.stages)
+    return CLIMB.queries + sum(stage.attack.passes()[0] for stage in LIVE.in_norm(norm).stages)
 
 
 def _nearest(flips: Sequence[Flip]) -> Flip | None:

@@ -29,7 +29,7 @@ from temper.report.figures import magnified_difference
 from temper.report.views import AccuracyCurve, SampleView, format_distance
 from temper.runs.run import CONFIG, Run
 from temper.runs.views import curves_in
-from temper.threat import Threat
+from temper.threat import Norm, Threat
 
 LARGEST_FILE = 32 * 2**20  # bytes: photos of today's phones take a third of that
 MOST_PIXELS = 64_000_000
@@ -98,7 +98,7 @@ class Session:
                 return
             clean = _pixels(image)
             tell({"decision": self._decision(decision, clean)} | self._verdict(decision, Found()))
-            inspected = Inspection(self.predictor, self.threat, image, decision, _bar(tell))
+            inspected = Inspection(self.predictor, self.threat, image, decision, _bar(tell, self.threat.norm))
             tell({"attacked": [self._attacked(each, clean, decision) for each in inspected.attacked()]})
             for found in inspected.nearest():
                 tell(self._nearest(found, clean) | self._verdict(decision, found))
@@ -172,9 +172,9 @@ def _shown(made: Picture) -> Event:
     return asdict(made)
 
 
-def _bar(tell: Tell) -> Callable[[], None]:
+def _bar(tell: Tell, norm: Norm) -> Callable[[], None]:
     """What counts passes, and says now and then how far it is."""
-    done, last, total = 0, time.monotonic(), inspection.passes()
+    done, last, total = 0, time.monotonic(), inspection.passes(norm)
 
     def tick() -> None:
         nonlocal done, last

@@ -67,8 +67,8 @@ def _searched(threat: Threat, found: Found, becomes: str) -> str:
         away = radius(Threat(threat.norm, found.nearest.distance))
         if found.nearest.distance <= threat.eps:
             return f"An image {away} away is decided as {becomes}.{more}"
-        proof = " What a search has not found may be there all the same." if found.over else more
-        return f"The nearest image found that is decided otherwise, as {becomes}, is {away} away.{proof}"
+        beyond = f", beyond {within} as far as the search knows." if found.over else f".{more}"
+        return f"The nearest image found that is decided otherwise, as {becomes}, is {away} away{beyond}"
     if not found.over:
         return ""
     if found.blind:
