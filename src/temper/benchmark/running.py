@@ -117,7 +117,7 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
             corrupted = _corruptions(cell, store, folder, classifier, test)
             row = metrics(RunEvidence(cell.measure, tables, corrupted, run.delay))
         spent = cost(cell, Sizes(len(splits.train), len(test), len(splits.validation)))
-        passes = [table.passes() for table in tables.values()]
+        passes, trained = [table.passes() for table in tables.values()], _training_passes(run, spent)
         return row | {
             "train_n": len(splits.train),
             "classes": splits.train.num_classes,
@@ -125,7 +125,8 @@ def _carry_out(cell: Cell, store: Store) -> dict[str, object]:
             "delay_censored": run.delay.censored if run.delay else None,
             "warnings": "\n".join(run.warnings),
             "history": json.dumps(run.history()),
-            "passes": _training_passes(run, spent) + sum(each["forward"] + each["backward"] for each in passes),
+            "training_passes": trained,
+            "passes": trained + sum(each["forward"] + each["backward"] for each in passes),
             "loaded": float(classifier.info.get("loaded", np.nan)),
             "weights": models.weights_fingerprint(classifier.network),
             "data": test.fingerprint(),

@@ -1,4 +1,4 @@
-"""What is known of the study's cells: rows that are committed beside this file, and those of a store as they come in.
+"""What is known of a long benchmark's cells: rows that are committed, and those of a store as they come in.
 
 ``results.csv`` has a row per cell (epsilon, factors, metrics with their intervals, the accuracy curve, what it cost),
 ``history.csv`` one per epoch of it, ``outcomes.csv`` what happened to every test image, as bits. From the first two a
@@ -8,27 +8,55 @@ are rows and not evidence: intervals over samples come from the bits.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
-from study_cells import Planned, spec_text
 
 from temper.benchmark.columns import columns
 from temper.benchmark.configuration import FACTORS
+from temper.benchmark.grid import Cell
 from temper.benchmark.outcomes import margins_of, outcomes
 from temper.benchmark.store import RUN_DONE, Store
 
-KEY = ["eps", *FACTORS]
+KEY = ["eps", *FACTORS]  # eps in n/255
 EPOCH = ["epoch", "eps_in_force", "train_loss", "train_accuracy", "validation_accuracy", "lr", "seconds"]
 # Columns of a store's row that the cell itself tells, or that have a file of their own.
 NOT_KEPT = {"run", "training", "status", "error", "config", "history"}
 DIGITS = "%.7g"
 
 Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell at an epsilon of ``eps`` / 255, the part of its benchmark it belongs to, and the SPEC it is of."""
+
+    eps: int
+    part: str
+    cell: Cell
+    spec: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a result row is told apart by: epsilon and factors."""
+        return (self.eps, *self.cell.factors.values())
+
+    @property
+    def settings(self) -> str:
+        """What the SPEC says of the cell, in eight characters: rows of another SPEC are not this cell's.
+
+        The hash that names a run in a store is another one in a version of Temper that has a further setting.
+        """
+        factors = self.cell.factors
+        own = {name: self.spec[f"{name}s"][factors[name]] for name in ("backbone", "dataset", "schedule", "protocol")}
+        common = {name: self.spec[name] for name in ("finetune", "measure")}
+        content = json.dumps(own | common | {"objective": factors["objective"]}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 class Rows:
@@ -107,21 +135,8 @@ def store_rows(rows: Rows, plan: Sequence[Planned]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-def settings(each: Planned) -> str:
-    """What the SPEC says of a cell, in eight characters: rows of another SPEC are not this cell's.
-
-    The hash that names a run in a store is another one in a version of Temper that has a further setting.
-    """
-    given = yaml.safe_load(spec_text(each.eps))
-    factors = each.cell.factors
-    own = {name: given[f"{name}s"][factors[name]] for name in ("backbone", "dataset", "schedule", "protocol")}
-    common = {name: given[name] for name in ("finetune", "measure")}
-    content = json.dumps(own | common | {"objective": factors["objective"]}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
-
-
 def _check_settings(each: Planned, row: Row) -> None:
-    if row["settings"] != settings(each):
+    if row["settings"] != each.settings:
         raise ValueError(
             f"results.csv: {each.cell.label} at {each.eps}/255 was measured with other settings than spec.yaml has now;"
             " restore spec.yaml, or remove the row, to have the cell run again"
@@ -141,7 +156,7 @@ def _result(each: Planned, row: Row, store: Store) -> Row:
     kept = {name: value for name, value in row.items() if name not in {*NOT_KEPT, *FACTORS}}
     points = {f"at_{k}": point.value for k, point in enumerate(curve, start=1)}
     return {
-        **_key(each), **kept, **points, "cpu": torch.backends.cpu.get_cpu_capability(), "settings": settings(each),
+        **_key(each), **kept, **points, "cpu": torch.backends.cpu.get_cpu_capability(), "settings": each.settings,
     }  # fmt: skip
 
 
