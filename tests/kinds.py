@@ -1,6 +1,8 @@
 """Networks as people have them, on 3x8x8 images unless said otherwise; tests name them as ``kinds:...``."""
 
 import random
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -173,6 +175,11 @@ def plain(num_classes: int = 2) -> nn.Module:
     return with_head(nn.Linear(8, num_classes))
 
 
+def ten(num_classes: int = 10) -> nn.Module:
+    """The same for 10 classes."""
+    return plain(num_classes)
+
+
 # --- outputs --------------------------------------------------------------------------------------
 
 
@@ -210,6 +217,35 @@ class Auxiliary(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         features = self.body(x)
         return (self.head(features), self.auxiliary(features)) if self.training else self.head(features)
+
+
+@dataclass
+class Given:
+    """What networks of other libraries give."""
+
+    features: Tensor
+    logits: Tensor
+
+
+class Several(nn.Module):
+    """Gives its logits among other things."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.net = kind, plain()
+
+    def forward(self, x: Tensor) -> object:
+        if self.kind == "tuple":
+            return self.net(x), x.mean((2, 3), keepdim=True)
+        made = {"features": x.flatten(1), "logits": self.net(x)}
+        return made if self.kind == "dict" else Given(**made)
+
+
+several_tuple, several_dict, several_dataclass = (
+    partial(Several, "tuple"),
+    partial(Several, "dict"),
+    partial(Several, "dataclass"),
+)
 
 
 # --- forward passes -------------------------------------------------------------------------------

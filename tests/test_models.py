@@ -236,7 +236,15 @@ def test_a_factory_may_take_num_classes(workplace):
         ("broken:needy", r"takes \(num_classes, width\)"),
         ("broken:image", r"gives \[2, 3, 32, 32\] for a batch of 2; it must give logits"),
         ("broken:classes", r"gives torch.int64 \[2\] for a batch of 2"),
-        ("broken:pair", "broken:pair: gives tuple of 2 outputs for a batch of 2"),
+        (
+            "broken:pair",
+            r"broken:pair: gives tuple of 2 outputs \(\[2, 3, 32, 32\], .*several heads or tasks are out of scope",
+        ),
+        (
+            "broken:texts",
+            "broken:texts: asks for x, text, .*models that texts or other inputs condition are out of scope",
+        ),
+        ("broken:tasks", r"gives tuple of 2 outputs \(\[2, 3\], \[2, 3\]\) .*return the logits that are meant"),
         ("broken:odd", "does not take images of 3x32x32, 3x28x28.*give image_size"),
     ],
 )
@@ -257,6 +265,12 @@ def odd(): return {LINEAR.format(inputs=3 * 17 * 17, classes=2)}
 class Pair(nn.Module):
     def forward(self, x): return x, x
 def pair(): return Pair()
+class Texts(nn.Module):
+    def forward(self, x, text, weight=None): return x
+def texts(): return Texts()
+class Tasks(nn.Module):
+    def forward(self, x): return x.mean((2, 3)), x.mean((2, 3))
+def tasks(): return Tasks()
 """,
     )
     with pytest.raises(ModelError, match=message) as error:

@@ -15,7 +15,7 @@ from temper import models
 from temper.deployment.exporting import export
 from temper.deployment.prediction import Predictor
 from temper.errors import ModelError, TemperWarning
-from temper.models.outputs import as_logits, form_of
+from temper.models.outputs import as_logits, form_of, main_output
 from temper.runs.corruptions import corruptions_into
 from temper.runs.finetune import finetune
 from temper.runs.margins import margins_into
@@ -275,6 +275,23 @@ def test_named_outputs_and_what_gives_none():
         temper.evaluate(kinds.OneByOne(), *images(), ["Linf:4/255"], suite="apgd")
     with pytest.raises(ModelError, match=r"is torch.float64; evidence needs full precision, .*model.float\(\)"):
         temper.evaluate(kinds.Outside().double(), *images(), ["Linf:4/255"], suite="apgd")
+
+
+def test_of_several_outputs_the_one_that_may_be_logits_is_taken():
+    logits, maps, scores = torch.rand(2, 5, requires_grad=True), torch.rand(2, 3, 4, 4), torch.rand(2)
+    for several in ((logits,), (logits, maps), [scores, maps, logits], {"logits": logits, "auxiliary": logits * 2}):
+        assert main_output(several, training=False) is logits
+    two = (logits, logits * 2)
+    assert main_output(two, training=False) is two  # two heads: nobody can tell which is meant
+    assert main_output(two, training=True) is logits  # auxiliary heads come after it
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict", "dataclass"])
+def test_a_factorys_outputs_go_through_the_one_adapter(kind):
+    classifier = models.load(f"kinds:several_{kind}", image_size=8)
+    images = torch.rand(3, 3, 8, 8)
+    assert classifier(images).shape == (3, 2)
+    torch.testing.assert_close(classifier(images), classifier.network.net(images))
 
 
 def test_a_factory_that_takes_one_image_at_a_time_is_told_so():

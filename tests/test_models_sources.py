@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torchvision.models import get_model
 
+import kinds
 from temper import models
 from temper.cli.main import main
 from temper.errors import ModelError
 from written import one_line
 
+BATCH = ({0: torch.export.Dim("batch", min=1)},)
 SMALL = "mobilenet_v3_small"
 PROCESSOR = {
     "do_normalize": True,
@@ -140,16 +144,40 @@ def test_what_is_no_classifier_of_torchvision_is_refused(name):
         models.load(f"torchvision:{name}", weights="none")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["hf", "torchvision"])
-def test_every_command_takes_them(tmp_path, monkeypatch, source):
-    monkeypatch.chdir(tmp_path)
+def named(source: str) -> str:
+    """A MODEL of that source for 10 classes, whose files are in the working directory."""
+    torch.manual_seed(0)
     if source == "hf":
-        written(tmp_path / "net", "resnet", classes=10)
-        text = "hf:net"
-    else:
+        written(Path("net"), "resnet", classes=10)
+        return "hf:net"
+    if source == "torchvision":
         torch.save(get_model(SMALL, weights=None, num_classes=10).state_dict(), "net.pth")
-        text = f"torchvision:{SMALL}@net.pth"
+        return f"torchvision:{SMALL}@net.pth"
+    if source == "timm":
+        torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), "net.pth")
+        return "timm:resnet10t@net.pth"
+    network = kinds.plain(10).eval()
+    if source == "onnx":
+        torch.onnx.export(network, (torch.rand(2, 3, 32, 32),), "net.onnx", dynamic_shapes=BATCH, verbose=False)
+        return "onnx:net.onnx"
+    if source == "torch.export":
+        torch.export.save(torch.export.export(network, (torch.rand(2, 3, 32, 32),), dynamic_shapes=BATCH), "net.pt2")
+        return "torch:net.pt2"
+    if source == "TorchScript":
+        torch.jit.save(torch.jit.trace(network, torch.rand(2, 3, 32, 32)), "net.pt")
+        return "torch:net.pt"
+    return "kinds:ten"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "source", ["hf", "torchvision", "timm", "factory", "onnx", "torch.export", "TorchScript", "bundled"]
+)
+def test_every_command_takes_them(tmp_path, monkeypatch, capsys, source):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    text = "bundled" if source == "bundled" else named(source)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     np.savez("images.npz", images=images, labels=np.arange(6))
@@ -159,4 +187,8 @@ def test_every_command_takes_them(tmp_path, monkeypatch, source):
     assert main(["margins", "--model", text, *shared, "--out", "margins"]) == 0
     Image.fromarray(images[0]).save("image.png")
     assert main(["predict", "--run", "run", "image.png"]) == 0
-    assert main(["export", "--run", "run", "--format", "onnx", "--out", "net.onnx"]) == 0
+    exported = main(["export", "--run", "run", "--format", "onnx", "--out", "out.onnx"])
+    if source == "TorchScript":  # which torch does not export
+        assert (exported, "cannot be exported to ONNX" in capsys.readouterr().err) == (2, True)
+    else:
+        assert exported == 0

@@ -1,5 +1,6 @@
 """Weights from files: every layout, damage, what must fit; and classifiers saved and restored."""
 
+import re
 import shutil
 import sys
 import zipfile
@@ -67,6 +68,41 @@ def test_what_only_training_needs_is_left_aside(tmp_path, prefix):
     with pytest.raises(ModelError, match=r"keep those of one network alone|unexpected: ema") as error:
         load("bundled", weights=tmp_path / "two.pth")
     one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        (lambda name: f"model.module.{name}", r"read without model\. and module\."),
+        (lambda name: name if name.startswith("head") else f"backbone.{name}", r"read without backbone\."),
+        (lambda name: name.replace("blocks.", "blocks._orig_mod."), r"read without _orig_mod\."),
+    ],
+)
+def test_how_names_are_read_is_said(tmp_path, caplog, rename, said):
+    original = load("bundled", weights="none", seed=3)
+    torch.save({rename(name): tensor for name, tensor in original.network.state_dict().items()}, tmp_path / "net.pth")
+    with caplog.at_level("INFO"):
+        assert fingerprint(load("bundled", weights=tmp_path / "net.pth")) == fingerprint(original)
+    assert re.search(said, caplog.text)
+
+
+def test_a_backbone_apart_from_its_head_must_still_fit_whole(tmp_path):
+    state = {f"backbone.{name}": tensor for name, tensor in load("bundled").network.state_dict().items()}
+    state["neck.weight"] = torch.ones(3)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ModelError, match="backbone, neck stand side by side; keep those of one network alone"):
+        load("bundled", weights=tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_way_out_of_a_pickled_model_works(tmp_path, monkeypatch, wrapped):
+    monkeypatch.chdir(tmp_path)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    torch.save({"model": network, "epoch": 3} if wrapped else network, "whole.pt")
+    with pytest.raises(ModelError, match=r"whole.pt: .*a whole model that was pickled.*keep only its tensors") as error:
+        load_tensors("whole.pt")
+    exec(one_line(error).partition("installed: ")[2])
+    assert torch.equal(load_tensors("whole-tensors.pt")["1.weight"], network[1].weight)
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from temper.core.precision import check_precision
 from temper.errors import ModelError
 from temper.models.classifier import Classifier
-from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, evaluating, takes
+from temper.models.heads import SHAPE_REFUSALS, check_one_by_one, check_takes_images_alone, evaluating, takes
 from temper.models.outputs import Form, as_logits, form_of, main_output
 from temper.text import first_line
 
@@ -73,6 +73,7 @@ def adapted(model: nn.Module, images: Tensor) -> nn.Module:
 
 def _try(model: nn.Module, images: Tensor) -> tuple[object, bool]:
     """What a model gives for images, and whether it writes into them."""
+    check_takes_images_alone(model, type(model).__name__)
     x = images.clone().requires_grad_() * 1
     version = x._version
     with evaluating(model), torch.enable_grad():

@@ -1,6 +1,6 @@
 """A network as it was built, before it is a classifier: what it takes, how its output is to be read, and its head."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from temper.errors import ModelError
-from temper.models.heads import SHAPE_REFUSALS, evaluating, output_of, outputs_of
+from temper.models.heads import SHAPE_REFUSALS, check_takes_images_alone, evaluating, output_of, outputs_of
 from temper.models.outputs import Form, form_of, main_output
 from temper.models.preprocessing import Preprocessing
-from temper.text import first_line
+from temper.text import first_line, listed
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def classifier_form(text: str, network: nn.Module, images: Tensor) -> Form:
     Raises:
         ModelError: it is no classifier's.
     """
+    check_takes_images_alone(network, text)
     with evaluating(network), torch.enable_grad():
         # A product, for the network may write into what it is given.
         output = main_output(network(images.clone().requires_grad_() * 1), training=False)
@@ -101,13 +102,23 @@ def classifier_form(text: str, network: nn.Module, images: Tensor) -> Form:
             return form
     raise ModelError(
         f"{text}: gives {_kind_of(output)} for a batch of {len(images)}; it must give logits [{len(images)}, classes]"
+        f"{_several_heads(output)}"
     )
+
+
+def _several_heads(output: object) -> str:
+    """What to do about several outputs, none of which is the logits for sure."""
+    if not isinstance(output, tuple | list | Mapping):
+        return ""
+    return "; several heads or tasks are out of scope: return the logits that are meant, alone or named logits"
 
 
 def _kind_of(output: object) -> str:
     """What a network gave, in words."""
     if isinstance(output, tuple | list):
-        return f"{type(output).__name__} of {len(output)} outputs"
+        return f"{type(output).__name__} of {len(output)} outputs ({', '.join(map(_kind_of, output[:3]))})"
+    if isinstance(output, Mapping):
+        return f"{type(output).__name__} with {listed([str(name) for name in output])}"
     if isinstance(output, Tensor):
         shape = list(output.shape)
         return str(shape) if output.is_floating_point() else f"{output.dtype} {shape}"

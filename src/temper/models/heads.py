@@ -1,5 +1,6 @@
 """The head: the last linear layer of a network, found and replaced."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -80,6 +81,24 @@ def takes(network: nn.Module, images: Tensor) -> bool:
     except SHAPE_REFUSALS:
         return False
     return True
+
+
+def check_takes_images_alone(network: nn.Module, name: str) -> None:
+    """Raise ModelError where a network's forward pass asks for more than images."""
+    try:
+        asked = [*inspect.signature(network.forward).parameters.values()]
+    except (TypeError, ValueError):  # compiled graphs have none to look at
+        return
+    needed = [
+        each.name
+        for each in asked
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise ModelError(
+            f"{name}: asks for {', '.join(needed)}, and Temper gives images alone: models that texts or other inputs"
+            " condition are out of scope; fix those inputs in a module:factory of your own that takes images"
+        )
 
 
 def check_one_by_one(network: nn.Module, images: Tensor, form: Form, name: str) -> None:

@@ -17,15 +17,25 @@ _SMALLEST, _LARGEST = 1e-30, 1 - 2**-24
 
 
 def main_output(output: object, *, training: bool) -> Any:
-    """The logits among several outputs: those so named, or, in train mode, the first: auxiliary heads come after it.
+    """The logits among several outputs: those so named, else the only ones of the shape [N, K].
 
-    What is one output already, or cannot be told, is returned as it is.
+    In train mode the first will do: auxiliary heads come after it. What is one output already, or cannot be told, is
+    returned as it is.
     """
     if isinstance(output, Mapping):
         return output.get("logits", output)
     if hasattr(output, "logits"):
         return output.logits
-    return output[0] if training and isinstance(output, tuple | list) and output else output
+    if not isinstance(output, tuple | list) or not output:
+        return output
+    likely = [each for each in output if _like_logits(each)]
+    if len(likely) == 1 or (training and likely):
+        return likely[0]
+    return output[0] if training or len(output) == 1 else output
+
+
+def _like_logits(output: object) -> bool:
+    return isinstance(output, Tensor) and output.is_floating_point() and output.dim() == 2 and output.shape[1] > 1
 
 
 def as_logits(output: object, form: Form, *, training: bool = False) -> Any:

@@ -1,7 +1,9 @@
 """Weights from files: read without unpickling, and loaded strictly."""
 
+import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from temper.errors import ModelError
 from temper.models.heads import outputs_of, replace_head
 from temper.text import listed
 
+log = logging.getLogger(__name__)
+
 # Where training scripts put the state dict inside a checkpoint, and what wrappers put before its names.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
@@ -23,6 +27,7 @@ _BESIDE = re.compile(r"(?:criterion|loss|loss_fn|loss_func|loss_function|optimiz
 # and without names (nmndeep/revisiting-at, thu-ml/ares), and an attacker that holds a second copy of everything
 # (MadryLab/robustness).
 _NORMALISED_PREFIXES = (*_PREFIXES, "base_model.", "1.")
+_COMPILED = "_orig_mod."  # torch.compile's, before whatever was compiled: the whole network or layers of it
 _NORMALISER = re.compile(r"(?:normalize|normalizer|0)\.(?:new_)?(mean|std)")
 _ATTACKER = "attacker."
 
@@ -47,20 +52,43 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
             raise ModelError(f"weights file {path}: damaged ({error}); copy or download it again") from error
+    if _is_program(path):
+        raise ModelError(
+            f"weights file {path}: a whole program (TorchScript or torch.export), not weights: it is a model of its own,"
+            f" torch:{path}"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"weights file {path}: no torch checkpoint, or one with Python objects beside its tensors, which would"
-            " run as code; where you trust it, keep only its tensors, with the packages that wrote it installed:"
-            f" import torch; saved = torch.load({str(path)!r}, map_location='cpu', weights_only=False);"
-            f" torch.save(saved.get('model', saved.get('state_dict', saved)), {f'{path.stem}-tensors.pt'!r})"
+            f"weights file {path}: no torch checkpoint, or one with Python objects (a whole model that was pickled, or"
+            " settings beside its tensors), which would run as code; where you trust it, keep only its tensors, with"
+            f" the packages that wrote it installed: {_tensors_kept(path)}"
         ) from error
     except Exception as error:  # torch takes any bytes for a program, and fails as they have it
         raise ModelError(
             f"weights file {path}: damaged, or no torch checkpoint; name another file, or copy it again"
         ) from error
     return _state_dict(content, path)
+
+
+def _tensors_kept(path: Path) -> str:
+    """The Python that a person can run to keep the tensors of a checkpoint that holds more."""
+    return (
+        f"import torch; saved = torch.load({str(path)!r}, map_location='cpu', weights_only=False);"
+        " saved = saved.get('model', saved.get('state_dict', saved)) if isinstance(saved, dict) else saved;"
+        f" torch.save(getattr(saved, 'state_dict', lambda: saved)(), {f'{path.stem}-tensors.pt'!r})"
+    )
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is an archive of TorchScript or torch.export."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return "models/model.json" in names or any(name.startswith("code/") for name in names)
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
@@ -131,10 +159,14 @@ def fit_weights(
 def _fit_names(tensors: dict[str, Tensor], expected: set[str], path: str | Path) -> dict[str, Tensor]:
     """Strip what wrappers put before every name, while no name fits, and drop what only training needs.
 
+    What was stripped is said in the log.
+
     Raises:
         ModelError: some of the tensors would fit the network, but there are others beside them.
     """
     as_they_are = tensors
+    tensors = {name.replace(_COMPILED, ""): tensor for name, tensor in tensors.items()}
+    stripped = [] if tensors.keys() == as_they_are.keys() else [_COMPILED]
     while expected.isdisjoint(tensors):
         tensors = {name: tensor for name, tensor in tensors.items() if not _BESIDE.fullmatch(name)}
         parts = {name.partition(".")[0] for name in tensors}
@@ -142,8 +174,23 @@ def _fit_names(tensors: dict[str, Tensor], expected: set[str], path: str | Path)
             _check_one_network(tensors, parts, expected, path)
         if len(parts) != 1 or not all("." in name for name in tensors):
             return as_they_are
+        stripped += [f"{part}." for part in parts]
         tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    tensors, beside = _without_backbone(tensors, expected)
+    if stripped or beside:
+        log.info("weights file %s: its names are read without %s", path, " and ".join([*stripped, *beside]))
     return {name: tensor for name, tensor in tensors.items() if name in expected or not _BESIDE.fullmatch(name)}
+
+
+def _without_backbone(tensors: dict[str, Tensor], expected: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors with one module's name stripped where they then fit to the last one: the body of a network that was
+    kept apart from its head, as ``backbone.``; and what was stripped."""
+    strangers = sorted({name.partition(".")[0] for name in tensors if name not in expected and "." in name})
+    for part in strangers:
+        renamed = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()}
+        if len(renamed) == len(tensors) and all(name in expected or _BESIDE.fullmatch(name) for name in renamed):
+            return renamed, [f"{part}."]
+    return tensors, []
 
 
 def _check_one_network(tensors: dict[str, Tensor], parts: set[str], expected: set[str], path: str | Path) -> None:

@@ -13,6 +13,7 @@ _PLACES = (
     "hf:HfSource",
     "factory:FactorySource",
     "onnx:OnnxSource",
+    "torch:TorchSource",
 )
 SOURCES: tuple[type[ModelSource], ...] = tuple(loaded(f"{__name__}.{place}") for place in _PLACES)
 
