@@ -13,9 +13,9 @@ from email.message import Message
 import pytest
 from huggingface_hub import constants
 
+from temper.core.hub import answers, prompt_hub
 from temper.errors import ModelError
 from temper.models import load
-from temper.models.hub import answers, prompt_hub
 
 URL = "https://huggingface.co"
 

@@ -26,7 +26,7 @@ class Predict:
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, folders to search through for some, or - for paths on stdin, one per line."""
     run_: Annotated[str, tyro.conf.arg(name="run")]
-    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE and bundled work too."""
+    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE, torch:FILE and bundled work too."""
     json: bool = False
     """Print one JSON object on stdout and nothing else there."""
     csv: bool = False
@@ -76,7 +76,7 @@ class Export:
     """
 
     run_: Annotated[str, tyro.conf.arg(name="run")]
-    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE and bundled work too."""
+    """A run folder; timm:NAME[@weights-file], module:factory, onnx:FILE, torch:FILE and bundled work too."""
     format: Literal["onnx", "torch"]
     """onnx, or torch for torch.export."""
     out: Path

@@ -26,11 +26,11 @@ class SubjectOptions:
     """What is measured."""
 
     model: str
-    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, bundled, or
-    NAME[@weights-file] of the catalogue."""
+    """A run folder, timm:NAME[@weights-file], module:factory (images float NCHW in [0, 1]), onnx:FILE, torch:FILE,
+    torchvision:NAME, hf:FOLDER, bundled, or NAME[@weights-file] of the catalogue."""
     data: str
-    """FILE.npz, a folder or zip with one folder per class, digits, mnist-5k, torchvision:NAME, parquet:DIR, or a name
-    of the catalogue, such as flowers-102."""
+    """FILE.npz, a folder or zip with one folder per class, digits, mnist-5k, torchvision:NAME, parquet:DIR,
+    webdataset:DIR, hf:ORG/NAME, or a name of the catalogue, such as flowers-102."""
     limit: Count | None = None
     """Measure at most so many samples, stratified by class."""
     seed: Seed = 0

@@ -1,6 +1,8 @@
 """The parts that a source is published in: which is for training, which for testing."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from temper.errors import ArgumentError
@@ -25,6 +27,16 @@ def find_parts(names: Iterable[str]) -> dict[SplitName, str]:
         for part, words in PART_NAMES.items()
         if any(word in by_lower for word in words)
     }
+
+
+def files_of_parts(files: Sequence[Path], root: Path) -> dict[SplitName | None, tuple[Path, ...]]:
+    """The files of each part, which is named in the file (data/train-00000-of-00001.parquet) or in its folder below
+    ``root``; all under None where no name is a part's."""
+    words = {file: set(re.split("[^a-z]+", str(file.relative_to(root)).lower())) for file in files}
+    parts = find_parts(set().union(*words.values()))
+    if not parts:
+        return {None: tuple(files)}
+    return {part: tuple(file for file in files if word in words[file]) for part, word in parts.items()}
 
 
 def check_split(split: SplitName | None, available: Iterable[SplitName], where: str) -> None:

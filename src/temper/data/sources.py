@@ -38,6 +38,10 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
               folder);
             - ``parquet:DIR``: Parquet files with an image and a label column, or a folder written by
               ``datasets.save_to_disk``;
+            - ``webdataset:DIR``: tar shards of WebDataset, a folder of them or one file; see
+              :func:`temper.data.shards.load_shards`;
+            - ``hf:ORG/NAME[:CONFIGURATION]``: a data set of the Hugging Face hub with an image and a label column
+              (extra ``hub``);
             - ``NAME[:ROOT]`` of :data:`temper.data.catalogue.CATALOGUE`, such as ``flowers-102``: a set of the
               published studies, divided as they divide it, with ROOT as for torchvision (a folder of that name is
               ``./NAME``).
@@ -104,9 +108,14 @@ def _after(prefix: str) -> Callable[[str], str | None]:
     return lambda spec: spec.removeprefix(f"{prefix}:") if spec.startswith(f"{prefix}:") else None
 
 
-def _table(spec: str) -> Path | None:
-    folder = _after("parquet")(spec)
-    return None if folder is None else Path(folder).expanduser()
+def _folder_after(prefix: str) -> Callable[[str], Path | None]:
+    """The folder or file that follows ``prefix:``."""
+
+    def reads(spec: str) -> Path | None:
+        folder = _after(prefix)(spec)
+        return None if folder is None else Path(folder).expanduser()
+
+    return reads
 
 
 def _tree(spec: str) -> Path | None:
@@ -128,7 +137,16 @@ _NAMED = (
         "temper.data.torchvision_sets:load_torchvision",
         "temper.data.torchvision_sets:torchvision_parts",
     ),
-    DataSource("parquet:DIR", _table, "temper.data.tables:load_table", "temper.data.tables:table_parts"),
+    DataSource(
+        "parquet:DIR", _folder_after("parquet"), "temper.data.tables:load_table", "temper.data.tables:table_parts"
+    ),
+    DataSource(
+        "webdataset:DIR",
+        _folder_after("webdataset"),
+        "temper.data.shards:load_shards",
+        "temper.data.shards:shard_parts",
+    ),
+    DataSource("hf:ORG/NAME", _after("hf"), "temper.data.hub:load_hub", "temper.data.hub:hub_parts"),
     DataSource(
         "NAME[:ROOT] of temper.data.catalogue",
         lambda spec: spec if catalogue.named_in(spec) else None,

@@ -2,8 +2,7 @@
 
 import contextlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from temper.data.dataset import Dataset, numbered_classes
 from temper.data.files import FileImages
-from temper.data.parts import SplitName, check_split, find_parts
+from temper.data.parts import SplitName, check_split, files_of_parts, find_parts
 from temper.errors import ArgumentError, DataError
 
 _IMAGE_COLUMNS = ("image", "img")
@@ -62,19 +61,35 @@ def load_table(path: Path, split: SplitName | None) -> Dataset:
     check_split(split, tuple(part for part in parts if part), str(path))
     name = "/".join(filter(None, (path.resolve().name, split)))
     schema = _schema(parts[split][0])
-    image, label = _image_column(schema, path), _label_column(schema, path)
-    table = _read(parts[split], [image, label])
+    columns = [_image_column(schema, str(path)), _label_column(schema, str(path))]
+    return of_table(
+        _read(parts[split], columns).replace_schema_metadata(schema.metadata),
+        str(path),
+        name,
+        (lambda label: _read(parts["train"], [label])) if "train" in parts else None,
+    )
+
+
+def of_table(table: pa.Table, where: str, name: str, training: Callable[[str], pa.Table] | None = None) -> Dataset:
+    """The data set in an Arrow table with one column of images and one of labels.
+
+    Args:
+        table: with the metadata that Hugging Face's libraries write in its schema, where they wrote it.
+        where: how a message to people names it.
+        name: of the data set.
+        training: from the label column's name to the training part's table, which numbers labels without metadata.
+    """
+    image, label = _image_column(table.schema, where), _label_column(table.schema, where)
     values = _plain(table.column(label))
     if values.null_count:
         row = values.is_null().to_pylist().index(True)
-        raise DataError(f"{path}: row {row} of {name} has no {label}: add it or remove the row")
-    names = _stored_names(schema, label)
+        raise DataError(f"{where}: row {row} of {name} has no {label}: add it or remove the row")
+    names = _stored_names(table.schema, label)
     if names is None:
-        reference = _plain(_read(parts["train"], [label]).column(label)) if "train" in parts else values
-        names = _names_from(reference, str(path))
+        names = _names_from(_plain(training(label).column(label)) if training else values, where)
     return Dataset(
-        images=FileImages(TableFiles(table.column(image), np.arange(len(table), dtype=np.int64), str(path))),
-        labels=_numbers(values, names, str(path)),
+        images=FileImages(TableFiles(table.column(image), np.arange(len(table), dtype=np.int64), where)),
+        labels=_numbers(values, names, where),
         class_names=names,
         ids=np.arange(len(table), dtype=np.int64),
         name=name,
@@ -100,22 +115,24 @@ def _part_files(path: Path) -> dict[SplitName | None, tuple[Path, ...]]:
         raise ArgumentError("data", f"parquet:{path}", "no such file or folder: give parquet:DIR")
     if (path / "dataset_dict.json").is_file():
         saved = find_parts(_json(path / "dataset_dict.json")["splits"])
-        return {part: _arrow_files(path / folder) for part, folder in saved.items()}
+        return {part: _arrow_files(_inside(path, folder)) for part, folder in saved.items()}
     if (path / "state.json").is_file():
         return {None: _arrow_files(path)}
     files = sorted(path.rglob("*.parquet"))
     if not files:
         raise DataError(f"{path}: holds no .parquet files, nor a folder that datasets.save_to_disk wrote")
-    # Hub data sets name the part in the file (data/train-00000-of-00001.parquet) or in its folder.
-    words = {file: set(re.split("[^a-z]+", str(file.relative_to(path)).lower())) for file in files}
-    parts = find_parts(set().union(*words.values()))
-    if not parts:
-        return {None: tuple(files)}
-    return {part: tuple(file for file in files if word in words[file]) for part, word in parts.items()}
+    return files_of_parts(files, path)
 
 
 def _arrow_files(folder: Path) -> tuple[Path, ...]:
-    return tuple(folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"])
+    return tuple(_inside(folder, entry["filename"]) for entry in _json(folder / "state.json")["_data_files"])
+
+
+def _inside(folder: Path, name: object) -> Path:
+    """The file or folder of that name in a folder; what a saved data set names lies nowhere else."""
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+        raise DataError(f"{folder}: names {name!r}, which is no file in it: refused, save the data set anew")
+    return folder / name
 
 
 def _json(path: Path) -> Any:
@@ -167,7 +184,7 @@ def _is_label(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _image_column(schema: pa.Schema, path: Path) -> str:
+def _image_column(schema: pa.Schema, where: str) -> str:
     columns = [
         field.name
         for field in schema
@@ -175,22 +192,22 @@ def _image_column(schema: pa.Schema, path: Path) -> str:
         or pa.types.is_large_binary(field.type)
         or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
     ]
-    return _only(columns, _IMAGE_COLUMNS, "image (bytes, or struct with bytes)", schema, path)
+    return _only(columns, _IMAGE_COLUMNS, "image (bytes, or struct with bytes)", schema, where)
 
 
-def _label_column(schema: pa.Schema, path: Path) -> str:
+def _label_column(schema: pa.Schema, where: str) -> str:
     columns = [field.name for field in schema if _is_label(field.type)]
-    return _only(columns, _LABEL_COLUMNS, "label (integers or strings)", schema, path)
+    return _only(columns, _LABEL_COLUMNS, "label (integers or strings)", schema, where)
 
 
-def _only(columns: list[str], usual: tuple[str, ...], what: str, schema: pa.Schema, path: Path) -> str:
+def _only(columns: list[str], usual: tuple[str, ...], what: str, schema: pa.Schema, where: str) -> str:
     """The column found, or that of several which has the usual name."""
     for name in usual:
         if name in columns:
             return name
     if len(columns) == 1:
         return columns[0]
-    raise DataError(f"{path}: which column is the {what}? It has {', '.join(schema.names)}: name it {usual[0]}")
+    raise DataError(f"{where}: which column is the {what}? It has {', '.join(schema.names)}: name it {usual[0]}")
 
 
 def _stored_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:

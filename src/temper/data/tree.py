@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from temper.data.classes import CLASS_TO_IDX, given_order
 from temper.data.dataset import Dataset
 from temper.data.decode import IMAGE_SUFFIXES
 from temper.data.files import FileImages, Files, FolderFiles, ZipFiles, open_archive
@@ -57,6 +58,7 @@ def load_tree(path: Path, split: SplitName | None) -> Dataset:
     if len(classes) < 2:
         reason = f"only one class folder, {classes[0]}" if classes else "no class folders"
         raise DataError(f"{where}: holds {reason}: put the images of each class into a folder of its own")
+    classes = given_order(path, classes, whole.prefix) or classes
     strangers = sorted(set(tree.children()) - set(classes))
     if strangers:
         raise DataError(f"{where / strangers[0]}: the training part has no such class: add or remove the folder")
@@ -104,6 +106,8 @@ def images_among(root: Path, listing: Walk) -> list[str]:
     images: list[str] = []
     others: list[str] = []
     for name in listing.files:
+        if name.rpartition("/")[2] == CLASS_TO_IDX:
+            continue
         (images if name.lower().endswith(IMAGE_SUFFIXES) else others).append(name)
     for what, names in (("no images by their names", others), ("links to what is there already", listing.repeated)):
         if names:

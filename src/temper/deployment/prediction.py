@@ -26,6 +26,7 @@ from temper.evaluation.samples import device_of, on_device
 from temper.margins.detector import DETECTOR, BrittlenessDetector
 from temper.models import Classifier
 from temper.models.heads import SHAPE_REFUSALS
+from temper.models.known import OUTPUT_NAMES
 from temper.models.model_text import run_folder
 from temper.text import first_line
 
@@ -115,8 +116,8 @@ def no_detector(spec: str) -> str:
 
 
 def names_of(classifier: Classifier) -> list[str]:
-    """A name for each class: the training data's, or its number."""
-    names = classifier.info.get("class_names") or []
+    """A name for each class: the training data's, what its source calls it, or its number."""
+    names = classifier.info.get("class_names") or classifier.info.get(OUTPUT_NAMES) or []
     return [*names, *map(str, range(len(names), classifier.num_classes))][: classifier.num_classes]
 
 

@@ -13,6 +13,7 @@ from temper.models.built import Built, seeded
 from temper.models.catalogue import Backbone
 from temper.models.classifier import Classifier
 from temper.models.heads import is_plain, replace_head
+from temper.models.known import OUTPUT_NAMES
 from temper.models.model_text import ModelText, parse_model
 from temper.models.preprocessing import for_channels, given_or_own
 from temper.models.saving import classifier_of, restore
@@ -45,7 +46,8 @@ def load(
         spec: a run folder (``model.json`` and ``weights.safetensors``), ``bundled``,
             ``timm:NAME[@weights-file]``, ``torchvision:NAME[@weights-file]``, ``hf:FOLDER`` (what transformers'
             ``save_pretrained`` writes) or ``hf:ORG/NAME``, ``module:factory`` (importable, from the working directory
-            too; the factory takes no argument, or ``num_classes``, and returns a module), ``onnx:FILE``, or
+            too; the factory takes no argument, or ``num_classes``, and returns a module), ``onnx:FILE``, ``torch:FILE``
+            (TorchScript or torch.export), or
             ``NAME[@weights-file]`` of :data:`temper.models.catalogue.CATALOGUE` (a folder called so goes first).
         num_classes: size of the head; None keeps the head, another number than it has gives a fresh one.
         weights: "pretrained" (the default), "none" (random), or a .safetensors file or torch checkpoint, of
@@ -151,6 +153,7 @@ def _with_fresh_head(built: Built, info: JsonObject, num_classes: int) -> Built:
         for name in built.head:
             network.set_submodule(name, fresh.network.get_submodule(name))
     info["head"] = "fresh"
+    info.pop(OUTPUT_NAMES, None)
     return built.with_head_counted()
 
 
@@ -172,6 +175,9 @@ def _first_built(model: ModelText, weights: str | Path, request: Request) -> tup
         "weights": str(weights),
         "head": "fresh" if built.head_is_fresh else "kept",
     }
+    names = source.output_names(built) if weights == PRETRAINED and not built.head_is_fresh else []
+    if len(names) == built.num_classes:
+        info[OUTPUT_NAMES] = names
     tower = built.network
     if isinstance(tower, ZeroShot):
         info["class_names"], tower = list(tower.class_names), tower.tower

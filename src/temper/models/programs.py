@@ -68,7 +68,7 @@ def _loaded_script(content: bytes, name: str) -> nn.Module:
             network: nn.Module = torch.jit.load(io.BytesIO(content), map_location="cpu")
         except Exception as error:  # torch raises what it likes
             raise _unreadable(name, error) from error
-    asked = [each.name for each in network.forward.schema.arguments[1:] if not each.has_default_value()]  # type: ignore[union-attr,operator]
+    asked = [each.name for each in network.forward.schema.arguments[1:] if not each.has_default_value()]  # type: ignore[attr-defined]
     if len(asked) != 1:
         raise _no_images_alone(name, asked)
     return network

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import torch
 
+from temper.core.files import JsonObject
 from temper.errors import ModelError
 from temper.text import first_line, one_line
 
@@ -169,9 +170,9 @@ def _leaves(word: str, name: str) -> Iterator[str]:
                 yield part
 
 
-def _json(content: bytes, name: str) -> dict:  # type: ignore[type-arg]
+def _json(content: bytes, name: str) -> JsonObject:
     try:
-        read: dict = json.loads(content)  # type: ignore[type-arg]
+        read: JsonObject = json.loads(content)
     except ValueError as error:
         raise ModelError(f"{name}: damaged ({error}); export the model again") from error
     return read
@@ -183,6 +184,6 @@ def _unexpected(name: str, word: str) -> ModelError:
 
 def _more_than_computes(name: str, word: str) -> ModelError:
     return ModelError(
-        f"{name}: calls {one_line(word[:60])}, which could do more than compute; export it with torch's own operators, or load"
-        " the network through a module:factory that you trust"
+        f"{name}: calls {one_line(word[:60])}, which could do more than compute; export it with torch's own operators,"
+        " or load the network through a module:factory that you trust"
     )

@@ -54,8 +54,8 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             raise ModelError(f"weights file {path}: damaged ({error}); copy or download it again") from error
     if _is_program(path):
         raise ModelError(
-            f"weights file {path}: a whole program (TorchScript or torch.export), not weights: it is a model of its own,"
-            f" torch:{path}"
+            f"weights file {path}: a whole program (TorchScript or torch.export), not weights: it is a model of its"
+            f" own, torch:{path}"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -25,6 +25,7 @@ from temper.evaluation.measurement import JOURNAL, TABLE, Evaluation
 from temper.evaluation.samples import Samples
 from temper.margins import EvidenceTable
 from temper.models import Classifier
+from temper.models.known import OUTPUT_NAMES, outputs_called
 from temper.runs.results import EvaluationResult, Robustness, SearchCost, Subject
 from temper.runs.views import EXAMPLES, REPORT, SUMMARY, report
 from temper.threat import Threat, parse_threats
@@ -126,9 +127,12 @@ def load(
 
 
 def class_names(classifier: Classifier, dataset: Dataset) -> list[str]:
-    """A name for each output of the model: as it was trained, else the data's, and numbers for outputs beyond those."""
-    beyond = map(str, range(dataset.num_classes, classifier.num_classes))
-    return classifier.info.get("class_names") or [*dataset.class_names, *beyond]
+    """A name for each output of the model: as it was trained, else as its source calls it where the data has only
+    numbers or WordNet's ids, else the data's, and numbers for outputs beyond those."""
+    info, beyond = classifier.info, map(str, range(dataset.num_classes, classifier.num_classes))
+    theirs = [*dataset.class_names, *beyond]
+    said = info.get(OUTPUT_NAMES) if dataset.numbered or outputs_called(info, dataset.class_names) else None
+    return info.get("class_names") or said or theirs
 
 
 def evaluate_loaded(
@@ -229,6 +233,8 @@ def check_out(folder: Path) -> None:
 def match_classes(dataset: Dataset, data_spec: str, classifier: Classifier, model: str) -> Dataset:
     """The data with class k at output k of the model: by names where both have some, else by number.
 
+    Names are those that the model was trained with, or what its source calls the outputs.
+
     Raises:
         ArgumentError: a name that the model was not trained on, or without names another number of classes.
     """
@@ -238,6 +244,9 @@ def match_classes(dataset: Dataset, data_spec: str, classifier: Classifier, mode
             return dataset.named_as(trained)
         except DataError as error:
             raise ArgumentError("data", data_spec, f"model {model} was trained on other classes: {error}") from None
+    outputs = None if trained or dataset.numbered else outputs_called(classifier.info, dataset.class_names)
+    if outputs:
+        return dataset.named_as(outputs)
     few = dataset.num_classes < classifier.num_classes and not dataset.numbered  # numbers: the last may lack samples
     if few or dataset.num_classes > classifier.num_classes:
         fix = f"has {dataset.num_classes} classes, model {model} has {classifier.num_classes}; they must be the same"

@@ -35,6 +35,10 @@ class ClipSource(TimmSource):
         """Without the texts: a saved network has them among its weights."""
         return f"{self.prefix}:{self.name}"
 
+    def output_names(self, built: Built) -> list[str]:
+        """See :meth:`ModelSource.output_names`; its classes are named by texts."""
+        return []
+
     def check(self) -> None:
         """See :meth:`ModelSource.check`."""
         super().check()

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from temper.core.hub import prompt_hub
 from temper.errors import MissingExtraError, ModelError
 from temper.models.built import Built, classifier_form
 from temper.models.heads import find_head, outputs_of
-from temper.models.hub import prompt_hub
 from temper.models.preprocessing import Preprocessing
 from temper.models.sources.source import ModelSource, Request
 from temper.text import first_line
@@ -62,6 +62,12 @@ class HfSource(ModelSource):
     def rebuilt_with(self, built: Built, request: Request) -> dict[str, object]:
         """The network's configuration."""
         return {CONFIG: _plain(built.network.config)}  # type: ignore[arg-type]
+
+    def output_names(self, built: Built) -> list[str]:
+        """See :meth:`ModelSource.output_names`; what transformers calls LABEL_0 has no name."""
+        said: Mapping[int, str] = built.network.config.id2label  # type: ignore[union-attr,assignment]
+        names = [said[number] for number in range(built.num_classes)] if len(said) == built.num_classes else []
+        return [] if any(name.startswith("LABEL_") for name in names) else names
 
     def _config(self) -> "PretrainedConfig":
         """transformers' configuration of the network."""

@@ -76,6 +76,10 @@ class ModelSource(ABC):
         """The ``model_args`` with which a saved network is built again, from what was built as requested."""
         return dict(request.model_args)
 
+    def output_names(self, built: Built) -> list[str]:
+        """What the outputs of its pretrained network are called; empty where it does not say."""
+        return []
+
     @abstractmethod
     def check(self) -> None:
         """Say what cannot be found, without building anything.

@@ -1,16 +1,17 @@
 """Networks of timm: ``timm:NAME[@weights-file]``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from temper.core.hub import prompt_hub
 from temper.errors import ArgumentError, ModelError
 from temper.models.built import Built, classifier_form
 from temper.models.heads import configured_head, outputs_of
-from temper.models.hub import prompt_hub
+from temper.models.known import imagenet_names
 from temper.models.preprocessing import Preprocessing, for_channels
 from temper.models.sources.source import ModelSource, Request
 from temper.text import did_you_mean, nearest
@@ -61,6 +62,14 @@ class TimmSource(ModelSource):
             outputs_of(network.get_submodule(head[0])),
             head_is_fresh=_is_headless(config) and request.pretrained,
         )
+
+    def output_names(self, built: Built) -> list[str]:
+        """See :meth:`ModelSource.output_names`; timm's configuration says them, or how many classes of ImageNet."""
+        config = self._config()
+        said = config.label_descriptions or config.label_names
+        if isinstance(said, Mapping):
+            return [str(said[name]) for name in config.label_names or said]
+        return list(said) if said else imagenet_names(built.num_classes)
 
     def _check_arguments(self, request: Request) -> None:
         for argument, instead in {"num_classes": "num_classes", "img_size": "image_size"}.items():

@@ -51,6 +51,10 @@ class TorchvisionSource(ModelSource):
         own = Preprocessing(tuple(transforms.mean), tuple(transforms.std), side)
         return Built(network, own, head, outputs_of(network.get_submodule(head[0])))
 
+    def output_names(self, built: Built) -> list[str]:
+        """See :meth:`ModelSource.output_names`."""
+        return list(self._weights().meta["categories"])
+
     def _weights(self) -> "WeightsEnum":
         """torchvision's description of the network's default weights.
 
