@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.models import get_model
 
-import kinds
 from temper import models
 from temper.cli.main import main
 from temper.errors import ModelError
@@ -151,12 +151,12 @@ def named(source: str) -> str:
         written(Path("net"), "resnet", classes=10)
         return "hf:net"
     if source == "torchvision":
-        torch.save(get_model(SMALL, weights=None, num_classes=10).state_dict(), "net.pth")
-        return f"torchvision:{SMALL}@net.pth"
+        torch.save(get_model("squeezenet1_1", weights=None, num_classes=10).state_dict(), "net.pth")
+        return "torchvision:squeezenet1_1@net.pth"
     if source == "timm":
-        torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), "net.pth")
-        return "timm:resnet10t@net.pth"
-    network = kinds.plain(10).eval()
+        torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), "net.pth")
+        return "timm:test_resnet@net.pth"
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)).eval()
     if source == "onnx":
         torch.onnx.export(network, (torch.rand(2, 3, 32, 32),), "net.onnx", dynamic_shapes=BATCH, verbose=False)
         return "onnx:net.onnx"
@@ -171,6 +171,7 @@ def named(source: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "source", ["hf", "torchvision", "timm", "factory", "onnx", "torch.export", "TorchScript", "bundled"]
 )
@@ -179,8 +180,8 @@ def test_every_command_takes_them(tmp_path, monkeypatch, capsys, source):
     monkeypatch.chdir(tmp_path)
     text = "bundled" if source == "bundled" else named(source)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    np.savez("images.npz", images=images, labels=np.arange(6))
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    np.savez("images.npz", images=images, labels=np.arange(3))
     models.save(models.load(text, image_size=32), "run")
     shared = ["--data", "images.npz", "--threat", "Linf:1/255"]
     assert main(["evaluate", "--model", text, *shared, "--suite", "apgd", "--out", "evaluated"]) == 0

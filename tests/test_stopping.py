@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+import temper.__main__
+import temper.cli
 from temper.core.claims import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
@@ -69,6 +72,31 @@ def test_a_signal_while_the_program_starts_is_one_line(tmp_path, words, imported
     assert said[0].startswith("temper: "), said
     assert "the same command continues" in said[0], said
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="moments are told by the processor's time")
+@pytest.mark.parametrize("words", [["env"], EVALUATE, ["bench", "status", "nowhere.yaml"]], ids=lambda words: words[0])
+def test_ctrl_c_at_any_moment_shows_no_traceback(tmp_path, words):
+    for moment in (0.15, 0.3, 0.9, 1.7, 2.4):  # seconds of the processor: from the first imports to the way out
+        call = [sys.executable, "-m", "temper", *words]
+        process = subprocess.Popen(call, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
+        while process.poll() is None and spent(process.pid) < moment:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)[1]
+        assert process.returncode in (0, 2, 3), (moment, said)
+        assert said.count("\n") <= 1, (moment, said)
+        assert "Traceback" not in said, (moment, said)
+
+
+def test_the_program_and_its_commands_agree_on_the_status_of_a_stop():
+    assert temper.__main__.STOPPED == temper.cli.STOPPED
+
+
+def spent(pid: int) -> float:
+    """Seconds of the processor that a process has taken."""
+    facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_workers_of_a_data_loader_end_with_a_parent_that_is_killed(tmp_path):

@@ -3,12 +3,11 @@
 The names below are loaded when they are first used, so that ``import temper`` is quick.
 """
 
-from typing import TYPE_CHECKING
-
 from temper.core.lazily import names_of
-from temper.errors import TemperError, TemperWarning
 
+TYPE_CHECKING = False  # type checkers take it for true; typing's own would be a good part of a quick import
 if TYPE_CHECKING:
+    from temper.errors import TemperError, TemperWarning
     from temper.evaluation.measurement import evaluate
     from temper.evaluation.verifying import verify
     from temper.margins import BrittlenessDetector, Estimate, EvidenceTable, margin_consistency
@@ -21,6 +20,8 @@ _HOMES = {
     "EpsilonSchedule": "training.schedules",
     "Estimate": "margins",
     "EvidenceTable": "margins",
+    "TemperError": "errors",
+    "TemperWarning": "errors",
     "FinetuneConfig": "training.config",
     "evaluate": "evaluation.measurement",
     "finetune": "runs.finetune",

@@ -1,8 +1,13 @@
 """What is imported when it is first used: tables name it, so that reading them is quick."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False  # see temper/__init__.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 
 def loaded(place: str) -> Any:
