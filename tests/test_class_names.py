@@ -78,6 +78,7 @@ def test_other_maps_of_imagenet_are_known_by_their_first_classes():
     assert outputs_called({}, ["dog"]) is None
 
 
+@pytest.mark.slow
 def test_torchvision_and_transformers_say_their_classes(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     monkeypatch.setattr("torchvision.models.get_model", lambda name, weights, **more: get_model(name, weights=None))

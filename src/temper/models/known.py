@@ -32,8 +32,10 @@ def outputs_called(info: JsonObject, classes: Sequence[str]) -> list[str] | None
 def _wordnet_ids(names: Sequence[str]) -> list[str]:
     """WordNet's ids of outputs whose names are those of ImageNet's classes."""
     classes = _imagenet(len(names))
+    if not classes:
+        return []
     alike = all(_first(own) == _first(name) for (_, own), name in zip(classes[:10], names[:10], strict=True))
-    return [synset for synset, _ in classes] if classes and alike else []
+    return [synset for synset, _ in classes] if alike else []
 
 
 def _first(name: str) -> str:
