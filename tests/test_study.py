@@ -73,12 +73,11 @@ def test_what_chooses_a_schedule_comes_first_then_what_is_compared_seed_by_seed(
     plan = planned()
     assert len({each.key for each in plan}) == len({each.cell.run for each in plan}) == len(plan)
     core = [each for each in plan if each.part == "core"]
-    # One setting comes first, where schedules are chosen: three seeds of standard, fixed, hinge and linear.
-    assert {(each.eps, *(each.cell.factors[name] for name in ("backbone", "dataset"))) for each in plan[:12]} == {
-        (8, "mobilenetv2", "caltech101")
-    }
-    rest = core[9:]
-    assert plan[12 : 12 + len(rest)] == rest
+    # One place comes first, where schedules are chosen: two epsilons, three seeds of standard, fixed, hinge and linear.
+    first = {(each.eps, *(each.cell.factors[name] for name in ("backbone", "dataset"))) for each in plan[:24]}
+    assert first == {(eps, "mobilenetv2", "caltech101") for eps in (8, 4)}
+    rest = core[18:]
+    assert plan[24 : 24 + len(rest)] == rest
     assert [each.cell.factors["seed"] for each in rest] == sorted(each.cell.factors["seed"] for each in rest)
     # three backbones, two data sets, two epsilons and three seeds of standard, fixed and hinge
     methods = Counter((each.cell.factors["objective"], each.cell.factors["schedule"]) for each in core)

@@ -71,11 +71,7 @@ def _page(frame: pd.DataFrame, plan: Sequence[Planned]) -> Iterator[str]:
     for setting in SETTINGS:
         own = frame[frame["setting"] == setting] if len(frame) else frame
         yield from ("", f"## {setting}", "", best(own, setting), "", *table(own, setting))
-    yield from (
-        "",
-        "All numbers: [results.csv](../benchmarks/recipes/results.csv), a row per cell with its intervals and",
-    )
-    yield "curve, once there is one." if frame.empty else "curve."
+    yield from ("", _WHERE if len(frame) else "There is no row yet.")
 
 
 def table(frame: pd.DataFrame, setting: str) -> Iterator[str]:
