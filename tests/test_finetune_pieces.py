@@ -32,6 +32,12 @@ PIECES: dict[str, dict[str, object]] = {
     "max": {"norm": "Linf,L1", "eps": "16/255,6", "attack": {"union": "max"}, "objective": {"name": "trades"}},
     "avg": {"norm": "Linf,L1", "eps": "16/255,6", "attack": {"union": "avg"}, "optimiser": {"awp": 0.02}},
     "awp in parts": {"optimiser": {"awp": 0.02}, "objective": {"name": "trades"}, "micro_batch": 7},
+    "n-fgsm": {"attack": {"name": "n-fgsm", "steps": 1}},  # robust accuracy on the validation images, too
+}
+#: Those that are stopped and resumed alone.
+STOPPED = PIECES | {
+    "awp in bf16": {"optimiser": {"awp": 0.02, "awp_warmup": 0.2}, "precision": "bf16"},
+    "linear_lr": {"protocol": {"name": "linear-then-full", "linear_share": 0.67, "linear_lr": 0.05}},
 }
 
 
@@ -54,9 +60,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.numerical
-@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("piece", STOPPED)
 def test_stopped_and_resumed_it_ends_bit_identical(piece: str, tmp_path: Path, plain: Run) -> None:
-    own = PIECES[piece]
+    own = STOPPED[piece]
     whole = finetune(attacked(tmp_path / "whole", **own))
     assert any(not torch.equal(value, weights(plain)[name]) for name, value in weights(whole).items())
     with pytest.raises(Stopped, match="--resume continues"):
@@ -68,6 +74,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(piece: str, tmp_path: Path, p
         )
     assert_same_weights(resumed, whole)
     assert steps(resumed) == steps(whole)
+    assert resumed.trained == whole.trained
 
 
 @pytest.mark.numerical
@@ -80,6 +87,21 @@ def test_two_processes_give_what_one_gives(piece: str, tmp_path: Path) -> None:
     for name, tensor in weights(one).items():
         torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose([row["loss"] for row in steps(two)], [row["loss"] for row in steps(one)], rtol=1e-3)
+    assert one.trained is not None
+    assert two.trained is not None
+    assert [each.epoch for each in two.trained.robust] == [each.epoch for each in one.trained.robust]
+    held = one.record["data"]["validation"]["n"]  # of which one may lie at the boundary
+    for mine, theirs in zip(two.trained.robust, one.trained.robust, strict=True):
+        assert mine.validation == pytest.approx(theirs.validation, abs=1.01 / held)
+
+
+def test_training_in_a_single_step_costs_what_it_says(tmp_path: Path) -> None:
+    """An update and one step of the attack; robust accuracy is measured after every epoch without being asked for."""
+    run = train_only(read_config(attacked(tmp_path / "run", **PIECES["n-fgsm"])))
+    assert run.trained is not None
+    assert (run.trained.passes.forward, run.trained.passes.backward) == (3 * 90 * 2, 3 * 90 * 2)
+    assert [each.epoch for each in run.trained.robust] == [1, 2, 3]
+    assert run.trained.validation.total > 0
 
 
 def test_the_average_of_the_epochs_is_what_is_saved(

@@ -129,3 +129,25 @@ def test_images_are_crafted_once_and_the_same_at_both_places():
 def test_it_begins_after_the_warm_up_and_where_images_are_attacked(share, eps, gamma):
     assert gamma_at(OptimiserConfig(awp=0.01, awp_warmup=0.05), eps, share) == gamma
     assert gamma_at(OptimiserConfig(), eps, share) == 0
+
+
+def test_in_bf16_weights_come_back_and_gradients_are_near_those_of_float32():
+    """Autocast computes in bf16; weights, their move and their gradients are float32."""
+
+    def found(*, low: bool) -> list[Tensor]:
+        model = network()
+        own = [value.detach().clone() for value in model.parameters()]
+
+        def gradient() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                loss = functional.cross_entropy(model(X), Y)
+            loss.backward()
+            return loss.detach()
+
+        at_perturbed_weights(gradient, model, crafter(model), 0.05)
+        assert all(torch.equal(value, before) for value, before in zip(model.parameters(), own, strict=True))
+        return [value.grad for value in model.parameters()]
+
+    for low, full in zip(found(low=True), found(low=False), strict=True):
+        assert low.dtype == torch.float32
+        assert (low - full).norm() <= 0.1 * full.norm() + 1e-3
