@@ -8,6 +8,7 @@ ratio is the median over the rounds.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ from temper.attacks.losses import cross_entropy
 from temper.threat import Threat
 from temper.training import objectives
 from temper.training.averaging import MovingAverage
+from temper.training.branch import TwoBranches, add_branch
 from temper.training.config import FinetuneConfig, read_config, resolve
 from temper.training.crafter import Crafter
 from temper.training.perturbation import at_perturbed_weights
@@ -48,6 +50,7 @@ PARTS: dict[str, Mapping[str, int]] = {
     "e-at, drawn L1": {CRAFTS["L1"]: 1, UPDATE: 1, OPTIMISER: 1},
     "max": {CRAFTS["Linf"]: 1, CRAFTS["L1"]: 1, LOOK: 2, UPDATE: 1, OPTIMISER: 1},
     "avg": {CRAFTS["Linf"]: 1, CRAFTS["L1"]: 1, UPDATE: 2, OPTIMISER: 1},
+    "autolora": {CRAFTS["Linf"]: 1, UPDATE: 2, OPTIMISER: 1},
 }
 
 
@@ -76,6 +79,25 @@ class Bench:
             union: Crafter(self.classifier, self.pairs, configured(union), self.fabric.autocast)
             for union in ("e-at", "max", "avg")
         }
+        branched = copy.deepcopy(loaded)
+        add_branch(branched, rank=8)
+        made = torch.optim.AdamW(branched.parameters(), lr=1e-5)
+        self.branches, self.branched_optimiser = self.fabric.setup(TwoBranches(branched), made)
+        pairs = foldable(branched, self.x[:2])
+        self.branched, self.branched_crafter = (
+            branched,
+            Crafter(branched, pairs, configured("e-at"), self.fabric.autocast),
+        )
+
+    def branched_step(self) -> None:
+        """An update of AutoLoRa, whose branch is right about half of the images."""
+        self.branched.train()
+        crafter = self.branched_crafter
+        objective = objectives.make("autolora", crafter.logits, None, 0, natural_accuracy=0.5)
+        batch = (self.x, self.y, torch.arange(BATCH))
+        accumulate(self.fabric, self.branches, objective, crafter, batch, THREATS[:1], 1, None)
+        self.branched_optimiser.step()
+        self.branched_optimiser.zero_grad(set_to_none=True)
 
     def step(self, threats: tuple[Threat, ...] = THREATS[:1], union: str = "e-at", piece: str = "") -> None:
         """An update as the loop makes it."""
@@ -121,6 +143,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "e-at, drawn L1": partial(bench.step, THREATS[1:]),
         "max": partial(bench.step, THREATS, "max"),
         "avg": partial(bench.step, THREATS, "avg"),
+        "autolora": bench.branched_step,
     }
     parts: dict[str, Callable[[], None]] = {CRAFTS[each.norm]: partial(bench.craft, each) for each in THREATS}
     parts |= {UPDATE: bench.update, OPTIMISER: bench.optimiser.step, LOOK: bench.look}
