@@ -80,7 +80,8 @@ def asked(
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-        yield connection.getresponse()
+        with connection.getresponse() as answer:
+            yield answer
     finally:
         connection.close()
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 import zlib
 from dataclasses import replace
 
@@ -58,6 +59,10 @@ def test_a_linear_model_is_seen_through(server):
     assert said["verdict"]["kind"] == "brittle"
     assert "Linf 5.5/255 away is decided as 0" in said["verdict"]["reasons"][0]
     assert events[-1] == {"done": True}
+    first, last = (each(place for place, event in enumerate(events) if "nearest" in event) for each in (min, max))
+    assert events[first]["nearest"]["eps"] > events[last]["nearest"]["eps"]
+    assert events[first]["verdict"]["kind"] == "brittle"
+    assert "attacked" in events[first - 1]
 
 
 def test_what_is_far_from_a_change_is_not_called_brittle(server):
@@ -121,6 +126,24 @@ def test_whoever_leaves_ends_the_work():
 
 DECISION = Prediction("", "cat", 1, 0.9, 1.0, None)
 FLIP = Flip(4 / 255, torch.zeros(1), 0)
+
+
+def test_whoever_hangs_up_gives_way_to_the_next(monkeypatch):
+    """Without it, the second would wait for more than a hundred passes."""
+    passes: list[int] = []
+
+    class Counting(Brightness):
+        def forward(self, x):
+            passes.append(len(x))
+            time.sleep(0.01)
+            return super().forward(x)
+
+    monkeypatch.setattr("temper.app.session.TELL_SECONDS", 0.001)
+    with served(session_of(Counting())) as server:
+        with begun(server, grey(133)) as answer:
+            answer.readline()
+        with server.session._turn:
+            assert 0 < len(passes) < 100
 
 
 @pytest.mark.parametrize(

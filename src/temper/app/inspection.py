@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from temper.attacks.apgd import APGD
 from temper.attacks.attack import input_gradient, perturb
-from temper.attacks.ball import into_ball
+from temper.attacks.ball import exact_distance, into_ball
 from temper.attacks.crafting import crafting, foldable
 from temper.attacks.engine import AttackEngine
 from temper.attacks.losses import logit_difference
@@ -38,13 +38,13 @@ class Attacked:
 
     Attributes:
         eps: the radius; image: float [C, H, W] in [0, 1].
-        decision: on it; changed: whether the class is another one, which the model asked alone confirms.
+        decision: on it; flip: what it is where the class is another one, which the model asked alone confirms.
     """
 
     eps: float
     image: Tensor
     decision: Prediction
-    changed: bool
+    flip: Flip | None
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,21 @@ class Inspection:
         with crafting(self._model), full_precision(x.device):
             tried = perturb(CLIMB, self._model, x, y, radii.to(x.dtype), self._threat.norm)
             tried = into_ball(x, tried, radii, self._threat.norm)
-        decided = self._predictor.decide([""] * RADII, tried)
+        decided, reached = self._predictor.decide([""] * RADII, tried), exact_distance(x, tried, self._threat.norm)
         lent = Lent(self._model, [], RADII)
         with crafting(self._model):
             return [
-                Attacked(eps, image, decision, self._changes(lent, image, decision))
-                for eps, image, decision in zip(radii.tolist(), tried, decided, strict=True)
+                Attacked(eps, image, decision, self._flip(lent, image, decision, length))
+                for eps, image, decision, length in zip(radii.tolist(), tried, decided, reached.tolist(), strict=True)
                 if isinstance(decision, Prediction)
             ]
 
-    def nearest(self) -> Iterator[Found]:
-        """The nearest change that is found, ever nearer; the last one says that the search is over."""
-        flips: list[Flip] = []
+    def nearest(self, known: Sequence[Flip] = ()) -> Iterator[Found]:
+        """The nearest change of those known, and then what is found, ever nearer; the last one says that the search is
+        over."""
+        flips = [*known]
+        if flips:
+            yield Found(_nearest(flips))
         suite = LIVE.in_norm(self._threat.norm)
         findings = Findings(suite, np.array([SEED]), norm=self._threat.norm)
         work = Work(self._x, self._y, self._y.new_tensor([SEED]), self._rivals())
@@ -133,9 +136,12 @@ class Inspection:
             slope = input_gradient(self._model, self._x, lambda logits: logit_difference(logits, self._y))[2]
         return bool((torch.isfinite(slope) & (slope != 0)).any())
 
-    def _changes(self, lent: Lent, image: Tensor, decision: Prediction) -> bool:
-        """Whether an attacked image is decided otherwise, also alone."""
-        return decision.class_index != self._clean.class_index and lent.alone(image, self._y[0]) is not None
+    def _flip(self, lent: Lent, image: Tensor, decision: Prediction, distance: float) -> Flip | None:
+        """An attacked image that is decided otherwise, also alone."""
+        if decision.class_index == self._clean.class_index:
+            return None
+        becomes = lent.alone(image, self._y[0])
+        return None if becomes is None else Flip(distance, image, becomes)
 
     @torch.no_grad()
     def _rivals(self) -> Tensor:

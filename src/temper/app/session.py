@@ -99,8 +99,9 @@ class Session:
             clean = _pixels(image)
             tell({"decision": self._decision(decision, clean)} | self._verdict(decision, Found()))
             inspected = Inspection(self.predictor, self.threat, image, decision, _bar(tell, self.threat.norm))
-            tell({"attacked": [self._attacked(each, clean, decision) for each in inspected.attacked()]})
-            for found in inspected.nearest():
+            attacked = inspected.attacked()
+            tell({"attacked": [self._attacked(each, clean, decision) for each in attacked]})
+            for found in inspected.nearest([each.flip for each in attacked if each.flip]):
                 tell(self._nearest(found, clean) | self._verdict(decision, found))
             tell({"done": True})
 
@@ -134,12 +135,12 @@ class Session:
     def _attacked(self, attacked: Attacked, clean: NDArray[np.uint8], decision: Prediction) -> Event:
         words = format_distance(attacked.eps, self.threat.norm)
         # Next to the boundary the model may say one thing in a batch and another alone, as which it counts.
-        name = attacked.decision.class_name if attacked.changed else decision.class_name
+        name = names_of(self.predictor.classifier)[attacked.flip.becomes] if attacked.flip else decision.class_name
         return {
             "eps": attacked.eps,
             "class": name,
             "confidence": attacked.decision.confidence,
-            "changed": attacked.changed,
+            "changed": attacked.flip is not None,
         } | self._pictures(clean, attacked.image, f"The image attacked within {words}")
 
     def _nearest(self, found: Found, clean: NDArray[np.uint8]) -> dict[str, object]:
