@@ -15,7 +15,7 @@ from deployed import detector_of
 from evidence import table
 from served import CURVE, Brightness, ask, begun, classifier, grey, png, send, served, session_of
 from temper import models
-from temper.app.inspection import RADII, Found, Inspection
+from temper.app.inspection import RADII, Found, Inspection, steps
 from temper.app.page import page
 from temper.app.server import WAITING, AppServer, _is_plain
 from temper.app.session import LARGEST_FILE, MOST_PIXELS, USUAL, Session
@@ -24,6 +24,7 @@ from temper.attacks.work import Flip
 from temper.deployment.prediction import Prediction, Predictor
 from temper.errors import ArgumentError, DataError, EvidenceError, ModelError
 from temper.margins.detector import BrittlenessDetector
+from temper.margins.table import EvidenceTable
 from temper.threat import Threat
 
 
@@ -194,7 +195,19 @@ def test_a_folder_gives_detector_threat_and_name(saved):
     assert session.notes == ()
 
 
-def test_evidence_of_another_model_is_refused(saved, tmp_path):
+def test_the_curve_is_known_at_each_step_of_the_slider(tmp_path):
+    folder = tmp_path / "run"
+    models.save(models.load("bundled"), folder)
+    evidence = table([3.2 / 255, 20 / 255], [1.0, 2.0])
+    identity = {"model": models.fingerprint(models.load(folder)), "data": "d"}
+    known = replace(evidence.provenance, radii={"margin": {"Linf": [8 / 255]}})
+    EvidenceTable(evidence.frame, identity, known).save(folder / "margins.parquet")
+    curve = Session.load(str(folder)).curve
+    points = {**curve.between, **curve.points}
+    assert [points[eps].value for eps in steps(USUAL)[:9]] == [1.0] * 4 + [0.5] * 5
+
+
+def test_evidence_of_another_model_is_refused(tmp_path):
     folder = tmp_path / "run"
     models.save(models.load("bundled"), folder)
     table([0.1], [1.0]).save(folder / "margins.parquet")

@@ -97,7 +97,7 @@ class Inspection:
 
     def attacked(self) -> list[Attacked]:
         """The image of the highest loss that a short attack reaches within each radius, from the smallest on."""
-        radii = torch.arange(1, RADII + 1, dtype=torch.float64, device=self._x.device) * self._threat.eps / (RADII / 2)
+        radii = torch.tensor(steps(self._threat)[1:], dtype=torch.float64, device=self._x.device)
         x, y = self._x.expand(RADII, -1, -1, -1).contiguous(), self._y.expand(RADII).contiguous()
         with crafting(self._model), full_precision(x.device):
             tried = perturb(CLIMB, self._model, x, y, radii.to(x.dtype), self._threat.norm)
@@ -149,6 +149,11 @@ class Inspection:
         with crafting(self._model), full_precision(self._x.device):
             order = self._model(filled(self._x))[:1].sort(dim=1, descending=True, stable=True).indices
         return order[order != self._y[:, None]][None, :RIVALS]
+
+
+def steps(threat: Threat) -> list[float]:
+    """The radii that an image is shown at, from 0 to twice that of a threat."""
+    return [threat.eps * step / (RADII / 2) for step in range(RADII + 1)]
 
 
 def passes(norm: Norm) -> int:

@@ -1,6 +1,6 @@
 """The page as HTML: style, script and what is known of the model inside, so that it loads nothing."""
 
-from temper.app.inspection import RADII
+from temper.app.inspection import RADII, steps
 from temper.app.session import LARGEST_FILE, Session
 from temper.app.verdict import radius
 from temper.report.rendering import environment
@@ -20,12 +20,12 @@ POLICY = (
 def page(session: Session) -> str:
     """The page about a model."""
     threat = session.threat
-    steps = [threat.eps * step / (RADII / 2) for step in range(RADII + 1)]
+    radii = steps(threat)
     data = {
         "norm": threat.norm,
         "unit": NORMS[threat.norm].unit,
         "eps": threat.eps,
-        "radii": [{"eps": eps, "words": format_distance(eps, threat.norm)} for eps in steps],
+        "radii": [{"eps": eps, "words": format_distance(eps, threat.norm)} for eps in radii],
         "curve": _curve(session.curve) if session.curve else None,
         "largest": LARGEST_FILE,
     }
@@ -35,7 +35,7 @@ def page(session: Session) -> str:
         .render(
             session=session,
             radius=radius(threat),
-            reach=format_distance(steps[-1], threat.norm),
+            reach=format_distance(radii[-1], threat.norm),
             steps=RADII,
             data=in_script(data),
             script=SCRIPT,

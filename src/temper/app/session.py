@@ -76,7 +76,8 @@ class Session:
             raise ArgumentError("image-size", None, f"{spec} does not say what size its images have; give --image-size")
         threat = predictor.detector.threat if predictor.detector else _trained_for(spec)
         folder = run_folder(spec)
-        curves = curves_in(folder, models.fingerprint(predictor.classifier)) if folder else {}
+        radii, own = inspection.steps(threat), models.fingerprint(predictor.classifier)
+        curves = curves_in(folder, own, radii) if folder else {}
         name = folder.resolve().name if folder else spec
         return cls(name, predictor, threat, curves.get(threat.norm), tuple(_unfit(predictor)))
 

@@ -162,8 +162,9 @@ def _searched(table: EvidenceTable) -> list[tuple[Norm, str, list[float]]]:
     return sorted((check_norm(norm), suite, asked) for suite, norms in radii.items() for norm, asked in norms.items())
 
 
-def curves_in(folder: Path, model: Mapping[str, str]) -> dict[str, AccuracyCurve]:
-    """The accuracy curves of a folder's evidence, by norm; none without a table, or where it is from a subset.
+def curves_in(folder: Path, model: Mapping[str, str], more: Sequence[float]) -> dict[str, AccuracyCurve]:
+    """The accuracy curves of a folder's evidence, by norm, with these radii among their points where they reach so far;
+    none without a table, or where it is from a subset.
 
     Raises:
         EvidenceError: the table cannot be read, or is of another model than that of these fingerprints.
@@ -175,14 +176,14 @@ def curves_in(folder: Path, model: Mapping[str, str]) -> dict[str, AccuracyCurve
         raise EvidenceError(
             f"{folder / TABLE}: is of another model than the folder's; temper evaluate measures this one"
         )
-    return {} if _from_subset(folder, table) else _curves(table)
+    return {} if _from_subset(folder, table) else _curves(table, more)
 
 
-def _curves(table: EvidenceTable) -> dict[str, AccuracyCurve]:
+def _curves(table: EvidenceTable, more: Sequence[float] = ()) -> dict[str, AccuracyCurve]:
     """One curve per norm; of several suites, that of the one that searched at most radii."""
     curves = {}
     for norm, suite, radii in sorted(_searched(table), key=lambda search: len(search[2])):
-        steps = [radii[-1] * step / BAND for step in range(1, BAND)]
+        steps = [radii[-1] * step / BAND for step in range(1, BAND)] + [eps for eps in more if 0 < eps < radii[-1]]
         curves[norm] = AccuracyCurve(
             _accuracies(table, norm, suite, [0.0, *radii]), _accuracies(table, norm, suite, steps)
         )
