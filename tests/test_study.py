@@ -13,6 +13,7 @@ import torch
 from committed_rows import EPOCH, KEY, Rows, from_hex, store_rows, to_hex
 from registry import convert
 from safetensors.torch import load_file
+from study_answers import cure
 from study_cells import planned
 from study_page import write_page
 
@@ -190,6 +191,16 @@ def test_the_page_of_a_complete_study(tmp_path):
     assert "| hinge, 8/255 | clean | +20.00 points | 6 / 0 of 6 |" in page
     assert "| 1 | 1 to 7 | efficientnet-lite0 | standard | 130 |" in page
     assert not [words for words in ("Not measured yet", "Not to be told yet", "Nothing yet", "nan") if words in page]
+
+
+def test_the_share_that_is_cured_is_of_the_seeds_that_have_both_schedules():
+    place = {"eps": 4, "backbone": "b", "dataset": "d", "objective": "at", "linf": 0.1, "expected": 0.2}
+    fixed = [
+        place | {"schedule": "fixed", "seed": seed, "clean": 0.5, "severity": lost}
+        for seed, lost in enumerate((0.2, 0))
+    ]
+    hinge = place | {"schedule": "hinge", "seed": 0, "clean": 0.6, "severity": 0.1}
+    assert "+10.0 points of clean accuracy (50% of what fixed epsilon lost)" in cure(pd.DataFrame([*fixed, hinge]))
 
 
 @pytest.mark.slow

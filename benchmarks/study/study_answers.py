@@ -50,14 +50,20 @@ def _spreads(rows: pd.DataFrame, name: str) -> dict[object, str]:
 def differences(rows: pd.DataFrame, treatment: str, baseline: str = "fixed") -> pd.DataFrame:
     """Treatment minus baseline in clean accuracy, at eps and in expected robustness, pair by pair (a backbone on a data
     set at an epsilon), averaged over the seeds that have both."""
-    own = rows[(rows["objective"] == "at") & rows["schedule"].isin([treatment, baseline])]
-    both = own[own.groupby(["eps", *PAIR, "seed"])["schedule"].transform("nunique") == 2]
-    wide = both.pivot(index=["eps", *PAIR, "seed"], columns="schedule", values=["clean", "linf", "expected"])
+    wide = _with_both(rows, treatment, baseline).pivot(
+        index=["eps", *PAIR, "seed"], columns="schedule", values=["clean", "linf", "expected"]
+    )
     if wide.empty:
         return pd.DataFrame(columns=["eps", *PAIR, "clean", "linf", "expected", "seeds"])
     of = {name: pd.DataFrame(wide.xs(name, axis=1, level="schedule")).astype(float) for name in (treatment, baseline)}
     by_pair = (of[treatment] - of[baseline]).groupby(level=["eps", *PAIR], sort=False)
     return by_pair.mean().assign(seeds=by_pair["clean"].count()).reset_index()
+
+
+def _with_both(rows: pd.DataFrame, treatment: str, baseline: str) -> pd.DataFrame:
+    """The rows of two schedules, of the seeds that have both."""
+    own = rows[(rows["objective"] == "at") & rows["schedule"].isin([treatment, baseline])]
+    return own[own.groupby(["eps", *PAIR, "seed"])["schedule"].transform("nunique") == 2]
 
 
 def fails(rows: pd.DataFrame) -> str:
@@ -97,7 +103,8 @@ def cure(rows: pd.DataFrame) -> str:
     gains = differences(rows, "hinge")
     if gains.empty:
         return "Not measured yet: no pair has both schedules."
-    lost = rows[(rows["objective"] == "at") & (rows["schedule"] == "fixed")].groupby(["eps", *PAIR])["severity"].mean()
+    fixed = _with_both(rows, "hinge", "fixed").query("schedule == 'fixed'")  # gains and loss are of the same seeds
+    lost = fixed.groupby(["eps", *PAIR])["severity"].agg(lambda seeds: seeds.mean(skipna=False))
     said = []
     for eps, own in gains.groupby("eps", sort=True):
         severity = lost.reindex(pd.MultiIndex.from_frame(own[["eps", *PAIR]])).to_numpy(float)
