@@ -68,11 +68,13 @@ class AttackConfig(Section):
     def _only_what_it_has(self) -> Self:
         facts, name = self.facts, self.name
         if facts.single and self.length != 1:
-            raise ArgumentError("steps", self.steps, f"attack {name} has one step; leave it out, or take name pgd")
+            raise ArgumentError(
+                "steps", self.steps, f"attack {name} has one step; leave it out, or take attack.name pgd"
+            )
         if facts.single and self.steps_follow:
             raise ArgumentError("steps_follow", True, f"attack {name} has one step; leave it out")
         if facts.single and self.random_start is False:
-            fix = f"attack {name} starts at random; leave it out, or take name pgd with one step"
+            fix = f"attack {name} starts at random; leave it out, or take attack.name pgd with one step"
             raise ArgumentError("random_start", False, fix)
         if self.step_size is not None and facts.stride is None:
             raise ArgumentError("step_size", self.step_size, f"attack {name} chooses its own step_size; leave it out")
