@@ -60,7 +60,7 @@ def test_it_is_one_step_at_random_for_linf(name):
             read_config({"attack": {"name": name}} | wrong)
     for steps in (3, 7):  # 7 is what other attacks have by default
         with pytest.raises(
-            ArgumentError, match=rf"attack\.steps = {steps}: .*one step; leave it out, or take name pgd"
+            ArgumentError, match=rf"attack\.steps = {steps}: .*one step; leave it out, or take attack.name pgd"
         ):
             read_config({"attack": {"name": name, "steps": steps}})
     assert completed(read_config({"attack": {"name": name, "steps": 1}})).attack == own.attack
