@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 TINY: dict[str, Any] = {
@@ -37,6 +38,12 @@ def tiny(**changes: Any) -> dict[str, Any]:
 def suicide(cell: Any) -> Any:
     """A task that kills its worker; here, so that workers need not import a whole file of tests."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def seen_gpu(cell: object) -> str:
+    """A task that tells which GPU it sees, slowly enough that every worker gets one."""
+    time.sleep(0.3)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def at_once(cell: Any) -> Any:

@@ -33,6 +33,7 @@ Processes = Annotated[int, Field(ge=1, le=1024)]
 Helpers = Annotated[int, Field(ge=0, le=1024)]
 Precision = Annotated[float, Field(gt=0, lt=0.5)]
 BatchSize = Literal["auto"] | Count
+Workers = Literal["auto"] | Processes
 
 
 @dataclasses.dataclass(frozen=True)

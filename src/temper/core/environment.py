@@ -64,7 +64,7 @@ def environment() -> Environment:
         system=f"{platform.system()} {platform.machine()}",
         cuda=torch.version.cuda,
         devices=tuple(_devices()),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         threads=torch.get_num_threads(),
         extras=missing(metadata.requires(distribution.NAME) or ()),
     )
@@ -96,6 +96,11 @@ def _installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def cores() -> int:
+    """How many cores this process may use: under a batch system those of its job, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _devices() -> list[Device]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from temper.core.calls import Processes
+from temper.core.calls import Processes, Workers
 from temper.core.lazily import loaded
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Placement(BaseModel):
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    workers: Processes | None = None
-    """Runs at once; by default as many as the cores, or the Ray cluster, hold, and one where there is a GPU. It does
-    not change the results."""
+    workers: Workers = "auto"
+    """Runs at once. auto: one for each GPU, or as many as there are cores for the threads of each; on Ray as many as
+    the cluster holds. It does not change the results."""
     threads: Processes | None = None
     """CPU threads of each run, in place of the SPEC's (finetune: threads; 1). Rounding depends on them: a run that was
     begun keeps its number, and its row tells it."""

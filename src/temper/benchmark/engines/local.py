@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import logging
 import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -14,8 +16,11 @@ from typing import Self
 from temper.benchmark.engines import Placement
 from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, CellAnswer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
+from temper.core.environment import cores
 from temper.core.orphans import end_with_parent
 from temper.errors import ArgumentError
+
+log = logging.getLogger(__name__)
 
 ORPHAN_SECONDS = 10.0  # that a worker gets to save when its driver is gone
 
@@ -25,10 +30,11 @@ class LocalEngine:
 
     Args:
         workers: processes; each runs one cell at a time.
+        gpus: names of GPUs, as CUDA_VISIBLE_DEVICES has them; each process sees one, the least taken.
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        self.workers = workers
+    def __init__(self, workers: int = 1, gpus: Sequence[str] = ()) -> None:
+        self.workers, self.gpus = workers, gpus
 
     def run(self, cells: Sequence[Cell], task: CellTask) -> Iterator[Ended]:
         """Carry cells out; yields each as it ends. A worker that dies is replaced, and its cell begun again.
@@ -37,28 +43,35 @@ class LocalEngine:
             Stopped: a signal asked to stop; the workers saved what they had.
             OSError: what a worker could not go on with, such as a full disk.
         """
-        yield from drive(_Workers(task, self.workers), cells)
+        yield from drive(_Workers(task, self.workers, self.gpus), cells)
 
 
 def make(placement: Placement) -> LocalEngine:
     """The engine, with as many workers as this machine has room for unless their number is given."""
     if placement.gpus_per_run or placement.address:
         raise ArgumentError("engine", "local", "gpus-per-run and address are for --engine ray")
-    return LocalEngine(placement.workers or _room(placement.threads or 1))
+    gpus, threads = visible_gpus(), placement.threads or 1
+    if placement.workers != "auto":
+        return LocalEngine(placement.workers, gpus)
+    workers = len(gpus) or max(cores() // threads, 1)
+    log.info(f"workers auto: {workers}, {'one for each GPU' if gpus else f'{cores()} cores, {threads} for each run'}")
+    return LocalEngine(workers, gpus)
 
 
-def _room(threads: int) -> int:
-    """How many runs of so many threads this machine computes at once: one where they share a GPU."""
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    return 1 if torch.cuda.is_available() else max((os.cpu_count() or 1) // threads, 1)
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return names[:count] or [str(number) for number in range(count)]
 
 
 class _Workers:
     """At most so many worker processes; one that died is let go."""
 
-    def __init__(self, task: CellTask, most: int) -> None:
-        self._task, self._most = task, most
+    def __init__(self, task: CellTask, most: int, gpus: Sequence[str]) -> None:
+        self._task, self._most, self._gpus = task, most, gpus
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -81,7 +94,8 @@ class _Workers:
     def launch(self, cell: Cell) -> None:
         idle = next((worker for worker in self._workers if worker.cell is None), None)
         if idle is None:
-            idle = _Worker(self._task)
+            taken = Counter(worker.gpu for worker in self._workers)
+            idle = _Worker(self._task, min(self._gpus, key=lambda gpu: taken[gpu], default=None))
             self._workers.append(idle)
         idle.give(cell)
 
@@ -105,13 +119,14 @@ class _Workers:
 class _Worker:
     """A process that carries cells out, one after the other."""
 
-    def __init__(self, task: CellTask) -> None:
+    def __init__(self, task: CellTask, gpu: str | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, task), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, task, gpu), daemon=True)
         with _unheard(signal.SIGINT):
             self.process.start()
         theirs.close()
+        self.gpu = gpu
         self.cell: Cell | None = None
 
     def give(self, cell: Cell) -> None:
@@ -144,8 +159,10 @@ class _Worker:
             self.process.join()
 
 
-def _work(pipe: Connection, task: CellTask) -> None:
-    """A worker's life."""
+def _work(pipe: Connection, task: CellTask, gpu: str | None) -> None:
+    """A worker's life, on a GPU of its own where there are several."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA reads it when a run begins to compute
     end_with_parent(ORPHAN_SECONDS)
     sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
     try:

@@ -78,7 +78,8 @@ class RayEngine:
 
 def make(placement: Placement) -> RayEngine:
     """The engine of a placement."""
-    return RayEngine(placement.address, placement.threads or 1, placement.gpus_per_run, placement.workers)
+    workers = None if placement.workers == "auto" else placement.workers
+    return RayEngine(placement.address, placement.threads or 1, placement.gpus_per_run, workers)
 
 
 @dataclass(frozen=True)
