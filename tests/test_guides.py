@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from temper.core.calls import options
+from wrong_calls import commands
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/temper"
 GUIDES = ["CONTRIBUTING.md", "docs/architecture.md"]
@@ -60,8 +63,26 @@ def value_of(name: str) -> object:
 
 @pytest.mark.slow
 def test_names_of_temper_in_guides_and_docstrings_exist():
-    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *SOURCE.rglob("*.py")]
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *SOURCE.rglob("*.py")]
     named = {name for path in texts for name in re.findall(r"(?<![\w/.@-])temper(?:\.[A-Za-z_]\w*)+", path.read_text())}
     named.remove("temper.json")  # a file inside an exported one
     assert len(named) > 100
     assert sorted(name for name in named if not resolves(name)) == []
+
+
+# Options of other programs that guides name.
+OTHERS = {"--gpus-per-task", "--signal=INT@120", "--num-cpus", "--data"}
+
+
+def test_options_that_guides_name_in_passing_exist():
+    known = {name: {f"--{option.name}" for option in options(command)} for name, command in commands().items()}
+    anywhere = set().union(*known.values()) | OTHERS
+    unknown = []
+    for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")):
+        text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+        for words in map(str.split, re.findall(r"`((?:temper |--)[^`]+)`", text)):
+            bench = words[:2] == ["temper", "bench"]
+            command = " ".join(words[1:3] if bench else words[1:2]) if words[0] == "temper" else ""
+            offered = known.get(command, anywhere) | {"--help", "--version"}
+            unknown += [(path.name, command, word) for word in words if word[:2] == "--" and word not in offered]
+    assert unknown == []

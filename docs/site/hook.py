@@ -21,7 +21,7 @@ _LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)]*)?\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, and what they link to that is no page."""
     files.remove(files.src_uris["hook.py"])
-    pages = [ROOT / page for page in PAGES] + sorted((ROOT / "docs").glob("*.md"))
+    pages = [ROOT / page for page in PAGES] + sorted((ROOT / "docs").glob("**/*.md"))
     linked = {path for page in pages for path in _linked(page) if path.is_file() and path.suffix != ".md"}
     for path in [*pages, *sorted(linked)]:
         uri = path.relative_to(ROOT).as_posix()
