@@ -4,6 +4,7 @@
 small network, trained on the others without attacks) and ``net.py`` (this network's code, whose ``net()`` returns it).
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -70,4 +71,6 @@ def train(model: nn.Sequential, x: torch.Tensor, y: torch.Tensor) -> nn.Sequenti
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)
