@@ -276,6 +276,8 @@ PLACES = {
         "nowhere:factory": "no module 'nowhere'",
         "onnx:nowhere.onnx": "nowhere.onnx",
         "onnx:text.txt": "text.txt",
+        "torch:nowhere.pt2": "nowhere.pt2: not found",
+        "torch:text.txt": "text.txt: no TorchScript file",
     },
     "data": {
         "nowhere": "no such file or folder",
@@ -285,6 +287,8 @@ PLACES = {
         "text.txt": "not a kind of file that is read",
         "torchvision:CIFAR11": "CIFAR10",
         "parquet:nowhere": "nowhere",
+        "webdataset:nowhere": "nowhere",
+        "webdataset:text.txt": "text.txt: no plain tar archive",
     },
     "out": {"text.txt": "text.txt", "text.txt/below": "text.txt", "image.png": "image.png"},
 }

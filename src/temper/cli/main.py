@@ -106,7 +106,7 @@ def finetune_call(base: "FinetuneConfig | None" = None) -> type[Any]:
         """
 
         config: Path | None = None
-        """YAML file, or a preset: paper (as arXiv:2509.23325 trains) or temper (what our measurements speak for).
+        """YAML file, or a preset: paper (as arXiv:2509.23325 trains) or temper (a shorter ramp, docs/study.md).
         Every other option overrides it. A run's own config.yaml repeats that run."""
         resume: bool = False
         """Continue the run in OUT where it stopped."""
