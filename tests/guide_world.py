@@ -9,8 +9,14 @@ from PIL import Image
 
 SIZE = 8  # pixels of an image, which the networks of tiny.py take
 
-# In place of what the guides name: a network of some hundred weights, in place of one whose weights a hub has.
-INSTEAD = {"timm:resnet18.a1_in1k": "tiny:plain", "(224, 224)": f"({SIZE}, {SIZE})"}
+# In place of what the guides name: a network of some hundred weights, in place of one whose weights a hub has; the one
+# that comes along and its digits, in place of what the demo leaves behind after minutes.
+INSTEAD = {
+    "timm:resnet18.a1_in1k": "tiny:plain",
+    "(224, 224)": f"({SIZE}, {SIZE})",
+    "temper-demo/epsilon-scheduling": "bundled",
+    "mnist-5k": "digits",
+}
 
 # Options that make a call small, by command: in place of the guide's value, or added to what it says.
 SMALLER = {

@@ -5,7 +5,7 @@ import errno
 import logging
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +148,7 @@ def attacked(*arguments, **options):
 class Here:
     """An engine in this very process."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, gpus: Sequence[str]) -> None:
         pass
 
     def run(self, cells, task):
