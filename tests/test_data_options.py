@@ -17,7 +17,7 @@ from temper.training.mixing import make_mix, mixed
 from temper.training.sections.images import DataConfig
 from temper.training.seen import seen_by
 from temper.training.splits import load_splits
-from tiny_runs import assert_same_weights, config, steps, weights
+from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
 
 ALL = {"balance": "sampler", "mix": "mixup", "extra": "extra.npz", "extra_share": 0.4}
 OPTIONS = {
@@ -69,9 +69,7 @@ def test_resumed_in_the_middle_of_an_epoch_ends_bit_identical(name, monkeypatch)
 def test_two_processes_draw_and_mix_what_one_does():
     same = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2}
     one, two = trained("one", ALL, **same), trained("two", ALL, **same, devices=2)
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose([row["loss"] for row in steps(two)], [row["loss"] for row in steps(one)], rtol=1e-3)
+    assert_nearly_same_training(one, two)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from temper.runs.run import Run
 from temper.training.config import completed, read_config
 from temper.training.objectives import make
 from temper.training.objectives.fare import distance_from
-from tiny_runs import assert_same_weights, config, steps, weights
+from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
 from zero_shot import ARGS, NAMES, TOWER, images, load, write_texts
 
 Y = torch.zeros(3, dtype=torch.int64)
@@ -127,9 +127,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(whole: Run) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_two_processes_give_what_one_gives(whole: Run) -> None:
     two = train_only(read_config(config(Path("two"), **FARE, devices=2)))
-    for name, tensor in weights(whole).items():
-        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=2e-4)
-    np.testing.assert_allclose([row["loss"] for row in steps(two)], [row["loss"] for row in steps(whole)], rtol=1e-3)
+    assert_nearly_same_training(whole, two, atol=2e-4)
 
 
 @pytest.mark.slow

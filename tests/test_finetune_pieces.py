@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +19,7 @@ from temper.training import crafter, validation
 from temper.training.checkpoints import Checkpoint, last_checkpoint, load_checkpoint
 from temper.training.config import read_config
 from temper.training.norms import drawn
-from tiny_runs import assert_same_weights, config, steps, weights
+from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
@@ -84,9 +83,7 @@ def test_two_processes_give_what_one_gives(piece: str, tmp_path: Path) -> None:
     same: dict[str, object] = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2, "precision": "fp32"}
     one = finetune(attacked(tmp_path / "one", **same, **PIECES[piece]))
     two = finetune(attacked(tmp_path / "two", **same, **PIECES[piece], devices=2))
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose([row["loss"] for row in steps(two)], [row["loss"] for row in steps(one)], rtol=1e-3)
+    assert_nearly_same_training(one, two)
     assert one.trained is not None
     assert two.trained is not None
     assert [each.epoch for each in two.trained.robust] == [each.epoch for each in one.trained.robust]

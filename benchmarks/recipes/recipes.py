@@ -20,13 +20,12 @@ import yaml
 sys.path.append(str(Path(__file__).resolve().parents[1] / "shared"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "epsilon_scheduling"))  # the ResNet-20
 
-from carrying_out import carry_out, link
+from carrying_out import carry_out, link, status_of
 from committed_rows import Rows
 from recipes_cells import SETTINGS, epochs_of, planned, recipes, spec_of
 from recipes_page import write_page
 
 from temper.benchmark.store import Store
-from temper.core.interrupt import Stopped
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
@@ -80,14 +79,10 @@ def main() -> int:
     os.chdir(call.out)
     store = Store(STORE, create=True)
     logging.info(f"{rows.restore(plan, store)} committed rows put into the store")
-    try:
-        complete = carry_out(wanted, store, rows, call.workers)
-    except Stopped as stopped:
-        print(stopped)
-        return 130
-    finally:
-        write_page(rows, plan, DOCS)
-    return 0 if complete else 1
+    return status_of(
+        lambda: carry_out(wanted, store, rows, call.workers),
+        lambda: write_page(rows, plan, DOCS),
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from temper.benchmark.engines.base import CellTask, Ended, Engine
 from temper.benchmark.grid import Cell
 from temper.benchmark.store import Store
 from temper.cli.console import show_state
+from temper.core.interrupt import Stopped
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,14 @@ def carry_out(plan: Sequence[Planned], store: Store, rows: Rows, workers: int) -
         record()
     show_state(reached, store.place)
     return reached.complete
+
+
+def status_of(work: Callable[[], bool], write: Callable[[], object]) -> int:
+    """Do work that says whether all is done, and write the page of what there is, however it ended; the exit status."""
+    try:
+        return 0 if work() else 1
+    except Stopped as stopped:
+        print(stopped)
+        return 130
+    finally:
+        write()

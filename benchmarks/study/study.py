@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "shared"))
 
-from carrying_out import carry_out, fetched, link
+from carrying_out import carry_out, fetched, link, status_of
 from committed_rows import Rows
 from registry import convert
 from study_cells import EPSILONS, PARTS, planned, spec_at, spec_text
@@ -27,7 +27,6 @@ from study_page import write_page
 from temper.benchmark import planning
 from temper.benchmark.store import Store
 from temper.cli.console import show_plan
-from temper.core.interrupt import Stopped
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
@@ -96,18 +95,14 @@ def main() -> int:
     if call.plan:
         show_plans(store, rows)
         return 0
-    complete = True
-    try:
+
+    def work() -> bool:
         if call.tabulate:
             rows.collect(plan, store)
-        else:
-            complete = carry_out(plan, store, rows, call.workers)
-    except Stopped as stopped:
-        print(stopped)
-        return 130
-    finally:
-        write_page(rows, plan, DOCS)
-    return 0 if complete else 1
+            return True
+        return carry_out(plan, store, rows, call.workers)
+
+    return status_of(work, lambda: write_page(rows, plan, DOCS))
 
 
 if __name__ == "__main__":

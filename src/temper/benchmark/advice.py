@@ -181,7 +181,7 @@ def advise(
         ]
     )
     best = _best_of_each(every)
-    expected = _expected(rows, metrics, draws)
+    expected = _expected(tables)
     flattery = Flattery(len(every), draws, expected, _further(best[0], shrunk[best[0].protocol]))
     basis += [_flattery(best[0], flattery), *(_flaws() if results is None else [])]
     return Advice(
@@ -195,12 +195,11 @@ def _table(rows: pd.DataFrame, metrics: Sequence[str], draws: Draws) -> pd.DataF
     return totals.pivot_table(index=[*CONFIGURATION], columns=draws, values="total", aggfunc="mean")
 
 
-def _expected(rows: pd.DataFrame, metrics: Sequence[str], draws: Draws) -> float:
-    """Score of the configuration that is best by all draws but one, on that one; the mean over the draws."""
-    totals = rows.assign(total=perturbation_sum(rows, metrics))
-    by_draw = totals.pivot_table(
-        index=["protocol", *CONFIGURATION], columns=draws, values="total", aggfunc="mean"
-    ).dropna(axis="columns")  # draws that every protocol has
+def _expected(tables: Mapping[str, pd.DataFrame]) -> float:
+    """Score of the configuration that is best by all draws but one, on that one; the mean over the draws. The tables
+    are those of :func:`_table`, by protocol."""
+    every = pd.concat(tables).sort_index().sort_index(axis="columns")
+    by_draw = every.dropna(axis="columns")  # draws that every protocol has
     return held_out(by_draw.to_numpy(np.float64)) if by_draw.shape[1] > 1 else UNKNOWN
 
 

@@ -4,24 +4,19 @@ from pathlib import Path
 
 import torch
 
-from temper.errors import ModelError
 from temper.models.built import Built, classifier_form
 from temper.models.heads import find_head, output_of
 from temper.models.onnx import read_onnx
 from temper.models.preprocessing import Preprocessing
-from temper.models.sources.source import ModelSource, Request
+from temper.models.sources.source import FileSource, Request
 
 
-class OnnxSource(ModelSource):
-    """On pixels in [0, 1]: an exported classifier has its normalisation inside."""
+class OnnxSource(FileSource):
+    """See :class:`FileSource`."""
 
     form = "onnx:FILE"
     prefix = "onnx"
-
-    def check(self) -> None:
-        """See :meth:`ModelSource.check`."""
-        if not Path(self.name).is_file():
-            raise ModelError(f"{self.text}: not found; give the path of an ONNX file")
+    kind = "an ONNX file"
 
     def build(self, request: Request) -> Built:
         """See :meth:`ModelSource.build` and :func:`temper.models.onnx.read_onnx`."""

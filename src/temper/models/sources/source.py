@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
+from temper.errors import ModelError
 from temper.models.built import Built
 
 
@@ -95,3 +97,15 @@ class ModelSource(ABC):
         Raises:
             ArgumentError, ModelError: there is none, or it cannot be built so.
         """
+
+
+class FileSource(ModelSource):
+    """A network in a file of its own, on pixels in [0, 1]: an exported classifier has its normalisation inside."""
+
+    kind: ClassVar[str]
+    """What the file is, for a person."""
+
+    def check(self) -> None:
+        """See :meth:`ModelSource.check`."""
+        if not Path(self.name).is_file():
+            raise ModelError(f"{self.text}: not found; give the path of {self.kind}")

@@ -6,23 +6,18 @@ from pathlib import Path
 from torch import zeros
 
 from temper.core.precision import check_precision
-from temper.errors import ModelError
 from temper.models.built import Built
 from temper.models.programs import read_program
-from temper.models.sources.source import ModelSource, Request
+from temper.models.sources.source import FileSource, Request
 from temper.models.sources.trial import built_as_it_takes
 
 
-class TorchSource(ModelSource):
-    """On pixels in [0, 1]: an exported classifier has its normalisation inside."""
+class TorchSource(FileSource):
+    """See :class:`FileSource`."""
 
     form = "torch:FILE"
     prefix = "torch"
-
-    def check(self) -> None:
-        """See :meth:`ModelSource.check`."""
-        if not Path(self.name).is_file():
-            raise ModelError(f"{self.text}: not found; give the path of a TorchScript or torch.export file")
+    kind = "a TorchScript or torch.export file"
 
     def build(self, request: Request) -> Built:
         """See :meth:`ModelSource.build` and :func:`temper.models.programs.read_program`."""
