@@ -196,7 +196,12 @@ def test_measuring_robust_accuracy_meanwhile_is_planned(norms, finetune, passes)
 @pytest.mark.parametrize(
     ("objective", "attacked", "unattacked"),
     # PGD with one step; AutoLoRa looks at every training image as an epoch begins, FARE's original at each one.
-    [("at", (2, 2), (1, 1)), ("autolora", (1 + 2 + 1, 3), (2 + 1, 2)), ("fare", (3, 2), (2, 1))],
+    [
+        ("at", (2, 2), (1, 1)),
+        ("autolora", (1 + 2 + 1, 3), (2 + 1, 2)),
+        ("twins", (2, 2), (1, 1)),
+        ("fare", (3, 2), (2, 1)),
+    ],
 )
 def test_what_objectives_look_at_is_counted(objective, attacked, unattacked):
     """Per training image and epoch, at the whole epsilon and at none."""

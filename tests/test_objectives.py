@@ -65,7 +65,7 @@ CLEAN_FORMS = dict.fromkeys(FORMULAS, CE_CLEAN.mean()) | {"mart": boosted(P).mea
 
 def test_every_name_is_covered():
     """Those that ask for something else than logits have tests of their own."""
-    assert set(get_args(ObjectiveName)) == {*FORMULAS, "autolora", "fare"}
+    assert set(get_args(ObjectiveName)) == {*FORMULAS, "autolora", "twins", "fare"}
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -209,7 +209,11 @@ class Soft(Attack):
 
 
 def test_the_table_says_who_bears_soft_labels():
-    assert {name for name, facts in OBJECTIVES.items() if facts.labels == "shares"} == {*SOFT_FORMULAS, "autolora"}
+    assert {name for name, facts in OBJECTIVES.items() if facts.labels == "shares"} == {
+        *SOFT_FORMULAS,
+        "autolora",
+        "twins",
+    }
 
 
 @pytest.mark.parametrize("name", SOFT_FORMULAS)

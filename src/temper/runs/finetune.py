@@ -43,6 +43,7 @@ from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.session import Task
 from temper.training.splits import Splits, splits_of
 from temper.training.transfer import Validation, delay
+from temper.training.wings import statistical
 
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
@@ -233,14 +234,23 @@ def load_backbone(config: FinetuneConfig, splits: Splits) -> Classifier:
     }:
         fix = "the head is made of texts and stays as it is; choose full or lora"
         raise ArgumentError("protocol.name", config.protocol.name, fix)
-    if OBJECTIVES[config.objective.name].asks == "embeddings" and not isinstance(classifier.network, ZeroShot):
-        fix = "matches the embeddings of an image tower; take model.name clip:NAME+TEXTS.safetensors"
-        raise ArgumentError("objective.name", config.objective.name, fix)
+    _check_suits(config.objective.name, classifier)
     known = classifier.info.get("class_names")
     own = known is None and model.builds_heads
     if not own and known != list(splits.train.class_names):  # another task may happen to have as many classes
         models.refresh_head(classifier, config.seed)
     return classifier
+
+
+def _check_suits(objective: str, classifier: Classifier) -> None:
+    """Say where a backbone lacks what the objective is about."""
+    asks = OBJECTIVES[objective].asks
+    if asks == "embeddings" and not isinstance(classifier.network, ZeroShot):
+        fix = "matches the embeddings of an image tower; take model.name clip:NAME+TEXTS.safetensors"
+        raise ArgumentError("objective.name", objective, fix)
+    if asks == "wings" and not statistical(classifier):
+        fix = f"keeps batch-norm statistics, and {classifier.info.get('spec')} has none; take at, or another model.name"
+        raise ArgumentError("objective.name", objective, fix)
 
 
 def _few(dataset: Dataset, classifier: Classifier) -> Tensor:
@@ -252,7 +262,8 @@ def _few(dataset: Dataset, classifier: Classifier) -> Tensor:
 def _smallest_part(config: FinetuneConfig, count: int) -> int:
     """Images in the smallest part of a batch that goes through the model at once."""
     batch = count // -(-count // config.batch_size) // config.devices
-    return max(batch // -(-batch // (config.micro_batch or batch)), 1) if batch else 1
+    part = max(batch // -(-batch // (config.micro_batch or batch)), 1) if batch else 1
+    return -(-part // 2) if OBJECTIVES[config.objective.name].asks == "wings" else part
 
 
 def _statistic(values: tuple[float, ...] | None) -> float | tuple[float, ...] | None:

@@ -83,9 +83,15 @@ class FinetuneConfig(Section):
             raise ArgumentError("eps", self.eps, "choose objective.name standard, or an eps above 0")
         if self.eps == 0 and self.validation != ValidationConfig():
             raise ArgumentError("eps", self.eps, "is what validation measures robust accuracy at; give one above 0")
-        if self.batch_size < 2 * self.devices:
-            fix = f"leaves less than 2 samples for each of {self.devices} devices; give at least {2 * self.devices}"
+        halved = objective.asks == "wings"
+        least = 4 if halved else 2
+        if self.batch_size < least * self.devices:
+            where, needed = f"for each of {self.devices} devices", least * self.devices
+            fix = f"leaves less than {least} samples {where}; give at least {needed}"
             raise ArgumentError("batch_size", self.batch_size, fix)
+        if halved and self.micro_batch is not None and self.micro_batch < least:
+            fix = f"objective {self.objective.name} halves what is in it; give at least {least}"
+            raise ArgumentError("micro_batch", self.micro_batch, fix)
         for threat in self.threats:
             if threat.norm == "Linf" and threat.eps > 1:
                 fix = f"is beyond the pixel box [0, 1]; did you mean {threat.eps:g}/255?"
@@ -101,8 +107,8 @@ class FinetuneConfig(Section):
         if self.optimiser.awp is not None and not objective.attacked:
             fix = f"objective {self.objective.name} attacks nothing; leave it out"
             raise ArgumentError("optimiser.awp", self.optimiser.awp, fix)
-        if objective.asks == "branches" and self.protocol.name != "full":
-            fix = f"objective {self.objective.name} trains all weights and a low-rank branch; choose full"
+        if objective.beside is not None and self.protocol.name != "full":
+            fix = f"objective {self.objective.name} trains all weights and {objective.beside}; choose full"
             raise ArgumentError("protocol.name", self.protocol.name, fix)
         if self.data.mix != "none" and objective.labels == "one":
             fix = (

@@ -1,4 +1,4 @@
-"""What an objective asks the classifier for: logits, those of two branches, or embeddings."""
+"""What an objective asks the classifier for: logits, those of two branches or wings, or embeddings."""
 
 import copy
 
@@ -7,18 +7,40 @@ from torch import nn
 from temper.models import Classifier
 from temper.models.text_head import Tower, ZeroShot
 from temper.training import objectives
-from temper.training.branch import TwoBranches, natural_accuracy
+from temper.training.branch import TwoBranches, add_branch, drop_branch, natural_accuracy
 from temper.training.config import FinetuneConfig
 from temper.training.crafter import Crafter
 from temper.training.objectives import OBJECTIVES
 from temper.training.objectives.objective import Objective
 from temper.training.session import Session
+from temper.training.wings import TwoWings, add_wing, drop_wing
+
+
+def add_part(classifier: Classifier, config: FinetuneConfig) -> None:
+    """Give a classifier what lives while it is trained: AutoLoRa's branch, or the frozen wing of TWINS."""
+    asks = OBJECTIVES[config.objective.name].asks
+    if asks == "branches":
+        add_branch(classifier, config.protocol.lora_rank)
+    elif asks == "wings":
+        add_wing(classifier)
+
+
+def drop_part(classifier: Classifier, config: FinetuneConfig) -> None:
+    """Take it away again: what is left is a plain classifier."""
+    asks = OBJECTIVES[config.objective.name].asks
+    if asks == "branches":
+        drop_branch(classifier)
+    elif asks == "wings":
+        drop_wing(classifier)
 
 
 def trained_as(classifier: Classifier, config: FinetuneConfig) -> nn.Module:
     """The module that updates go through, with the classifier inside."""
-    if OBJECTIVES[config.objective.name].asks == "branches":
+    asks = OBJECTIVES[config.objective.name].asks
+    if asks == "branches":
         return TwoBranches(classifier)
+    if asks == "wings":
+        return TwoWings(classifier)
     return attacked_as(classifier, config)
 
 

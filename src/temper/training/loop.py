@@ -19,10 +19,9 @@ from temper.models import Classifier
 from temper.training import objectives, protocols, selection
 from temper.training.averaging import Average, averaged, make_average, renew_statistics
 from temper.training.batches import batches, example
-from temper.training.branch import add_branch, drop_branch
 from temper.training.checkpoints import Checkpoint, Progress, contiguous, load_newest, save_checkpoint
 from temper.training.finiteness import check_finite, check_weights
-from temper.training.learner import begin_epoch, crafter_of, objective_of, original_of, trained_as
+from temper.training.learner import add_part, begin_epoch, crafter_of, drop_part, objective_of, original_of, trained_as
 from temper.training.metrics import Metrics
 from temper.training.norms import beside, drawn_from, in_words, note_errors, scaled
 from temper.training.optimisation import lr_share, make_optimiser, set_lr
@@ -56,9 +55,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
     progress = saved.progress if saved else Progress()
     torch.manual_seed(randomness.number(config.seed, "lora"))
     lora = protocols.add_lora(classifier, config.protocol.lora_rank) if config.protocol.name == "lora" else None
-    branched = objectives.OBJECTIVES[config.objective.name].asks == "branches"
-    if branched:
-        add_branch(classifier, config.protocol.lora_rank)
+    add_part(classifier, config)
     original = original_of(classifier, config)
     if saved:
         classifier.load_state_dict(saved.model)
@@ -86,8 +83,7 @@ def train(fabric: Fabric, task: Task, classifier: Classifier, within: Stop | Non
     classifier.load_state_dict(last if finished.best is None else finished.best)
     if lora is not None:
         protocols.merge_lora(lora, classifier)
-    if branched:
-        drop_branch(classifier)
+    drop_part(classifier, config)
     return finished.progress
 
 

@@ -36,13 +36,15 @@ class ObjectiveFacts:
     Attributes:
         maker: ``module:function`` in this package, which takes ``ObjectiveSettings``.
         attacked: whether it trains on attacked images, and so has an epsilon.
-        beta: default weight of its KL term; None if it has none.
+        beta: default weight of its KL term, or of the frozen wing's loss; None if it has neither.
         labels: what it reads of a sample: "shares" of the classes, as label smoothing and mixtures of images give them,
             "one" class, or "none".
         random_start: whether its attack must start at random, because its loss has no gradient at the clean image.
         cost: beside its attack.
         asks: what an update asks the classifier for: "logits", those of its "branches" (a low-rank one for natural
-            images beside the backbone), or the "embeddings" of its image tower, and those of the tower as it was.
+            images beside the backbone), those of its "wings" (one with the batch-norm statistics of pretraining), or
+            the "embeddings" of its image tower, and those of the tower as it was.
+        beside: what is trained beside all weights, and so by protocol full alone; None where nothing is.
     """
 
     maker: str
@@ -51,7 +53,8 @@ class ObjectiveFacts:
     labels: Literal["shares", "one", "none"] = "shares"
     random_start: bool = False
     cost: ObjectiveCost = ObjectiveCost()
-    asks: Literal["logits", "branches", "embeddings"] = "logits"
+    asks: Literal["logits", "branches", "wings", "embeddings"] = "logits"
+    beside: str | None = None
 
 
 _BOTH = ObjectiveCost(images=2)
@@ -64,7 +67,10 @@ OBJECTIVES = {
     "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, cost=ObjectiveCost(images=2, looks=1)),
     "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, cost=_BOTH),
     "mart": ObjectiveFacts("mart:mart", beta=5.0, labels="one", cost=_BOTH),
-    "autolora": ObjectiveFacts("autolora:autolora", beta=6.0, cost=_BRANCHES, asks="branches"),
+    "autolora": ObjectiveFacts(
+        "autolora:autolora", beta=6.0, cost=_BRANCHES, asks="branches", beside="a low-rank branch"
+    ),
+    "twins": ObjectiveFacts("twins:twins", beta=1.0, asks="wings", beside="a frozen wing's scales and shifts"),
     "fare": ObjectiveFacts("fare:fare", labels="none", random_start=True, cost=_EMBEDDINGS, asks="embeddings"),
 }
 
@@ -85,7 +91,7 @@ def make(
     Args:
         name: in :data:`OBJECTIVES`.
         craft_logits: the model as attacks see it, for an attack that moves away from clean logits.
-        beta: weight of the KL term; None takes the objective's own.
+        beta: weight of the KL term, or of the frozen wing's loss; None takes the objective's own.
         label_smoothing: share of the label spread over all classes.
         class_weights: what the loss of a sample of each class counts, float [K]; None: all the same.
         natural_accuracy, original, head: see :class:`~temper.training.objectives.objective.ObjectiveSettings`.

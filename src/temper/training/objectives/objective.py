@@ -36,7 +36,7 @@ class ObjectiveSettings:
 
     Attributes:
         craft_logits: the model as attacks see it (eval mode), for an attack that moves away from clean logits.
-        beta: weight of the KL term, for those that have one.
+        beta: weight of the KL term, or of the frozen wing's loss, for those that have one.
         label_smoothing: share of the label spread over all classes.
         class_weights: what the loss of a sample of each class counts, float [K]; None where all count the same.
         natural_accuracy: of the low-rank branch on the training images, for those that have one.

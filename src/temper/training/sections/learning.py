@@ -23,8 +23,11 @@ class ObjectiveConfig(Section):
 
     name: ObjectiveName = "at"
     """"standard", "at" (adversarial training), "trades", "trades-guide" (arXiv:2508.14079's), "mart", "autolora"
-    (natural images through a low-rank branch), or "fare" (keeps a zero-shot model's embeddings, without labels)."""
-    beta: float | None = Field(None, ge=0, le=1e6, description=f"Weight of the KL term: {BETAS} by default.")
+    (natural images through a low-rank branch), "twins" (half of each batch by the batch-norm statistics of
+    pretraining), or "fare" (keeps a zero-shot model's embeddings, without labels)."""
+    beta: float | None = Field(
+        None, ge=0, le=1e6, description=f"Weight of the KL term; twins: of the frozen wing's loss. By default {BETAS}."
+    )
 
     def completed(self) -> Self:
         """With the objective's own beta."""
