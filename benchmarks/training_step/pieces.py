@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from measure import BATCH, STEPS
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from temper import models
 from temper.attacks.crafting import foldable
 from temper.attacks.losses import cross_entropy
+from temper.models import Classifier
 from temper.threat import Threat
 from temper.training import objectives
 from temper.training.averaging import MovingAverage
@@ -37,6 +38,7 @@ from temper.training.config import FinetuneConfig, read_config, resolve
 from temper.training.crafter import Crafter
 from temper.training.perturbation import at_perturbed_weights
 from temper.training.update import accumulate
+from temper.training.wings import TwoWings, add_wing
 
 THREATS = (Threat("Linf", 4 / 255), Threat("L1", 12.0))
 GAMMA = 0.005
@@ -51,6 +53,7 @@ PARTS: dict[str, Mapping[str, int]] = {
     "max": {CRAFTS["Linf"]: 1, CRAFTS["L1"]: 1, LOOK: 2, UPDATE: 1, OPTIMISER: 1},
     "avg": {CRAFTS["Linf"]: 1, CRAFTS["L1"]: 1, UPDATE: 2, OPTIMISER: 1},
     "autolora": {CRAFTS["Linf"]: 1, UPDATE: 2, OPTIMISER: 1},
+    "twins": {CRAFTS["Linf"]: 1, UPDATE: 1, OPTIMISER: 1},
 }
 
 
@@ -79,25 +82,29 @@ class Bench:
             union: Crafter(self.classifier, self.pairs, configured(union), self.fabric.autocast)
             for union in ("e-at", "max", "avg")
         }
-        branched = copy.deepcopy(loaded)
+        branched, winged = copy.deepcopy(loaded), copy.deepcopy(loaded)
         add_branch(branched, rank=8)
-        made = torch.optim.AdamW(branched.parameters(), lr=1e-5)
-        self.branches, self.branched_optimiser = self.fabric.setup(TwoBranches(branched), made)
-        pairs = foldable(branched, self.x[:2])
-        self.branched, self.branched_crafter = (
-            branched,
-            Crafter(branched, pairs, configured("e-at"), self.fabric.autocast),
-        )
+        add_wing(winged)
+        self.beside = {
+            "autolora": self.beginning(branched, TwoBranches(branched)),
+            "twins": self.beginning(winged, TwoWings(winged)),
+        }
 
-    def branched_step(self) -> None:
-        """An update of AutoLoRa, whose branch is right about half of the images."""
-        self.branched.train()
-        crafter = self.branched_crafter
-        objective = objectives.make("autolora", crafter.logits, None, 0, natural_accuracy=0.5)
+    def beginning(self, classifier: Classifier, asked: nn.Module) -> tuple[Classifier, Any, Any, Crafter]:
+        """A classifier, what its updates go through, their optimiser and what crafts for them."""
+        model, optimiser = self.fabric.setup(asked, torch.optim.AdamW(classifier.parameters(), lr=1e-5))
+        pairs = foldable(classifier, self.x[:2])
+        return classifier, model, optimiser, Crafter(classifier, pairs, configured("e-at"), self.fabric.autocast)
+
+    def step_of(self, objective: str) -> None:
+        """An update of AutoLoRa, whose branch is right about half of the images, or of TWINS."""
+        classifier, model, optimiser, crafter = self.beside[objective]
+        classifier.train()
+        made = objectives.make(objective, crafter.logits, None, 0, natural_accuracy=0.5)
         batch = (self.x, self.y, torch.arange(BATCH))
-        accumulate(self.fabric, self.branches, objective, crafter, batch, THREATS[:1], 1, None)
-        self.branched_optimiser.step()
-        self.branched_optimiser.zero_grad(set_to_none=True)
+        accumulate(self.fabric, model, made, crafter, batch, THREATS[:1], 1, None)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
 
     def step(self, threats: tuple[Threat, ...] = THREATS[:1], union: str = "e-at", piece: str = "") -> None:
         """An update as the loop makes it."""
@@ -143,7 +150,8 @@ def measure(rounds: int) -> dict[str, Any]:
         "e-at, drawn L1": partial(bench.step, THREATS[1:]),
         "max": partial(bench.step, THREATS, "max"),
         "avg": partial(bench.step, THREATS, "avg"),
-        "autolora": bench.branched_step,
+        "autolora": partial(bench.step_of, "autolora"),
+        "twins": partial(bench.step_of, "twins"),
     }
     parts: dict[str, Callable[[], None]] = {CRAFTS[each.norm]: partial(bench.craft, each) for each in THREATS}
     parts |= {UPDATE: bench.update, OPTIMISER: bench.optimiser.step, LOOK: bench.look}
