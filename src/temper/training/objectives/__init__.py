@@ -44,7 +44,6 @@ class ObjectiveFacts:
         asks: what an update asks the classifier for: "logits", those of its "branches" (a low-rank one for natural
             images beside the backbone), those of its "wings" (one with the batch-norm statistics of pretraining), or
             the "embeddings" of its image tower, and those of the tower as it was.
-        beside: what is trained beside all weights, and so by protocol full alone; None where nothing is.
     """
 
     maker: str
@@ -54,7 +53,11 @@ class ObjectiveFacts:
     random_start: bool = False
     cost: ObjectiveCost = ObjectiveCost()
     asks: Literal["logits", "branches", "wings", "embeddings"] = "logits"
-    beside: str | None = None
+
+    @property
+    def beside(self) -> str | None:
+        """What is trained beside all weights, and so by protocol full alone; None where nothing is."""
+        return {"branches": "a low-rank branch", "wings": "a frozen wing's scales and shifts"}.get(self.asks)
 
 
 _BOTH = ObjectiveCost(images=2)
@@ -67,10 +70,8 @@ OBJECTIVES = {
     "trades": ObjectiveFacts("trades:trades", beta=6.0, random_start=True, cost=ObjectiveCost(images=2, looks=1)),
     "trades-guide": ObjectiveFacts("trades:trades_guide", beta=1.0, cost=_BOTH),
     "mart": ObjectiveFacts("mart:mart", beta=5.0, labels="one", cost=_BOTH),
-    "autolora": ObjectiveFacts(
-        "autolora:autolora", beta=6.0, cost=_BRANCHES, asks="branches", beside="a low-rank branch"
-    ),
-    "twins": ObjectiveFacts("twins:twins", beta=1.0, asks="wings", beside="a frozen wing's scales and shifts"),
+    "autolora": ObjectiveFacts("autolora:autolora", beta=6.0, cost=_BRANCHES, asks="branches"),
+    "twins": ObjectiveFacts("twins:twins", beta=1.0, asks="wings"),
     "fare": ObjectiveFacts("fare:fare", labels="none", random_start=True, cost=_EMBEDDINGS, asks="embeddings"),
 }
 
