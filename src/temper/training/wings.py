@@ -1,8 +1,9 @@
 """TWINS's two wings (Two-WIng NormliSation; Liu et al., CVPR 2023, arXiv:2303.11135): one network twice, all layers
 shared but the batch norms. The frozen wing lives while the network is trained; what is kept is the adaptive one.
 
-What each wing is was read off the authors' public code (github.com/ziquanliu/CVPR2023-TWINS at d68a49b) and the caption
-of their figure 2, which agree:
+What each wing is was read off the authors' public code (github.com/ziquanliu/CVPR2023-TWINS at d68a49b). The caption of
+their figure 2, as a review quotes it, agrees on statistics, halves, attack and evaluation, and has all layers but the
+batch norms shared:
 
 - The frozen wing's batch norms normalise by the running mean and variance of pretraining, which no update changes
   (``FixBatchNorm2d`` in ``robustness/imagenet_models/resnet.py``); the adaptive wing's are plain ones: batch statistics
@@ -14,7 +15,7 @@ of their figure 2, which agree:
 - In eval mode there is the adaptive wing alone (``AdvResNet.forward``): the attack of the whole batch climbs its loss
   (PGD from a random start; one attack, whichever wing an image is for), and it is what is evaluated.
 
-Not established, because only abstract, figure 2 and that code could be read: what the paper's text says of scale and
+Not established, because only abstract, caption and that code could be read: what the paper's text says of scale and
 shift, and how it chose the weight of the loss. Of the attack's file the copy beside their plain adversarial training
 was read, and of the network's that for high-resolution data.
 """
