@@ -60,7 +60,7 @@ def frame(net: nn.Module, suite, **options):
     return done.table.frame, [str(each.message) for each in told]
 
 
-def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-8.0, radius=0.1):
+def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-9.0, radius=0.1):
     """Findings on one sample, 10 from a flip, that withstood the first attacks with these notes."""
     found = search.Findings(FAST.in_norm("Linf"), np.array([7]), np.full((1, 9), 10.0), "Linf")
     found.add(search.Outcome(7, TARGETS, np.inf, np.inf, 1, 9, Note(targets=tuple(range(9)))))
@@ -79,16 +79,18 @@ def noted(rise=1.0, still=-5.0, moved=-5.0, blind=-8.0, radius=0.1):
     [
         ({}, set()),
         ({"rise": 0.0}, {"flat"}),
-        ({"rise": 0.5}, {"slope"}),
-        ({"rise": -0.5}, {"slope"}),
-        ({"rise": 1.7}, {"slope"}),
-        ({"rise": 0.6}, set()),  # faint
+        ({"rise": 0.6}, set()),  # faint, and
+        ({"rise": -0.5}, set()),  # faint however far it is off: a curved boundary shows the same
+        ({"rise": 40.0}, set()),
         ({"still": -5.5}, set()),
         ({"blind": -6.0}, set()),
         ({"still": -7.0}, {"starts"}),
         ({"blind": -4.0}, {"blind"}),
         ({"blind": -4.0, "radius": 0.05}, set()),  # of another radius
+        ({"blind": -8.0}, set()),
         ({"rise": 0.6, "still": -5.5}, {"slope", "starts"}),
+        ({"rise": 0.6, "blind": -8.0}, {"slope", "blind"}),
+        ({"rise": 0.6, "blind": -8.6}, set()),  # short of .3 of the way that gradients came
         ({"rise": 1.4, "blind": -6.0}, {"slope", "blind"}),
     ],
 )
@@ -100,7 +102,7 @@ def test_a_clear_sign_counts_and_so_do_two_faint_ones(notes, shown):
 
 
 def test_what_a_table_adds_leaves_the_signs_that_were_noted():
-    found = noted(rise=0.001)
+    found = noted(rise=0.001, blind=-8.0)
     row = {"sample": [7], "upper": [np.inf], "survived": [0.1], "attack": [""], "forward": [90], "backward": [70]}
     for outcome in list(found.missing(pd.DataFrame(row), [0.1])):
         found.add(outcome)
@@ -117,7 +119,7 @@ def test_what_a_table_adds_leaves_the_signs_that_were_noted():
         ({"still": -1.9, "moved": -1.9}, {"near"}),
         ({"still": -0.7, "moved": -0.7}, {"near"}),
         ({"still": -0.3, "moved": -0.3}, {"near", "edge"}),
-        ({"rise": 0.5}, {"near", "edge", "masked"}),
+        ({"rise": 0.5, "blind": -8.0}, {"near", "edge", "masked"}),
         ({"rise": 0.0}, {"near", "edge", "masked", "flat"}),
     ],
 )
