@@ -218,3 +218,14 @@ def test_what_objectives_look_at_is_counted(objective, attacked, unattacked):
 
 
 SCHEDULED = {"fixed": {"name": "fixed"}, "half": {"name": "abrupt", "start": 0.5}}
+
+
+def test_steps_that_follow_epsilon_are_counted_as_they_are_taken():
+    """PGD with four steps on a ramp over all of the training: a quarter of it each with one, two, three and four."""
+    attack = {"name": "pgd", "steps": 4, "steps_follow": True}
+    changes = {"objectives": ["at"], "schedules": {"ramp": {"name": "linear", "end": 1.0}}}
+    (cell,) = cells(
+        read_spec(tiny(**changes, finetune=TINY["finetune"] | {"attack": attack}, protocols={"full": {"epochs": 4}}))
+    )
+    costs = cost(cell, Sizes(100, 10))
+    assert (costs.train_forward / 400, costs.train_backward / 400) == (3.5, 3.5)

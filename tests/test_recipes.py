@@ -81,7 +81,7 @@ def committed(folder: Path, cells: list[Planned]) -> Rows:
 def test_the_page_says_what_is_not_measured(tmp_path: Path, plan: list[Planned]) -> None:
     write_page(committed(tmp_path, plan[:9]), plan, tmp_path)
     page = (tmp_path / "recipes.md").read_text()
-    assert f"So far: 9 of {len(plan)} cells** (cifar 9 of 69; union 0 of 21" in page
+    assert f"So far: 9 of {len(plan)} cells** (cifar 9 of 72; union 0 of 21" in page
     assert "| fixed | 8 | 2 | 60.0 ± 0.0 | 30.0 ± 0.0 | 30.0 ± 0.0 | 0.50 ± 0.00 | 192 ± 0 | 1.5 ± 0.0 |" in page
     assert "| hinge | 10 | 1 | 59.0 | 31.0 |" in page
     assert "| fixed + awp | 7 | 0 | not measured |" in page
@@ -92,7 +92,10 @@ def test_the_page_says_what_is_not_measured(tmp_path: Path, plan: list[Planned])
 def test_the_page_of_all_of_it(tmp_path: Path, plan: list[Planned]) -> None:
     write_page(committed(tmp_path, plan), plan, tmp_path)
     page = (tmp_path / "recipes.md").read_text()
-    assert "Of the 23 recipes with 3 seeds, the highest robust accuracy at the full epsilon has n-fgsm + best" in page
+    assert (
+        "Of the 24 recipes with 3 seeds, the highest robust accuracy at the full epsilon has hinge + fewer steps"
+        in page
+    )
     assert "Of the 7 recipes with 3 seeds, the highest robust accuracy in all norms at once has avg (36.0%" in page
     assert "not measured |" not in page
 

@@ -18,6 +18,8 @@ from temper.training.passes import of_update, of_validation
 from temper.training.selection import due
 from temper.training.trained import Passes
 
+MOMENTS = 64  # of a training that its schedule is asked about
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -32,10 +34,10 @@ class Sizes:
 class Cost:
     """Passes of one run, each of one sample: forward and backward ones of training and, at most, of measuring.
 
-    Training costs less where it stops early or its attack's steps follow epsilon; where robust accuracy is measured
-    meanwhile, as if all validation images were right, which alone are attacked. Measuring mostly costs a fraction of
-    what is planned: a sample that survives the largest radius is searched once, one that breaks costs less than an
-    attack's budget, and hardly any check is repeated.
+    Training costs less where it stops early, and with the schedule ``auto``, which begins without epsilon; where
+    robust accuracy is measured meanwhile, as if all validation images were right, which alone are attacked.
+    Measuring mostly costs a fraction of what is planned: a sample that survives the largest radius is searched
+    once, one that breaks costs less than an attack's budget, and hardly any check is repeated.
     """
 
     train_forward: int
@@ -68,18 +70,16 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
 def _training_passes(cell: Cell) -> tuple[float, float]:
     """Forward and backward passes of each training image."""
     config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
-    attacked = _attacked_epochs(cell) if objective.attacked else 0.0
-    perturbed = _attacked_epochs(cell, config.optimiser.awp_warmup or 0) if config.optimiser.awp else 0.0
-    epochs = [
-        (config.epochs - attacked, of_update(config, 0)),
-        (attacked - perturbed, of_update(config, 1)),
-        (perturbed, of_update(config, 1, perturbed=True)),
+    perturbed_from = (config.optimiser.awp_warmup or 0) if config.optimiser.awp else 1
+    updates = [
+        of_update(config, share, perturbed=place >= round(perturbed_from * MOMENTS))
+        for place, share in enumerate(_shares(config))
     ]
     # The average of epochs looks at the images once more.
     renewed = ceil((1 - config.optimiser.swa) * config.epochs) if config.optimiser.swa is not None else 0
     rounds = config.epochs * objective.cost.rounds
-    forward = sum(count * each.forward for count, each in epochs) + renewed + rounds
-    return forward, sum(count * each.backward for count, each in epochs)
+    forward = config.epochs * sum(each.forward for each in updates) / MOMENTS + renewed + rounds
+    return forward, config.epochs * sum(each.backward for each in updates) / MOMENTS
 
 
 def _validation_passes(config: FinetuneConfig, images: int) -> Passes:
@@ -98,14 +98,13 @@ def _searched(measure: Measure) -> tuple[int, int]:
     return sum(forward for forward, _ in spent), sum(backward for _, backward in spent)
 
 
-def _attacked_epochs(cell: Cell, since: float = 0) -> float:
-    """Share of the training, in epochs, in which epsilon is above 0, after a share of it is done."""
-    config = cell.config
+def _shares(config: FinetuneConfig) -> list[float]:
+    """Share of the target epsilon in force at each of so many moments of the training; 1, the most, where it cannot be
+    told before."""
     if config.schedule.name in ("custom", "auto"):
-        return config.epochs * (1 - since)
-    schedule, moments = make_schedule(config.schedule, config.seed), 64
-    fractions = [schedule.fraction(config.epochs * (k + 1) / moments, config.epochs) for k in range(moments)]
-    return config.epochs * sum(share > 0 for share in fractions[round(since * moments) :]) / moments
+        return [1.0] * MOMENTS
+    schedule = make_schedule(config.schedule, config.seed)
+    return [schedule.fraction(config.epochs * (k + 1) / MOMENTS, config.epochs) for k in range(MOMENTS)]
 
 
 def search_passes(suite: Suite, radii: Mapping[Norm, int]) -> tuple[int, int]:
