@@ -160,3 +160,12 @@ def test_parts_of_one_image_are_refused_where_batch_norm_needs_two(data, monkeyp
 def test_what_only_train_mode_refuses_is_told_before_training(data):
     with pytest.raises(ModelError, match="kinds:SmallAside: takes images of 3x8x8 in eval mode, but not in train mode"):
         finetune(config(data, "SmallAside"))
+
+
+def test_bf16_on_a_cpu_is_refused_where_it_leaves_gradients_undefined():
+    classifier, images = models.load("bundled", image_size=8, num_classes=3), torch.rand(4, 1, 8, 8)
+    rehearse(classifier, images, 2)
+    with pytest.raises(ModelError, match=r"bundled: at images of \dx8x8 .* use precision fp32"):
+        rehearse(classifier, images, 2, bf16=True)
+    rehearse(models.load("bundled", image_size=12, num_classes=3), torch.rand(4, 1, 12, 12), 2, bf16=True)
+    assert not any(module._forward_pre_hooks for module in classifier.modules())

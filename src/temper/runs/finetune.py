@@ -31,7 +31,7 @@ from temper.runs import evaluate, views
 from temper.runs.run import CONFIG, DELAY, TRAINED, Run, check_folder, open_run
 from temper.runs.watch import watching
 from temper.threat import Threat
-from temper.training.config import FinetuneConfig, read_config, resolve
+from temper.training.config import FinetuneConfig, device_of, read_config, resolve
 from temper.training.loop import train
 from temper.training.objectives import OBJECTIVES
 from temper.training.passes import trained
@@ -124,7 +124,8 @@ def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool,
     if not resume:
         _check_readable(splits.validation, splits.test)
     if not (resume and (config.out / "model.json").exists()):
-        rehearse(classifier, _few(splits.train, classifier), _smallest_part(config, len(splits.train)))
+        smallest, bf16 = _smallest_part(config, len(splits.train)), config.precision == "bf16"
+        rehearse(classifier, _few(splits.train, classifier), smallest, bf16=bf16 and device_of(config) == "cpu")
     run = open_run(config, resume=resume, force=force)
     _note_data(run, splits, config.model.name)
     if not (run.folder / "model.json").exists():
@@ -188,7 +189,7 @@ def _note_delay(run: Run, validation: Dataset) -> None:
 def _evaluate(config: FinetuneConfig, run: Run, splits: Splits) -> None:
     """Measure the finished model on the test data and write the report; picks up what was measured before."""
     classifier = models.load(run.folder)
-    if torch.cuda.is_available() and config.accelerator != "cpu":
+    if device_of(config) == "cuda":
         classifier = classifier.cuda()
     test = samples.from_dataset(splits.test, classifier, config.data.workers)
     points, suite = config.evaluation.points, config.evaluation.suite

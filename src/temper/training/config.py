@@ -174,9 +174,15 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
 
     precision, threads = config.precision, config.threads or max(torch.get_num_threads() // config.devices, 1)
     if precision == "auto":
-        device = "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
-        precision = "bf16" if computes_bf16(device) else "fp32"
+        precision = "bf16" if computes_bf16(device_of(config)) else "fp32"
     return completed(config).model_copy(update={"precision": precision, "threads": threads})
+
+
+def device_of(config: FinetuneConfig) -> str:
+    """Where a run computes on this machine: ``cuda`` or ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
 
 
 def config_error(error: ValidationError, section: str = "") -> ArgumentError:

@@ -1,10 +1,10 @@
 """A dress rehearsal: what would only show after hours of training shows before it begins."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from temper import models
 from temper.errors import ModelError
@@ -15,7 +15,7 @@ from temper.text import first_line
 PARTS = 0.05  # by how much weights are moved, as training would
 
 
-def rehearse(classifier: Classifier, images: Tensor, smallest: int) -> None:
+def rehearse(classifier: Classifier, images: Tensor, smallest: int, *, bf16: bool = False) -> None:
     """Run a classifier as training will, and prove that what would be saved is what would be trained.
 
     Its weights are moved a little meanwhile, and are afterwards what they were.
@@ -24,16 +24,18 @@ def rehearse(classifier: Classifier, images: Tensor, smallest: int) -> None:
         classifier: on the CPU.
         images: a few of the training data, float [N, C, H, W] in [0, 1].
         smallest: images in the smallest part of a batch that will go through it at once.
+        bf16: whether it is trained so on the CPU.
 
     Raises:
-        ModelError: no gradient reaches weights or pixels, a part of a batch is too small for its batch norms, or it
-            could not be loaded again.
+        ModelError: no gradient reaches weights or pixels, a part of a batch is too small for its batch norms, bf16
+            leaves gradients undefined, or it could not be loaded again.
     """
     spec = classifier.info.get("spec")
     if not any(True for _ in classifier.parameters()):
         raise ModelError(f"{spec}: has no parameters that could be trained; give the network as plain torch modules")
     with _moved(classifier):
-        _check_gradients(classifier, images[:2])
+        with _refusing_columns(classifier, images) if bf16 else nullcontext():
+            _check_gradients(classifier, images[:2])
         classifier.train()
         try:
             with torch.no_grad():
@@ -68,6 +70,31 @@ def _check_gradients(classifier: Classifier, images: Tensor) -> None:
         raise ModelError(f"{spec}: no gradient reaches its weights, so it cannot be trained; {blind}")
     if gradients[0] is None:
         raise ModelError(f"{spec}: no gradient reaches the pixels, so no attack can be crafted to train on; {blind}")
+
+
+@contextmanager
+def _refusing_columns(classifier: Classifier, images: Tensor) -> Iterator[None]:
+    """Refuse convolutions that stride over maps one pixel wide: of these oneDNN's bf16 (torch 2.14) leaves the weights'
+    gradients that concern padding alone as they lay in memory, where they are 0."""
+
+    strides_over_column = []
+
+    def look(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        strides_over_column.append(inputs[0].shape[-1] == 1 and conv.stride[1] > 1 and conv.kernel_size[1] > 1)
+
+    hooks = [m.register_forward_pre_hook(look) for m in classifier.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if any(strides_over_column):
+        spec, size = classifier.info.get("spec"), "x".join(map(str, images.shape[1:]))
+        raise ModelError(
+            f"{spec}: at images of {size} a convolution strides over a map one pixel wide, whose gradients bf16 leaves"
+            " undefined on a CPU; use precision fp32, or a larger model.image_size"
+        )
 
 
 @contextmanager
