@@ -63,7 +63,8 @@ def test_a_linear_model_is_seen_through(server):
     first, last = (each(place for place, event in enumerate(events) if "nearest" in event) for each in (min, max))
     assert events[first]["nearest"]["eps"] > events[last]["nearest"]["eps"]
     assert events[first]["verdict"]["kind"] == "brittle"
-    assert "attacked" in events[first - 1]
+    assert "decision" in events[first - 1]
+    assert "attacked" in events[first + 1]
 
 
 def test_what_is_far_from_a_change_is_not_called_brittle(server):
@@ -112,21 +113,33 @@ def test_logits_without_numbers_are_said():
         assert send(server, grey(133))[1] == [{"error": "the model's logits on it are not finite"}]
 
 
-def test_whoever_leaves_ends_the_work():
-    def tick():
-        raise BrokenPipeError
-
-    predictor = Predictor(classifier(Brightness()), None)
-    decision = Prediction("", "1", 1, 0.9, 1.0, None)
-    inspected = Inspection(predictor, USUAL, torch.full((3, 8, 8), 133, dtype=torch.uint8), decision, tick)
-    with pytest.raises(BrokenPipeError):
-        inspected.attacked()
-    with pytest.raises(BrokenPipeError):
-        list(inspected.nearest())
-
-
 DECISION = Prediction("", "cat", 1, 0.9, 1.0, None)
 FLIP = Flip(4 / 255, torch.zeros(1), 0)
+
+
+def inspected_at(level, tick):
+    image = torch.full((3, 8, 8), level, dtype=torch.uint8)
+    return Inspection(Predictor(classifier(Brightness()), None), USUAL, image, DECISION, tick)
+
+
+@pytest.mark.parametrize(("level", "changes"), [(133, True), (160, False)])
+def test_a_first_answer_comes_in_a_sixteenth_of_the_work(level, changes):
+    asked: list[int] = []
+    inspected = inspected_at(level, asked.append)
+    assert (inspected.first() is not None) == changes
+    first = sum(asked)
+    inspected.attacked()
+    assert first <= (sum(asked) - first) / 10
+
+
+def test_whoever_leaves_ends_the_work():
+    def tick(images):
+        raise BrokenPipeError
+
+    inspected = inspected_at(133, tick)
+    for look in (inspected.first, inspected.attacked, lambda: list(inspected.nearest())):
+        with pytest.raises(BrokenPipeError):
+            look()
 
 
 def test_whoever_hangs_up_gives_way_to_the_next(monkeypatch):

@@ -1,9 +1,10 @@
 """What attacks make of one image: at each radius, and at the nearest where it is decided otherwise.
 
-Both run at full precision, in batches as large as kernels fill anyway: all radii at once, and classes side by side.
+Both run at full precision, in batches as large as kernels fill anyway: all radii at once, and classes side by side. On
+a CPU such a batch takes long, so that the radius in question is asked about first, alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,15 +64,15 @@ class Found:
 
 
 class Watched(nn.Module):
-    """A model that says before each pass that there is one; what hears it may raise to end the work."""
+    """A model that says before each pass of how many images it is; what hears it may raise to end the work."""
 
-    def __init__(self, model: nn.Module, tick: Callable[[], None]) -> None:
+    def __init__(self, model: nn.Module, tick: Callable[[int], None]) -> None:
         super().__init__()
         self.model, self.tick = model, tick
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K]."""
-        self.tick()
+        self.tick(len(images))
         logits: Tensor = self.model(images)
         return logits
 
@@ -84,26 +85,33 @@ class Inspection:
         threat: norm, and the radius in whose light it is seen.
         image: uint8 [C, H, W], as the model takes them.
         decision: on the clean image.
-        tick: called before each pass.
+        tick: called before each pass, with the number of its images.
     """
 
     def __init__(
-        self, predictor: Predictor, threat: Threat, image: Tensor, decision: Prediction, tick: Callable[[], None]
+        self, predictor: Predictor, threat: Threat, image: Tensor, decision: Prediction, tick: Callable[[int], None]
     ) -> None:
         self._predictor, self._threat, self._clean = predictor, threat, decision
         self._x = as_input(predictor.classifier, image[None])
         self._y = torch.tensor([decision.class_index], device=self._x.device)
         self._model = Watched(predictor.classifier, tick)
 
+    def first(self) -> Flip | None:
+        """A change within the radius in question, if a short attack finds one: a sixteenth of what all radii take."""
+        return next((each.flip for each in self._within([self._threat.eps])), None)
+
     def attacked(self) -> list[Attacked]:
         """The image of the highest loss that a short attack reaches within each radius, from the smallest on."""
-        radii = torch.tensor(steps(self._threat)[1:], dtype=torch.float64, device=self._x.device)
-        x, y = self._x.expand(RADII, -1, -1, -1).contiguous(), self._y.expand(RADII).contiguous()
+        return self._within(steps(self._threat)[1:])
+
+    def _within(self, eps: Sequence[float]) -> list[Attacked]:
+        radii, count = torch.tensor(eps, dtype=torch.float64, device=self._x.device), len(eps)
+        x, y = self._x.expand(count, -1, -1, -1).contiguous(), self._y.expand(count).contiguous()
         with crafting(self._model), full_precision(x.device):
             tried = perturb(CLIMB, self._model, x, y, radii.to(x.dtype), self._threat.norm)
             tried = into_ball(x, tried, radii, self._threat.norm)
-        decided, reached = self._predictor.decide([""] * RADII, tried), exact_distance(x, tried, self._threat.norm)
-        lent = Lent(self._model, [], RADII)
+        decided, reached = self._predictor.decide([""] * count, tried), exact_distance(x, tried, self._threat.norm)
+        lent = Lent(self._model, [], count)
         with crafting(self._model):
             return [
                 Attacked(eps, image, decision, self._flip(lent, image, decision, length))
@@ -111,10 +119,10 @@ class Inspection:
                 if isinstance(decision, Prediction)
             ]
 
-    def nearest(self, known: Sequence[Flip] = ()) -> Iterator[Found]:
+    def nearest(self, known: Iterable[Flip | None] = ()) -> Iterator[Found]:
         """The nearest change of those known, and then what is found, ever nearer; the last one says that the search is
         over."""
-        flips = [*known]
+        flips = [flip for flip in known if flip]
         if flips:
             yield Found(_nearest(flips))
         suite = LIVE.in_norm(self._threat.norm)
@@ -156,9 +164,10 @@ def steps(threat: Threat) -> list[float]:
     return [threat.eps * step / (RADII / 2) for step in range(RADII + 1)]
 
 
-def passes(norm: Norm) -> int:
-    """About how many times the model is asked, for a bar."""
-    return CLIMB.queries + sum(stage.attack.passes()[0] for stage in LIVE.in_norm(norm).stages)
+def images(norm: Norm) -> int:
+    """About how many images the model is asked about, for a bar."""
+    nearest = sum(stage.attack.passes()[0] for stage in LIVE.in_norm(norm).stages)
+    return CLIMB.queries * (1 + RADII) + nearest * max(GRAIN.values())
 
 
 def _nearest(flips: Sequence[Flip]) -> Flip | None:

@@ -100,9 +100,11 @@ class Session:
             clean = _pixels(image)
             tell({"decision": self._decision(decision, clean)} | self._verdict(decision, Found()))
             inspected = Inspection(self.predictor, self.threat, image, decision, _bar(tell, self.threat.norm))
+            first = Found(inspected.first())
+            tell(self._nearest(first, clean) | self._verdict(decision, first))
             attacked = inspected.attacked()
             tell({"attacked": [self._attacked(each, clean, decision) for each in attacked]})
-            for found in inspected.nearest([each.flip for each in attacked if each.flip]):
+            for found in inspected.nearest([first.nearest, *(each.flip for each in attacked)]):
                 tell(self._nearest(found, clean) | self._verdict(decision, found))
             tell({"done": True})
 
@@ -174,13 +176,13 @@ def _shown(made: Picture) -> Event:
     return asdict(made)
 
 
-def _bar(tell: Tell, norm: Norm) -> Callable[[], None]:
-    """What counts passes, and says now and then how far it is."""
-    done, last, total = 0, time.monotonic(), inspection.passes(norm)
+def _bar(tell: Tell, norm: Norm) -> Callable[[int], None]:
+    """What counts the images of passes, and says now and then how far it is."""
+    done, last, total = 0, time.monotonic(), inspection.images(norm)
 
-    def tick() -> None:
+    def tick(images: int) -> None:
         nonlocal done, last
-        done += 1
+        done += images
         if time.monotonic() - last > TELL_SECONDS:
             last = time.monotonic()
             tell({"progress": min(done / total, 1.0)})
