@@ -231,7 +231,7 @@ def test_a_table_of_several_suites_is_judged_by_the_detector_s():
 def test_a_detector_survives_its_file(tmp_path):
     detector = BrittlenessDetector.fit(decisions(), THREAT)
     detector.save(tmp_path / "detector.json")
-    assert BrittlenessDetector.load(tmp_path / "detector.json") == detector
+    assert BrittlenessDetector.load(str(tmp_path / "detector.json")) == detector
     assert BrittlenessDetector.load(tmp_path / "detector.json", MODEL) == detector
     with pytest.raises(EvidenceError, match="another model"):
         BrittlenessDetector.load(tmp_path / "detector.json", {"weights": "other"})

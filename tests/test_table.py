@@ -174,7 +174,8 @@ def test_the_file_round_trips_with_its_metadata(tmp_path):
 
 def test_the_file_has_the_columns_that_others_read(tmp_path):
     path = tmp_path / "margins.parquet"
-    table().save(path)
+    table().save(str(path))
+    assert EvidenceTable.load(str(path)).to_pandas().equals(table().to_pandas())
     content = pq.read_table(path)
     assert content.column_names == [
         "sample", "label", "prediction", "logit_margin", "top_logit_1", "top_logit_2", "top_logit_3", "norm", "suite",

@@ -251,14 +251,14 @@ class BrittlenessDetector:
         rank = _rank(brittle, self.alpha)
         return float(beta.ppf(confidence, brittle + 1 - rank, rank))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the detector as JSON."""
         terms = {"alpha": self.alpha, "threshold": self.threshold}
         flat = {**asdict(self.threat), **terms, **asdict(self.calibration)}
-        write_json(path, {"temper_detector": FORMAT, **flat})
+        write_json(Path(path), {"temper_detector": FORMAT, **flat})
 
     @classmethod
-    def load(cls, path: Path, identity: Mapping[str, Any] | None = None) -> "BrittlenessDetector":
+    def load(cls, path: str | Path, identity: Mapping[str, Any] | None = None) -> "BrittlenessDetector":
         """Read what :meth:`save` wrote.
 
         Args:
@@ -269,7 +269,7 @@ class BrittlenessDetector:
             EvidenceError: the file cannot be read, is no detector, or is one for another model.
         """
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(Path(path).read_text())
             version = content.pop("temper_detector")
             threat = Threat(check_norm(content.pop("norm")), content.pop("eps"))
             alpha, threshold = content.pop("alpha"), content.pop("threshold")

@@ -183,20 +183,20 @@ class EvidenceTable:
         """A copy of the rows."""
         return self.frame.copy()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write Parquet with identity and provenance in the file's metadata."""
         notes = {"identity": dict(self.identity), "provenance": asdict(self.provenance)}
-        write_table(path, self.frame, METADATA_KEY, notes)
+        write_table(Path(path), self.frame, METADATA_KEY, notes)
 
     @classmethod
-    def load(cls, path: Path) -> "EvidenceTable":
+    def load(cls, path: str | Path) -> "EvidenceTable":
         """Read what :meth:`save` wrote.
 
         Raises:
             DamagedError: the file was cut short or overwritten since.
             EvidenceError: it cannot be read or is not an evidence table.
         """
-        frame, notes = read_table(path, METADATA_KEY, "not an evidence table")
+        frame, notes = read_table(Path(path), METADATA_KEY, "not an evidence table")
         try:
             identity, provenance = notes["identity"], Provenance(**notes["provenance"])
         except (KeyError, TypeError):
