@@ -173,7 +173,7 @@ def test_wrong_calls(run, detected, tmp_path, capsys, monkeypatch):
         export(str(run), "torch", tmp_path / "folder.pt2")
     with pytest.raises(EvidenceError, match="was fitted for another model"):
         export("bundled", "torch", tmp_path / "model.pt2", detected)
-    with pytest.raises(EvidenceError, match="cannot be read"):
+    with pytest.raises(ArgumentError, match=r"detector = .*missing.json': is not there"):
         export(str(run), "torch", tmp_path / "model.pt2", tmp_path / "missing.json")
     with pytest.raises(ArgumentError, match="does not say what size its images have"):
         export("pooled_network:Net", "torch", tmp_path / "model.pt2")

@@ -73,3 +73,13 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, tmp_pa
     assert waits == []
     assert caplog.records == []
     assert capfd.readouterr().err == ""
+
+
+def test_what_torchvision_fetches_is_no_part_of_an_answer(monkeypatch, tmp_path, capsys):
+    refuse(monkeypatch, urllib.error.URLError(socket.gaierror(-2, "Name or service not known")))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match=r"torchvision:resnet18: its weights are not in the cache.*copy"):
+        load("torchvision:resnet18")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Downloading" in err

@@ -109,7 +109,7 @@ def test_a_mistyped_run_folder_is_named_by_its_option_with_the_nearest(capsys, w
 @pytest.mark.parametrize(("spec", "near"), [("robsut", "robust"), ("runs/frist", "runs/first")])
 def test_report_and_merge_suggest_the_nearest_folder(capsys, command, spec, near):
     said = told(capsys, [command, spec, "--out", "new.x"])
-    assert f"{spec}: is not there; did you mean " in said, said
+    assert f" = '{spec}': is not there; did you mean " in said, said
     assert said.endswith(f"{near}?\n"), said
 
 

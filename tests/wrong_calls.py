@@ -221,14 +221,14 @@ def _by_hand() -> Iterator[WrongCall]:
         for spec, says in SPECS.items():
             yield wrong(["bench", command, spec], *says)
     for command in ("status", "report"):
-        yield wrong(["bench", command, "spec.yaml", "--store", "empty"], "empty", "temper bench run")
+        yield wrong(["bench", command, "spec.yaml", "--store", "empty"], "store = 'empty'", "temper bench run")
         yield wrong(["bench", command, "spec.yaml", "--store", "s3://KEY:S3CRET@bucket/x"], "s3://***@bucket/x")
     yield wrong(["bench", "run", "spec.yaml", "--store", "text.txt"], "text.txt")
     yield wrong(["bench", "run", "spec.yaml", "--store", "text.txt/below"], "text.txt")
     yield wrong(["bench", "query", "", "--store", "empty"], "SQL = ''", "is empty")
-    yield wrong(["bench", "query", "SELECT 1", "--store", "nowhere"], "nowhere")
+    yield wrong(["bench", "query", "SELECT 1", "--store", "nowhere"], "store = 'nowhere'")
     yield wrong(["bench", "query", "SELECT 1", "--store", "s3://KEY:S3/CRET@bucket/x"], "s3://***@bucket/x")
-    yield wrong(["bench", "advise", "--results", "nowhere"], "nowhere")
+    yield wrong(["bench", "advise", "--results", "nowhere"], "results = 'nowhere'")
     yield wrong(["bench", "advise", "--images", "5"], "images, classes", "say both")
     yield wrong(["bench", "advise", "--data", "nowhere"], "nowhere")
     yield wrong("predict nowhere.png --run nowhere", "nowhere")
@@ -239,24 +239,28 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong("export --run bundled --format torch --out new.onnx", "out = 'new.onnx'", ".pt2")
     yield wrong("export --run bundled --format torch --out text.txt/new.pt2", "text.txt")
     yield wrong("export --run nowhere --format torch --out new/below/new.pt2", "nowhere")
-    yield wrong("export --run bundled --format torch --out new.pt2 --detector nowhere.json", "nowhere.json")
+    yield wrong(
+        "export --run bundled --format torch --out new.pt2 --detector nowhere.json",
+        "detector = 'nowhere.json'",
+        "temper margins",
+    )
     yield wrong("app --run nowhere --port 0", "run = 'nowhere'")
     yield wrong("app --run bundled --port 65536", "port = 65536", "at most 65535")
     yield wrong("app --run bundled --host 203.0.113.1", "host = '203.0.113.1': is no address of this machine")
     yield wrong("merge --out new.parquet", "TABLE")
-    yield wrong("merge nowhere.parquet --out new.parquet", "nowhere.parquet: is not there")
-    yield wrong("merge empty --out new.parquet", "empty/margins.parquet: is not there")
+    yield wrong("merge nowhere.parquet --out new.parquet", "TABLE = 'nowhere.parquet': is not there")
+    yield wrong("merge empty --out new.parquet", "TABLE = 'empty': holds no margins.parquet", "name the folder")
     yield wrong("merge a.parquet --out new.parquet", "a.parquet: cannot be read as Parquet")
     yield wrong("merge a.parquet --out new.parquet --norm Linf", "--norm is about adversarial images", "--adversarial")
     yield wrong("merge --out new.parquet --adversarial a.npz --norm L2", "--source is missing", "--model, --data")
     theirs = "merge --out new.parquet --source tool --norm L2 --model bundled --data digits --adversarial"
-    yield wrong(f"{theirs} nowhere.npz", "nowhere.npz: is not there")
+    yield wrong(f"{theirs} nowhere.npz", "nowhere.npz: is not there", "give a .npz")
     yield wrong(f"{theirs} text.txt", "text.txt: no kind of file", ".npz")
     for out in ("empty", "link", "text.txt/x.parquet", "/dev/null"):
         yield wrong(["merge", "a.parquet", "--out", out], out.removesuffix("/x.parquet"))
         yield wrong(["report", "empty", "--out", out], out.removesuffix("/x.parquet"))
     yield wrong("report --out new.html", "DIR")
-    yield wrong("report nowhere --out new.html", "nowhere")
+    yield wrong("report nowhere --out new.html", "DIR = 'nowhere': is not there", "name the folder of")
     yield wrong("report empty --out new.html", "empty: holds no margins.parquet")
     for words, says in FINETUNE.items():
         yield wrong(["finetune", "--out", "new", *words.split()], says)

@@ -15,7 +15,7 @@ from temper.benchmark.likeness import Size, by_dataset, held_out_choices, neares
 from temper.benchmark.presets import UNTRAINED
 from temper.benchmark.published import FLAWS, SOURCE, published_results
 from temper.benchmark.store import RUN_DONE, Store, require
-from temper.errors import ArgumentError, EvidenceError
+from temper.errors import ArgumentError, EvidenceError, naming
 
 TIERS = ("small", "medium", "large")
 WantedSize = Literal["small", "medium", "large", "any"]
@@ -267,7 +267,8 @@ def _published() -> pd.DataFrame:
 
 
 def _rows(results: str) -> pd.DataFrame:
-    rows = Store(results).rows()
+    with naming({"store": "results"}):
+        rows = Store(results).rows()
     rows = rows[rows["status"] == RUN_DONE].reset_index(drop=True) if len(rows) else rows
     if rows.empty:
         raise EvidenceError(f"{results}: holds no finished run; temper bench run makes some")

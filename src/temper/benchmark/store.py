@@ -23,7 +23,7 @@ from temper.benchmark import parts
 from temper.core.claims import Claims
 from temper.core.files import check_writable
 from temper.core.places import Place
-from temper.errors import RunError
+from temper.errors import ArgumentError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ RUN_DONE, RUN_FAILED = "done", "failed"
 Ending = Literal["done", "failed", "elsewhere"]  # elsewhere: another process is at the run
 
 
-class NoResultsError(RunError):
+class NoResultsError(ArgumentError, RunError):
     """Nothing was ever put where results are asked for."""
 
 
@@ -192,9 +192,8 @@ class Store:
             header = json.loads(self._files.read(HEADER))
         except FileNotFoundError:
             if not create:
-                raise NoResultsError(
-                    f"{self.place}: holds no benchmark results; temper bench run SPEC makes them"
-                ) from None
+                fix = "holds no benchmark results; temper bench run SPEC makes them"
+                raise NoResultsError("store", self.place, fix) from None
             if self.folder:
                 check_writable(self.folder, "store")
             self._files.write(HEADER, json.dumps({"format": FORMAT, "temper": distribution.version()}).encode())

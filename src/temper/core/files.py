@@ -118,10 +118,9 @@ def near(path: Path) -> list[Path]:
     return [path.parent / name for name in nearest(path.name, beside)]
 
 
-def not_there(path: Path) -> str:
-    """What to say where there is no ``path``, and what may be meant."""
-    hint = did_you_mean([*map(str, near(path))])
-    return f"{path}: is not there{hint and f'; {hint}'}"
+def not_there(path: Path, fix: str) -> str:
+    """What to say of a ``path`` that leads nowhere: what may be meant, or, where nothing is near, what to give."""
+    return f"is not there; {did_you_mean([*map(str, near(path))], fix)}"
 
 
 def write_json(path: Path, content: object) -> None:

@@ -33,7 +33,8 @@ def load_adversarial(path: Path) -> Arrays:
         DataError: not there, damaged, of another kind, or without images.
     """
     if not path.is_file():
-        raise DataError(f"{path}: is a folder, give one of its files" if path.is_dir() else not_there(path))
+        fix = "give a .npz, .npy or .pt file"
+        raise DataError(f"{path}: {'is a folder, give one of its files' if path.is_dir() else not_there(path, fix)}")
     kind = path.suffix.lower()
     if kind == ".npz":
         return _chosen(path, read_archive(path, partial(_names, path)))

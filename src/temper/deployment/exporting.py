@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from temper import distribution, models
-from temper.core.files import written
+from temper.core.files import not_there, written
 from temper.deployment.prediction import Deployed, load_detector, names_of
 from temper.errors import ArgumentError, MissingExtraError, ModelError, TemperError, naming
 from temper.evaluation.samples import from_dataset
@@ -84,6 +84,8 @@ def export(spec: str, kind: Format, out: Path, detector: Path | None = None, ima
     if out.is_dir():
         raise ArgumentError("out", str(out), "is a folder; name a file in it")
     check_out(out.parent)
+    if detector and not detector.is_file():
+        raise ArgumentError("detector", str(detector), not_there(detector, "temper margins writes one"))
     if kind == "onnx":
         _need_onnx()
     with naming({"model": "run"}):

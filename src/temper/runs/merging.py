@@ -53,11 +53,14 @@ def merged_tables(places: Sequence[Path]) -> EvidenceTable:
     """Evidence tables, named as files or as folders that hold one, as one.
 
     Raises:
+        ArgumentError: one is not there.
         EvidenceError: a table cannot be read, or is of another model, data set or suite of one name; names the file.
     """
     for place in places:
         if not place.exists():
-            raise EvidenceError(not_there(place))
+            raise ArgumentError("TABLE", str(place), not_there(place, f"name a {TABLE}, or a folder that holds one"))
+        if place.is_dir() and not (place / TABLE).exists():
+            raise ArgumentError("TABLE", str(place), f"holds no {TABLE}; name the folder of a finished evaluation")
     paths = [place / TABLE if place.is_dir() else place for place in places]
     merged = EvidenceTable.load(paths[0])
     for path in paths[1:]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from temper.core.files import not_there, read_json, unless_damaged
 from temper.data.arrays import DAMAGE
-from temper.errors import DamagedError, EvidenceError, RunError, TemperError
+from temper.errors import ArgumentError, DamagedError, EvidenceError, RunError, TemperError
 from temper.evaluation.measurement import TABLE
 from temper.margins import Estimate, EvidenceTable, union_robust_accuracy
 from temper.margins.comparison import clean_change
@@ -54,8 +54,6 @@ def view(folder: Path, name: str) -> RunView:
     Raises:
         RunError: the folder holds no evidence table.
     """
-    if not folder.exists():
-        raise RunError(not_there(folder))
     if not (folder / TABLE).exists():
         raise RunError(f"{folder}: holds no {TABLE}; name the folder of a finished run or evaluation")
     table = EvidenceTable.load(folder / TABLE)
@@ -76,8 +74,12 @@ def report(folders: Sequence[Path], out: Path, title: str, lead: str = "") -> Pa
     """Write one HTML report of one or several folders; of several, those that cannot be read are left out and named.
 
     Raises:
-        RunError, EvidenceError: one is not there, or none can be read.
+        ArgumentError: one is not there. RunError, EvidenceError: none can be read.
     """
+    for folder in folders:
+        if not folder.exists():
+            fix = not_there(folder, "name the folder of a run or evaluation")
+            raise ArgumentError("DIR", str(folder), fix)
     folders = list(dict.fromkeys(folder.resolve() for folder in folders))
     names = [folder.name for folder in folders]
     distinct = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
@@ -87,8 +89,6 @@ def report(folders: Sequence[Path], out: Path, title: str, lead: str = "") -> Pa
         try:
             views[folder] = view(folder, name)
         except (RunError, EvidenceError) as error:
-            if not folder.exists():
-                raise
             refused.append(error)
     if not views:
         raise refused[0]

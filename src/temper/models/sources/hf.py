@@ -132,10 +132,11 @@ class HfSource(ModelSource):
             with prompt_hub(), _quiet():
                 return ask()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            where = (
-                "its folder" if Path(self.name).is_dir() else "the cache, and the hub could not be asked or has none"
-            )
-            raise ModelError(f"{self.text}: {file} cannot be read from {where} ({first_line(error)[:200]})") from error
+            told, reason = f"{self.text}: {file} cannot be read from", first_line(error)[:200]
+            if Path(self.name).is_dir():
+                raise ModelError(f"{told} its folder ({reason})") from error
+            where = "the cache, and the hub could not be asked or has none"
+            raise ModelError(f"{told} {where} ({reason}); name a folder that has it, hf:FOLDER") from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Networks of torchvision: ``torchvision:NAME[@weights-file]``."""
 
+import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 
@@ -76,7 +78,8 @@ class TorchvisionSource(ModelSource):
         if request.image_size is not None and self.name.startswith("vit_") and weights is None:
             arguments.setdefault("image_size", request.image_size)
         try:
-            network: nn.Module = models.get_model(self.name, weights=weights, **arguments)
+            with redirect_stdout(sys.stderr):  # torch says there what it fetches
+                network: nn.Module = models.get_model(self.name, weights=weights, **arguments)
         except URLError as error:
             assert weights is not None  # nothing else is fetched
             raise ModelError(
