@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 from temper import errors
+from temper.benchmark.store import NoResultsError
 from temper.data.root import NotThereError
 from temper.errors import ArgumentError, MissingExtraError, TemperError
 
@@ -22,6 +23,7 @@ SPECIAL = {
     ArgumentError: ArgumentError("eps", 3, "give less"),
     MissingExtraError: MissingExtraError("engine ray", "ray"),
     NotThereError: NotThereError("digits: not here", "fetch it"),
+    NoResultsError: NoResultsError("store", "runs", "make some"),
 }
 
 
