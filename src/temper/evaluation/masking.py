@@ -2,7 +2,8 @@
 
 They are read sample by sample from what attacks noted while they searched in vain. What a sample's runs noted depends
 on nothing outside the sample, and so do its signs. The bounds were set on networks of the first group of
-benchmarks/evaluation/groups.py, the faint one of ``blind`` on five pairs of the second, too, and on fine-tuned backbones.
+benchmarks/evaluation/groups.py, the faint one of ``blind`` also on five pairs of the second and on fine-tuned
+backbones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
