@@ -264,6 +264,5 @@ def _not_exported(kind: str, error: Exception) -> ModelError:
     reason = first_line(cause)
     return ModelError(
         f"the model cannot be exported to {kind} ({type(cause).__name__}: {reason}); its forward pass must not"
-        " depend on the values or the number of its images, and what came from a TorchScript or ONNX file is such a file"
-        " already"
+        " depend on the values or the number of its images (a TorchScript or ONNX file is deployed as it is)"
     )
