@@ -12,17 +12,16 @@ from torch.nn import functional
 import tiny
 from temper import models
 from temper.attacks.losses import cross_entropy
-from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError
 from temper.models import Classifier
 from temper.models.preprocessing import Preprocessing
-from temper.runs.finetune import finetune, train_only
+from temper.runs.finetune import train_only
 from temper.training import learner
 from temper.training.branch import TwoBranches, add_branch, drop_branch, through_branch
 from temper.training.checkpoints import last_checkpoint, load_checkpoint
 from temper.training.config import read_config
 from temper.training.objectives import make
-from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
+from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, stopped_and_resumed, weights
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(6, 3, 8, 8, generator=GENERATOR)
@@ -168,12 +167,7 @@ def test_what_is_kept_is_the_plain_backbone(tmp_path: Path, monkeypatch: pytest.
 def test_stopped_and_resumed_it_ends_bit_identical(more, tmp_path: Path) -> None:
     own = AUTOLORA | more
     whole = train_only(read_config(config(tmp_path / "whole", **own)))
-    stopped = config(tmp_path / "run", **own | {"schedule": {"name": "custom", "function": "tiny:interrupting"}})
-    with pytest.raises(Stopped, match="--resume continues"):
-        finetune(stopped)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "interrupting", tiny.constant)
-        resumed = train_only(read_config(stopped))
+    resumed = stopped_and_resumed(tmp_path / "run", **own)
     assert_same_weights(resumed, whole)
     assert steps(resumed) == steps(whole)
     assert resumed.trained == whole.trained

@@ -8,19 +8,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import tiny
 from temper.attacks.attack import perturb
 from temper.attacks.pgd import PGD
 from temper.core import randomness
-from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError
 from temper.models.text_head import Tower
-from temper.runs.finetune import finetune, train_only
+from temper.runs.finetune import train_only
 from temper.runs.run import Run
 from temper.training.config import completed, read_config
 from temper.training.objectives import make
 from temper.training.objectives.fare import distance_from
-from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
+from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, stopped_and_resumed, weights
 from zero_shot import ARGS, NAMES, TOWER, images, load, write_texts
 
 Y = torch.zeros(3, dtype=torch.int64)
@@ -112,12 +110,7 @@ def test_the_tower_stays_near_what_it_was_and_labels_are_not_read(whole: Run) ->
 @pytest.mark.usefixtures("undrawn")
 def test_stopped_and_resumed_it_ends_bit_identical(whole: Run) -> None:
     """What it is kept near to is the tower before training, whenever it goes on."""
-    stopped = config(Path("run"), **FARE | {"schedule": {"name": "custom", "function": "tiny:interrupting"}})
-    with pytest.raises(Stopped, match="--resume continues"):
-        finetune(stopped)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "interrupting", tiny.constant)
-        resumed = train_only(read_config(stopped))
+    resumed = stopped_and_resumed(Path("run"), **FARE)
     assert_same_weights(resumed, whole)
     assert steps(resumed) == steps(whole)
 

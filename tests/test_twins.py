@@ -12,7 +12,6 @@ from torch.nn import functional
 import tiny
 from temper import models
 from temper.attacks.losses import cross_entropy
-from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError
 from temper.models import Classifier
 from temper.models.preprocessing import Preprocessing
@@ -24,7 +23,7 @@ from temper.training.objectives import make
 from temper.training.objectives.twins import halves
 from temper.training.optimisation import make_optimiser
 from temper.training.wings import TwoWings, add_wing, drop_wing, through_frozen
-from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
+from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, stopped_and_resumed, weights
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(6, 3, 8, 8, generator=GENERATOR)
@@ -245,12 +244,7 @@ def test_what_is_kept_is_the_plain_adaptive_wing(tmp_path: Path) -> None:
 def test_stopped_and_resumed_it_ends_bit_identical(more, tmp_path: Path) -> None:
     own = TWINS | more
     whole = train_only(read_config(config(tmp_path / "whole", **own)))
-    stopped = config(tmp_path / "run", **own | {"schedule": {"name": "custom", "function": "tiny:interrupting"}})
-    with pytest.raises(Stopped, match="--resume continues"):
-        train_only(read_config(stopped))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "interrupting", tiny.constant)
-        resumed = train_only(read_config(stopped))
+    resumed = stopped_and_resumed(tmp_path / "run", **own)
     assert_same_weights(resumed, whole)
     assert steps(resumed) == steps(whole)
     assert resumed.trained == whole.trained

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
+import tiny
+from temper.core.interrupt import Stopped
+from temper.runs.finetune import finetune, train_only
 from temper.runs.run import Run
+from temper.training.config import read_config
 
 
 def config(out: Path, **changes: Any) -> dict[str, Any]:
@@ -29,6 +34,16 @@ def config(out: Path, **changes: Any) -> dict[str, Any]:
     for key, value in changes.items():
         base[key] = base[key] | value if isinstance(base.get(key), dict) else value
     return base
+
+
+def stopped_and_resumed(out: Path, **changes: Any) -> Run:
+    """A run that Ctrl-C stopped in its second epoch, and that went on with ``tiny:constant``, trained to its end."""
+    settings = config(out, **changes | {"schedule": {"name": "custom", "function": "tiny:interrupting"}})
+    with pytest.raises(Stopped, match="--resume continues"):
+        finetune(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "interrupting", tiny.constant)
+        return train_only(read_config(settings))
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
