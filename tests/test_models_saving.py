@@ -166,6 +166,6 @@ def test_bf16_on_a_cpu_is_refused_where_it_leaves_gradients_undefined():
     classifier, images = models.load("bundled", image_size=8, num_classes=3), torch.rand(4, 1, 8, 8)
     rehearse(classifier, images, 2)
     with pytest.raises(ModelError, match=r"bundled: at images of \dx8x8 .* use precision fp32"):
-        rehearse(classifier, images, 2, bf16=True)
-    rehearse(models.load("bundled", image_size=12, num_classes=3), torch.rand(4, 1, 12, 12), 2, bf16=True)
+        rehearse(classifier, images, 2, bf16_on_cpu=True)
+    rehearse(models.load("bundled", image_size=12, num_classes=3), torch.rand(4, 1, 12, 12), 2, bf16_on_cpu=True)
     assert not any(module._forward_pre_hooks for module in classifier.modules())

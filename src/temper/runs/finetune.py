@@ -124,8 +124,9 @@ def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool,
     if not resume:
         _check_readable(splits.validation, splits.test)
     if not (resume and (config.out / "model.json").exists()):
-        smallest, bf16 = _smallest_part(config, len(splits.train)), config.precision == "bf16"
-        rehearse(classifier, _few(splits.train, classifier), smallest, bf16=bf16 and device_of(config) == "cpu")
+        smallest = _smallest_part(config, len(splits.train))
+        bf16_on_cpu = config.precision == "bf16" and device_of(config) == "cpu"
+        rehearse(classifier, _few(splits.train, classifier), smallest, bf16_on_cpu=bf16_on_cpu)
     run = open_run(config, resume=resume, force=force)
     _note_data(run, splits, config.model.name)
     if not (run.folder / "model.json").exists():

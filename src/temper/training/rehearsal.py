@@ -15,7 +15,7 @@ from temper.text import first_line
 PARTS = 0.05  # by how much weights are moved, as training would
 
 
-def rehearse(classifier: Classifier, images: Tensor, smallest: int, *, bf16: bool = False) -> None:
+def rehearse(classifier: Classifier, images: Tensor, smallest: int, *, bf16_on_cpu: bool = False) -> None:
     """Run a classifier as training will, and prove that what would be saved is what would be trained.
 
     Its weights are moved a little meanwhile, and are afterwards what they were.
@@ -24,7 +24,7 @@ def rehearse(classifier: Classifier, images: Tensor, smallest: int, *, bf16: boo
         classifier: on the CPU.
         images: a few of the training data, float [N, C, H, W] in [0, 1].
         smallest: images in the smallest part of a batch that will go through it at once.
-        bf16: whether it is trained so on the CPU.
+        bf16_on_cpu: whether it is trained in bf16 on the CPU.
 
     Raises:
         ModelError: no gradient reaches weights or pixels, a part of a batch is too small for its batch norms, bf16
@@ -34,7 +34,7 @@ def rehearse(classifier: Classifier, images: Tensor, smallest: int, *, bf16: boo
     if not any(True for _ in classifier.parameters()):
         raise ModelError(f"{spec}: has no parameters that could be trained; give the network as plain torch modules")
     with _moved(classifier):
-        with _refusing_columns(classifier, images) if bf16 else nullcontext():
+        with _refusing_columns(classifier, images) if bf16_on_cpu else nullcontext():
             _check_gradients(classifier, images[:2])
         classifier.train()
         try:
@@ -76,7 +76,6 @@ def _check_gradients(classifier: Classifier, images: Tensor) -> None:
 def _refusing_columns(classifier: Classifier, images: Tensor) -> Iterator[None]:
     """Refuse convolutions that stride over maps one pixel wide: of these oneDNN's bf16 (torch 2.14) leaves the weights'
     gradients that concern padding alone as they lay in memory, where they are 0."""
-
     strides_over_column = []
 
     def look(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
