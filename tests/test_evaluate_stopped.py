@@ -130,7 +130,7 @@ def test_tables_are_merged(place, capsys):
     assert "other/margins.parquet does not go with one/margins.parquet: the evidence is on another data" in said
     assert not Path("no.parquet").exists()
     assert cli.main(["merge", "nowhere", "--out", "no.parquet"]) == 2
-    assert "nowhere: is not there" in capsys.readouterr().err
+    assert "TABLE = 'nowhere': is not there" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
