@@ -63,7 +63,8 @@ class Rows:
     """The committed rows in a folder.
 
     Args:
-        folder: of results.csv, history.csv and outcomes.csv; files that are not there hold nothing yet.
+        folder: of results.csv, history.csv and outcomes.csv, made for the first row; files that are not there hold
+            nothing yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,6 +112,7 @@ class Rows:
         order = [place.get(key, len(place)) for key in frame[KEY].itertuples(index=False, name=None)]
         frame = frame.iloc[np.argsort(order, kind="stable")]
         unfinished = self._files[name].with_suffix(".part")
+        unfinished.parent.mkdir(exist_ok=True)
         frame.to_csv(unfinished, index=False, lineterminator="\n", float_format=DIGITS)
         unfinished.replace(self._files[name])
 
