@@ -68,7 +68,7 @@ _TESTS = (
 )
 _WINNER = (
     "As good as fixed epsilon at the full epsilon, and as hinge in expected robustness: asked of one cell, MobileNetV2",
-    "on Caltech101 at Linf 4/255, on all 1,000 test images and three seeds on which nothing was chosen (10, 11, 12).",
+    "on Caltech101 at Linf 4/255, on 400 test images and three seeds on which nothing was chosen (10, 11, 12).",
     "By `python benchmarks/study/winner.py --data DATA`; [rows](../benchmarks/study/winner/results.csv).",
 )
 _RANKS = (

@@ -2,7 +2,7 @@
 
     python benchmarks/study/winner.py --data ../shared/data [--out runs/study] [--workers 2]
 
-One cell of the study (MobileNetV2, Caltech101, Linf 4/255) with all 1,000 test images, on three seeds of its own. It
+One cell of the study (MobileNetV2, Caltech101, Linf 4/255) with 400 test images, on three seeds of its own. It
 goes on as study.py does, keeps its rows in winner/, and writes them into docs/study.md.
 """
 

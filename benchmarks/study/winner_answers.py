@@ -26,7 +26,7 @@ def section(rows: Rows) -> Iterator[str]:
     images = int(own["clean_n"].iloc[0])
     yield from [
         "",
-        f"| schedule, {images:,} test images a seed | clean | at {EPS}/255 | expected |",
+        f"| schedule, {images} test images a seed | clean | at {EPS}/255 | expected |",
         "|---|---|---|---|",
     ]
     spread = spread_over_seeds(own, METRICS, ["schedule"]) * 100
