@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import torch
+
 from temper.cli import bench
 from temper.cli import main as cli
 from temper.core.calls import Option, options
@@ -73,6 +75,10 @@ def furnish(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(f"backbones: [bundled]\ndatasets: [digits]\n{line}\n")
     (folder / "notimg.jpg").write_bytes(b"GIF89a")
     (folder / "link").symlink_to("empty")
+    (folder / "net.onnx").touch()
+    torch.save({"weight": torch.zeros(1)}, folder / "net.pth")
+    (folder / "hub").mkdir()
+    (folder / "hub/config.json").write_text("{}")
 
 
 def wrong_calls() -> list[WrongCall]:
@@ -273,6 +279,10 @@ PLACES = {
         "nowhere": "must be a run folder that exists",
         "empty": "empty",
         "text.txt": "must be a run folder",
+        "net.onnx": "did you mean onnx:net.onnx?",
+        "net.pth": "did you mean timm:NAME@net.pth or torch:net.pth?",
+        "torch:net.pth": "timm:NAME@net.pth",
+        "hub": "did you mean hf:hub?",
         "timm:resnet81": "did you mean",
         "timm:resnet18@nowhere.pt": "nowhere.pt: not found",
         "timm:resnet18@notimg.jpg": "weights file notimg.jpg: damaged, or no torch checkpoint",

@@ -10,6 +10,14 @@ from temper.models.sources import SOURCES, ModelSource, find_source
 from temper.models.sources.bundled import BundledSource
 from temper.text import did_you_mean
 
+# What stands before files of these kinds in a MODEL; .pt and the like are weights of some, programs of others.
+_BEFORE_FILES = {
+    ".onnx": ("onnx:",),
+    ".pt2": ("torch:",),
+    ".safetensors": ("timm:NAME@",),
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), ("timm:NAME@", "torch:")),
+}
+
 
 @dataclass(frozen=True)
 class ModelText:
@@ -82,10 +90,18 @@ def _takes_weights_file(name: str) -> bool:
 
 
 def _no_model(text: str) -> ArgumentError:
-    hint = did_you_mean([*map(str, near(Path(text))), *nearest_backbones(text.partition("@")[0])])
+    hint = did_you_mean(_meant(text))
     return ArgumentError(
         "model",
         text,
         f"must be a run folder that exists, {', '.join(source.form for source in SOURCES)} or NAME[@weights-file] of"
         f" temper.models.catalogue{hint and f'; {hint}'}",
     )
+
+
+def _meant(text: str) -> list[str]:
+    """What may be meant: a file wants its source before it, weights the network that they are of."""
+    path = Path(text)
+    if path.is_file():
+        return [f"{before}{text}" for before in _BEFORE_FILES.get(path.suffix.lower(), ())]
+    return [*map(str, near(path)), *nearest_backbones(text.partition("@")[0])]

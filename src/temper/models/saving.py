@@ -18,6 +18,7 @@ from temper.models.model_text import source_of
 from temper.models.preprocessing import Preprocessing
 from temper.models.sources import Request
 from temper.models.weights import fit_weights, load_tensors
+from temper.text import did_you_mean
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -59,7 +60,10 @@ def restore(folder: Path) -> tuple[Built, JsonObject]:
     try:
         description = read_json(path)
     except FileNotFoundError as error:
-        raise ModelError(f"{folder}: no {DESCRIPTION} in it, so not a run that has saved its model") from error
+        raise ModelError(
+            f"{folder}: no {DESCRIPTION} in it, so not a run that has saved its model; "
+            + did_you_mean([f"hf:{folder}"] if (folder / "config.json").is_file() else [], "name one that has ended")
+        ) from error
     except DamagedError as error:
         raise ModelError(f"{error}; restore it, or save the model again") from error
     if description.get("format") != FORMAT:

@@ -100,6 +100,11 @@ def check_script(archive: Archive) -> None:
 def check_exported(archive: Archive) -> None:
     """Raise ModelError where a torch.export archive holds more than a graph of torch's operators and plain tensors."""
     name = archive.name
+    if "data.pkl" in archive.members:
+        raise ModelError(
+            f"{name}: no program, but what torch.save wrote: weights, or a whole model that was pickled; name the"
+            f" network that they are of, timm:NAME@{name.removeprefix('torch:')} say"
+        )
     for member in archive.members:
         if member not in (_GRAPH, *_TENSORS) and not _PLAIN.fullmatch(member):
             raise ModelError(
