@@ -270,7 +270,9 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong("report empty --out new.html", "empty: holds no margins.parquet")
     for words, says in FINETUNE.items():
         yield wrong(["finetune", "--out", "new", *words.split()], says)
-    yield wrong("demo --out text.txt", "text.txt")
+    yield wrong("demo --out text.txt", "out = 'text.txt': cannot be made", "choose another")
+    yield wrong("diagnose --model nowhere --data digits --eps 8/255 --out new", "error: model = 'nowhere': must be")
+    yield wrong("diagnose --model bundled --data nowhere --eps 8/255 --out new", "error: data = 'nowhere': no such")
     yield wrong("demo stray", "'stray' is one word too many")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from temper.cli.console import say, show_table
+from temper.core.files import check_writable
 from temper.core.interrupt import Stopped
 from temper.evaluation.measurement import TABLE
 from temper.margins import EvidenceTable
@@ -83,6 +84,7 @@ def demo(out: Path) -> Path:
 
     Run again, it continues: finished runs are kept.
     """
+    check_writable(out, "out")
     try:
         compared = compare(out)
     except Stopped:

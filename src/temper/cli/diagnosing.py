@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from temper.cli import DONE
 from temper.cli.measuring import OutputOptions
 from temper.core.calls import Count, PixelCount, Seed
-from temper.errors import ArgumentError
+from temper.errors import ArgumentError, naming
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,18 @@ class Diagnose:
 
         config = read_config(settings)
         out = self.output.folder(f"diagnose-{config.model.name}-{config.data.train}")
-        with self.output.reserved():
+        with self.output.reserved(), naming(self._given()):
             found = diagnose(out, config, epochs=self.short.epochs or EPOCHS, images=self.short.images)
         if self.output.json:
             sys.stdout.write(json.dumps(found.to_json()) + "\n")
         else:
             say(*in_words(found), f"runs: {out}", f"report: {out / REPORT}")
         return DONE
+
+    def _given(self) -> dict[str, str]:
+        """The options of this command that stand for keys of the configuration, by the key."""
+        keys = {"model": "model.name", "data": "data.train"}
+        return {key: name for name, key in keys.items() if getattr(self.plan, name) is not None}
 
     def _settings(self) -> dict[str, object]:
         """The planned configuration, with what the command line says of it."""

@@ -105,9 +105,11 @@ def check_writable(folder: Path, argument: str) -> None:
     try:
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
     except OSError as error:
-        raise ArgumentError(argument, str(folder), f"cannot be made ({error.strerror})") from None
+        raise ArgumentError(
+            argument, str(folder), f"cannot be made ({error.strerror}); choose another folder"
+        ) from None
     if not there.is_dir():
-        raise ArgumentError(argument, str(folder), f"cannot be made ({there.name} is no folder)")
+        raise ArgumentError(argument, str(folder), f"cannot be made ({there.name} is no folder); choose another")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ArgumentError(argument, str(folder), "may not be written to; choose another folder")
 

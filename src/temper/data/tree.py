@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -112,8 +113,14 @@ def images_among(root: Path, listing: Walk) -> list[str]:
     for what, names in (("no images by their names", others), ("links to what is there already", listing.repeated)):
         if names:
             some = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-            _LOG.info("%s: %d files or folders left aside, %s: %s", root, len(names), what, some)
+            _say_once(f"{root}: {len(names)} files or folders left aside, {what}: {some}")
     return images
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Log a line: a folder is walked for its parts, and again for the images of one."""
+    _LOG.info("%s", line)
 
 
 def part_folders(tree: Tree) -> dict[SplitName, str]:

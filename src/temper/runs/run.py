@@ -188,7 +188,7 @@ def _begun(config: FinetuneConfig) -> Run:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror})") from None
+        raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror}); choose another folder") from None
     write_json(folder / RECORD, {"seed": config.seed, "versions": versions(), "finished": False})
     # Last, because only a folder with both counts as a run: a crash between the two leaves one that is begun anew.
     write_config(config, folder / CONFIG)
