@@ -239,7 +239,7 @@ def test_which_schedule_wins_is_told_of_the_seeds_that_have_all_of_them(tmp_path
     )
     assert "(seed by seed +5.0, +5.0; 95 % over images -" in told[-2]
     assert told[-2].endswith(", -7.5 of expected robustness against hinge (-7.5, -7.5).")
-    assert told[-1].startswith("- **linear (0, 10 %)**: is as good in both: +12.5 points")
+    assert told[-1].startswith("- **linear (0, 12.5 %)**: is as good in both: +12.5 points")
 
 
 def test_which_schedule_wins_is_not_told_before_a_seed_has_all_of_them(tmp_path):
