@@ -244,3 +244,13 @@ def test_which_schedule_wins_is_told_of_the_seeds_that_have_all_of_them(tmp_path
 
 def test_which_schedule_wins_is_not_told_before_a_seed_has_all_of_them(tmp_path):
     assert list(section(Rows(tmp_path))) == ["0 of 12 cells are measured, 0 of 3 seeds with all schedules."]
+
+
+@pytest.mark.parametrize("settings", ["89987e47", "00123456", "deadbeef"])
+def test_settings_that_look_like_a_number_stay_as_they_are(tmp_path, settings):
+    plan = planned()
+    rows = Rows(tmp_path)
+    result, _, _ = made_up(plan[3])
+    rows._add("results", [result | {"settings": settings}], plan)
+    rows._add("results", [made_up(plan[4])[0]], plan)  # reads and writes it once more
+    assert rows.read("results")["settings"][0] == settings

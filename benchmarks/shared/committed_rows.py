@@ -28,6 +28,8 @@ EPOCH = ["epoch", "eps_in_force", "train_loss", "train_accuracy", "validation_ac
 # Columns of a store's row that the cell itself tells, or that have a file of their own.
 NOT_KEPT = {"run", "training", "status", "error", "config", "history"}
 DIGITS = "%.7g"
+# Hashes, of which one such as 89987e47 would be taken for a number.
+TEXTS = {"settings": str, "weights": str, "data": str}
 
 Row = dict[str, object]
 
@@ -73,7 +75,7 @@ class Rows:
     def read(self, name: str) -> pd.DataFrame:
         """One of the three files; empty where it is not there yet."""
         path = self._files[name]
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
+        return pd.read_csv(path, dtype=TEXTS) if path.exists() else pd.DataFrame(columns=KEY)
 
     def known(self) -> set[tuple[object, ...]]:
         """The keys of the rows."""
