@@ -98,6 +98,12 @@ def test_schedule_that_never_arrives_is_refused(tmp_path: Path) -> None:
         finetune(config(tmp_path / "run", schedule={"name": "hinge", "start": 12, "end": 37}))
 
 
+@pytest.mark.slow
+def test_a_ramp_of_no_epoch_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finetune(config(tmp_path / "run", epochs=1, schedule={"name": "linear", "end": 0.9}))
+    assert "whole epochs of these shares are 0 and 0 of 1, so eps rises at once" in caplog.text
+
+
 def test_folder_of_the_user_survives_force(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine: true")
     (tmp_path / "photos").mkdir()

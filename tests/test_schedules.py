@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.errors import ArgumentError
-from temper.training.schedules import EpsilonSchedule, converged
+from temper.training.schedules import EpsilonSchedule, converged, ramp_lost
 
 examples = settings(max_examples=60, deadline=None)
 
@@ -44,6 +44,24 @@ def test_hinges_that_coincide_switch_at_once(at):
         assert shares(EpsilonSchedule.hinge(at, at)) == expected
         assert shares(EpsilonSchedule.abrupt(at)) == expected
     assert shares(EpsilonSchedule.abrupt(at / 50)) == expected
+
+
+@pytest.mark.parametrize(
+    ("hinges", "epochs", "least"),
+    [((0.0, 0.1), 8, "0.125"), ((0.25, 0.75), 1, "1"), ((0.25, 0.3), 12, "0.334"), ((0.0, 0.04), 24, "0.042")],
+)
+def test_a_ramp_that_whole_epochs_leave_no_room_for_is_told(hinges, epochs, least):
+    told = ramp_lost(*hinges, epochs)
+    assert told is not None
+    assert f"give an end of {least} or more" in told
+    assert ramp_lost(hinges[0], float(least), epochs) is None
+
+
+@pytest.mark.parametrize(
+    ("hinges", "epochs"), [((0, 0), 8), ((0.5, 0.5), 3), ((12, 37), 50), ((0, 0.125), 8), ((0, 1), 1)]
+)
+def test_a_ramp_that_is_there_or_was_not_wanted_is_not(hinges, epochs):
+    assert ramp_lost(*hinges, epochs) is None
 
 
 def test_linear_warms_up_from_the_first_step():

@@ -1,6 +1,7 @@
 """Robust fine-tuning from a configuration to a finished run folder."""
 
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -37,13 +38,15 @@ from temper.training.objectives import OBJECTIVES
 from temper.training.passes import trained
 from temper.training.protocols import phases
 from temper.training.rehearsal import rehearse
-from temper.training.schedules import SCHEDULES, EpsilonSchedule
+from temper.training.schedules import SCHEDULES, EpsilonSchedule, ramp_lost
 from temper.training.sections.attack import ScheduleConfig
 from temper.training.seen import SEEN, note_seen, read_seen
 from temper.training.session import Task
 from temper.training.splits import Splits, splits_of
 from temper.training.transfer import Validation, delay
 from temper.training.wings import statistical
+
+log = logging.getLogger(__name__)
 
 NO_EPS_RADIUS = 8 / 255  # what a run without a target epsilon is measured up to
 
@@ -151,12 +154,21 @@ def _check(config: FinetuneConfig, schedule: Schedule | None) -> EpsilonSchedule
         raise ArgumentError("schedule", schedule, "several processes need schedule.function, as module:function")
     if schedule is None:
         schedule = make_schedule(config.schedule, config.seed)
+        _tell_lost_ramp(config)
     elif not isinstance(schedule, EpsilonSchedule):
         schedule = EpsilonSchedule.custom(schedule)
     if schedule.name in ("hinge", "linear", "abrupt") and schedule.fraction(config.epochs, config.epochs) < 1:
         fix = f"never reaches eps in {config.epochs} epochs; give shares of the training, or train longer"
         raise ArgumentError("schedule.end", config.schedule.end, fix)
     return schedule
+
+
+def _tell_lost_ramp(config: FinetuneConfig) -> None:
+    own = config.schedule
+    if own.end is not None and OBJECTIVES[config.objective.name].attacked:
+        lost = ramp_lost(own.start or 0.0, own.end, config.epochs)
+        if lost is not None:
+            log.warning("%s: %s", config.out, lost)
 
 
 def _check_readable(*parts: Dataset) -> None:

@@ -1,11 +1,11 @@
 """From short paired runs: does fixed epsilon fail here, and which schedule fits (arXiv:2509.23325, sections 3 to 6)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from temper.margins.intervals import Estimate
+from temper.training.schedules import in_thousandths
 from temper.training.transfer import Delay, Validation, first_above
 
 Verdict = Literal["untold", "fails", "suffers", "holds"]
@@ -51,12 +51,7 @@ def hinges(standard: Sequence[float], delays: Sequence[Delay], validation: Valid
     t1, t2 = settled.value / epochs, mean.value / epochs
     start = min(t1, LATEST_START)
     end = min(max(t2, start + SHORTEST_RAMP), LATEST_END)
-    return Hinges(_rounded(start), _rounded(end), settled, mean, (start, end) != (t1, t2))
-
-
-def _rounded(share: float) -> float:
-    """Up to thousandths: a schedule rounds down to whole epochs, and 0.083 of 12 would be none."""
-    return math.ceil(share * 1000 - 1e-6) / 1000
+    return Hinges(in_thousandths(start), in_thousandths(end), settled, mean, (start, end) != (t1, t2))
 
 
 def verdict(standard: Delay, fixed: Delay, lost: Estimate) -> Verdict:

@@ -160,6 +160,24 @@ def _in_epochs(start: float, end: float, epochs: int) -> tuple[float, float]:
     return whole_epochs(start, epochs), whole_epochs(end, epochs)
 
 
+def ramp_lost(start: float, end: float, epochs: int) -> str | None:
+    """Why hinges that leave room for a ramp have none in so many epochs, and the least that has one; None where they do
+    as they say. Shares are rounded down to whole epochs."""
+    first, last = _in_epochs(start, end, epochs)
+    if start == end or first < last:
+        return None
+    least = in_thousandths((first + 1) / epochs)
+    return (
+        f"schedule ({start:g}, {end:g}): whole epochs of these shares are {first:g} and {last:g} of {epochs}, so eps "
+        f"rises at once and not by and by; give an end of {least:g} or more, or train longer"
+    )
+
+
+def in_thousandths(share: float) -> float:
+    """A share rounded up, as whole epochs are rounded down: 0.083 of 12 would be none."""
+    return math.ceil(share * 1000 - 1e-6) / 1000
+
+
 def whole_epochs(share: float, epochs: int) -> int:
     """A share of so many epochs, rounded down."""
     # The small number keeps 0.29 * 100 = 28.999... from losing an epoch to floating point.
