@@ -250,6 +250,7 @@ def _by_hand() -> Iterator[WrongCall]:
         "detector = 'nowhere.json'",
         "temper margins",
     )
+    yield wrong("export --run bundled --format torch --out new.pt2 --detector empty", "detector = 'empty': is a folder")
     yield wrong("app --run nowhere --port 0", "run = 'nowhere'")
     yield wrong("app --run bundled --port 65536", "port = 65536", "at most 65535")
     yield wrong("app --run bundled --host 203.0.113.1", "host = '203.0.113.1': is no address of this machine")
@@ -303,6 +304,7 @@ PLACES = {
         "text.txt": "not a kind of file that is read",
         "torchvision:CIFAR11": "CIFAR10",
         "parquet:nowhere": "nowhere",
+        "hf:": "hf:: names no data set; write it as hf:ORG/NAME",
         "webdataset:nowhere": "nowhere",
         "webdataset:text.txt": "text.txt: no plain tar archive",
     },

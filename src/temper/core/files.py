@@ -121,7 +121,9 @@ def near(path: Path) -> list[Path]:
 
 
 def not_there(path: Path, fix: str) -> str:
-    """What to say of a ``path`` that leads nowhere: what may be meant, or, where nothing is near, what to give."""
+    """What to say of a ``path`` that leads to no file: what may be meant, or, where nothing is near, what to give."""
+    if path.is_dir():
+        return "is a folder, give one of its files"
     return f"is not there; {did_you_mean([*map(str, near(path))], fix)}"
 
 

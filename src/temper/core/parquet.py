@@ -55,4 +55,4 @@ def read_table(path: Path, key: bytes, kind: str) -> tuple[pd.DataFrame, Any]:
 def _damaged(path: Path, error: Exception) -> DamagedError:
     """What says so; the reason without the file's name, which Arrow repeats."""
     reason = " ".join(str(error).split()).replace(f"Could not open Parquet input source '{path}': ", "")
-    return DamagedError(f"{path}: cannot be read as Parquet ({reason[:100]})")
+    return DamagedError(f"{path}: cannot be read as Parquet ({reason[:100]}); restore it, or name another")

@@ -33,8 +33,7 @@ def load_adversarial(path: Path) -> Arrays:
         DataError: not there, damaged, of another kind, or without images.
     """
     if not path.is_file():
-        fix = "give a .npz, .npy or .pt file"
-        raise DataError(f"{path}: {'is a folder, give one of its files' if path.is_dir() else not_there(path, fix)}")
+        raise DataError(f"{path}: {not_there(path, 'give a .npz, .npy or .pt file')}")
     kind = path.suffix.lower()
     if kind == ".npz":
         return _chosen(path, read_archive(path, partial(_names, path)))

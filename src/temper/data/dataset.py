@@ -112,7 +112,7 @@ class Dataset:
                     f"{samples} images need int64 of shape ({samples},)"
                 )
         if samples == 0:
-            raise DataError(f"{self.name}: holds no samples")
+            raise DataError(f"{self.name}: holds no samples; add some, or name other data")
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.num_classes))
         if wrong.size:
             first = int(wrong[0])

@@ -38,11 +38,13 @@ def hub_parts(name: str) -> tuple[SplitName, ...]:
 
 
 def _whole(name: str) -> "datasets.DatasetDict":
+    place, _, configuration = name.partition(":")
+    if not place:
+        raise DataError(f"hf:{name}: names no data set; write it as hf:ORG/NAME")
     try:
         import datasets
     except ImportError:
         raise MissingExtraError(f"data hf:{name}", "hub") from None
-    place, _, configuration = name.partition(":")
     try:
         with prompt_hub():
             return datasets.load_dataset(place, configuration or None)
