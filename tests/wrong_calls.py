@@ -71,9 +71,16 @@ def furnish(folder: Path) -> None:
     (folder / "list.yaml").write_text("- 1\n")
     (folder / "typo.yaml").write_text("epoch: 3\n")
     (folder / "spec.yaml").write_text("backbones: [bundled]\ndatasets: [digits]\n")
-    for name, line in {"seeds": "seeds: []", "key": "backbone: [bundled]", "preset": "preset: gide"}.items():
+    for name, line in {
+        "seeds": "seeds: []",
+        "key": "backbone: [bundled]",
+        "preset": "preset: gide",
+        "pairs": "protocols: [a]",
+    }.items():
         (folder / f"{name}.yaml").write_text(f"backbones: [bundled]\ndatasets: [digits]\n{line}\n")
     (folder / "notimg.jpg").write_bytes(b"GIF89a")
+    (folder / "word.yaml").write_text("backbones: bundled\ndatasets: [digits]\n")
+    (folder / "pairs.yaml").write_text("backbones: [bundled]\ndatasets: [digits]\nprotocols: [a]\n")
     (folder / "link").symlink_to("empty")
     (folder / "net.onnx").touch()
     torch.save({"weight": torch.zeros(1)}, folder / "net.pth")
@@ -319,6 +326,8 @@ SPECS = {
     "image.png": ("SPEC = 'image.png'",),
     "seeds.yaml": ("SPEC: seeds = []: is empty",),
     "key.yaml": ("did you mean backbones",),
+    "word.yaml": ("SPEC: backbones = 'bundled': give a list of names",),
+    "pairs.yaml": ("SPEC: protocols = ['a']: give key: value pairs",),
     "preset.yaml": ("preset = 'gide'", "guide"),
 }
 

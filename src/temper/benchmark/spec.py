@@ -188,7 +188,7 @@ class Spec(_Part):
             return {str(name): {} for name in value}
         if isinstance(value, Mapping):
             return {str(name): settings or {} for name, settings in value.items()}
-        return value
+        raise ValueError("give a list of names, or names with their settings")
 
     @field_validator("objectives", "seeds")
     @classmethod

@@ -12,12 +12,14 @@ from temper.text import did_you_mean, nearest
 # Parts of a location that name no key: which member of a union pydantic tried.
 _TRIED = re.compile(r"constrained-\w+|bool|int|float|str|path|Search|(literal|function-\w+|lax-or-strict)\[.*")
 
-_BOUNDS = {
+_FIXES = {
     "greater_than_equal": "give at least {ge}",
     "greater_than": "give more than {gt}",
     "less_than_equal": "give at most {le}",
     "less_than": "give less than {lt}",
     "finite_number": "give a finite number",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "mapping_type"), "give key: value pairs"),
+    **dict.fromkeys(("list_type", "tuple_type"), "give a list"),
 }
 
 
@@ -43,7 +45,7 @@ def refusal(error: ValidationError, schema: type[BaseModel] | None = None, secti
     if isinstance(cause, ArgumentError):
         return ArgumentError(_joined(key, cause.argument) if whole else key, cause.value, cause.fix)
     plain = first["msg"].removeprefix("Value error, ")
-    message = _BOUNDS[first["type"]].format(**first.get("ctx", {})) if first["type"] in _BOUNDS else plain
+    message = _FIXES[first["type"]].format(**first.get("ctx", {})) if first["type"] in _FIXES else plain
     if first["type"] == "literal_error":
         message += _nearest_word(value, first["ctx"]["expected"])
     return ArgumentError(key or "config", "..." if whole else value, message)
