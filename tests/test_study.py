@@ -235,11 +235,11 @@ def test_which_schedule_wins_is_told_of_the_seeds_that_have_all_of_them(tmp_path
     # Right are 8, 12, 10 and 13 of 20, one more in the second seed; half of them under the attack, rounded down.
     assert "| fixed | 42.5 ± 3.5 | 20.0 ± 0.0 | 31.9 ± 2.7 |" in told
     assert told[-2].startswith(
-        "- **linear (0, 25 %)**: is not as good in both: +5.0 points at the full epsilon against"
+        "- **linear (0, 25 %)**: is not as good as both: +5.0 points at the full epsilon against"
     )
-    assert "(seed by seed +5.0, +5.0; 95 % over images -" in told[-2]
+    assert "(seed by seed +5.0, +5.0; 95 % over images, for these seeds, -" in told[-2]
     assert told[-2].endswith(", -7.5 of expected robustness against hinge (-7.5, -7.5).")
-    assert told[-1].startswith("- **linear (0, 12.5 %)**: is as good in both: +12.5 points")
+    assert told[-1].startswith("- **linear (0, 12.5 %)**: is as good as both: +12.5 points")
 
 
 def test_which_schedule_wins_is_not_told_before_a_seed_has_all_of_them(tmp_path):

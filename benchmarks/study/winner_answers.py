@@ -42,11 +42,11 @@ def section(rows: Rows) -> Iterator[str]:
 def _verdict(own: pd.DataFrame, outcomes: pd.DataFrame, name: str) -> str:
     at_eps, expected = _by_seed(own, "linf", name, "fixed"), _by_seed(own, "expected", name, "hinge")
     over_images = at_full_eps(outcomes[outcomes["seed"].isin(own["seed"])], name)
-    both = "is as good in both" if at_eps.mean() >= 0 and expected.mean() >= 0 else "is not as good in both"
+    both = "is as good as both" if at_eps.mean() >= 0 and expected.mean() >= 0 else "is not as good as both"
     low, high = over_images.low * 100, over_images.high * 100
     return (
         f"{both}: {at_eps.mean():+.1f} points at the full epsilon against fixed (seed by seed {_points(at_eps)}; "
-        f"95 % over images {low:+.1f} to {high:+.1f}), {expected.mean():+.1f} of expected robustness against hinge "
+        f"95 % over images, for these seeds, {low:+.1f} to {high:+.1f}), {expected.mean():+.1f} of expected robustness against hinge "
         f"({_points(expected)})."
     )
 
@@ -77,7 +77,7 @@ def _by_seed(own: pd.DataFrame, metric: str, one: str, other: str) -> np.ndarray
 
 
 def _points(values: np.ndarray) -> str:
-    return ", ".join(f"{value:+.1f}" for value in values)
+    return ", ".join(f"{round(value, 1) + 0.0:+.1f}" for value in values)  # no -0.0
 
 
 def _spread(mean: float, deviation: float) -> str:
