@@ -46,8 +46,8 @@ def _verdict(own: pd.DataFrame, outcomes: pd.DataFrame, name: str) -> str:
     low, high = over_images.low * 100, over_images.high * 100
     return (
         f"{both}: {at_eps.mean():+.1f} points at the full epsilon against fixed (seed by seed {_points(at_eps)}; "
-        f"95 % over images, for these seeds, {low:+.1f} to {high:+.1f}), {expected.mean():+.1f} of expected robustness against hinge "
-        f"({_points(expected)})."
+        f"95 % over images, for these seeds, {low:+.1f} to {high:+.1f}), "
+        f"{expected.mean():+.1f} of expected robustness against hinge ({_points(expected)})."
     )
 
 
