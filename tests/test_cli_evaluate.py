@@ -232,7 +232,7 @@ def test_evidence_of_another_measurement_in_the_folder(place, capsys):
     capsys.readouterr()
     before = Path("out/margins.parquet").read_bytes()
     said = refusal(capsys, *usual("--limit", 4))
-    assert "out: the evidence is on another data" in said
+    assert "out = 'out': the evidence is on another data" in said
     assert "--out" in said
     assert "on another model" in refusal(capsys, *usual("--limit", 3, model="mine:Net"))
     assert "found with seed 0, not 1" in refusal(capsys, *usual("--seed", 1))
@@ -301,3 +301,10 @@ def test_a_precision_is_reported_with_how_many_attacks_it_took(tmp_path, capsys)
     )
     assert main([*call, "--precision", "0.1", "--limit", "300", "--out", str(out)]) == 0
     assert "expected robustness" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("written", [["--model", "empty"], ["--model=empty"]])
+def test_what_is_wrong_with_a_folder_is_said_of_the_option_that_named_it(place, capsys, written):
+    Path("empty").mkdir(exist_ok=True)
+    said = refusal(capsys, *written, "--data", "digits", "--threat", "Linf:1/255")
+    assert "error: model = 'empty': no model.json in it" in said

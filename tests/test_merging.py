@@ -176,8 +176,8 @@ class Bomb:
 @pytest.mark.parametrize(
     ("file", "write", "says"),
     [
-        ("a.npz", lambda f, x: np.savez(f, pictures=x), "a.npz: has no images under adversarial, "),
-        ("a.npz", lambda f, x: f.write_bytes(b"PK\x03\x04 not"), "a.npz: not a readable .npz archive"),
+        ("a.npz", lambda f, x: np.savez(f, pictures=x), "'a.npz': has no images under adversarial, "),
+        ("a.npz", lambda f, x: f.write_bytes(b"PK\x03\x04 not"), "'a.npz': not a readable .npz archive"),
         ("a.npz", lambda f, x: np.savez(f, images=x[:7]), "adversarial = 'a.npz': holds 7 images of 12 samples: say"),
         (
             "a.npz",
@@ -185,16 +185,36 @@ class Bomb:
             "sample = 12: is no sample of the data",
         ),
         ("a.npz", lambda f, x: np.savez(f, images=x, sample=np.arange(11)), "give one image for each of 11 samples"),
-        ("a.npz", lambda f, x: np.savez(f, images=x, sample=np.ones(12)), "a.npz: sample is float64 of shape (12,)"),
+        (
+            "a.npz",
+            lambda f, x: np.savez(f, images=x, sample=np.ones(12)),
+            "'a.npz': sample is float64 of shape (12,)",
+        ),
         ("a.npz", lambda f, x: np.savez(f, images=x[:, :, 2:]), "adversarial = (12, 3, 30, 32): the model sees"),
-        ("a.npz", lambda f, x: np.savez(f, images=np.array([Bomb()])), "a.npz: not a readable .npz archive (array"),
-        ("a.npy", lambda f, x: np.save(f, np.array([Bomb()])), "a.npy: not a readable .npy file"),
-        ("a.npy", lambda f, x: f.write_bytes(b""), "a.npy: not a readable .npy file"),
-        ("a.pt", lambda f, x: torch.save({"adv": Bomb()}, f), "a.pt: damaged, no torch file, or one with Python"),
-        ("a.pt", lambda f, x: torch.save([torch.from_numpy(x)], f), "a.pt: holds a list: give a tensor"),
-        ("a.png", lambda f, x: f.touch(), "a.png: no kind of file that adversarial images are read from"),
-        ("a.npz", lambda f, x: f.mkdir(), "a.npz: is a folder, give one of its files"),
-        ("a.npz", lambda f, x: np.savez("b.npz", images=x), "a.npz: is not there; did you mean b.npz?"),
+        (
+            "a.npz",
+            lambda f, x: np.savez(f, images=np.array([Bomb()])),
+            "'a.npz': not a readable .npz archive (array",
+        ),
+        ("a.npy", lambda f, x: np.save(f, np.array([Bomb()])), "'a.npy': not a readable .npy file"),
+        ("a.npy", lambda f, x: f.write_bytes(b""), "'a.npy': not a readable .npy file"),
+        (
+            "a.pt",
+            lambda f, x: torch.save({"adv": Bomb()}, f),
+            "'a.pt': damaged, no torch file, or one with Python",
+        ),
+        (
+            "a.pt",
+            lambda f, x: torch.save([torch.from_numpy(x)], f),
+            "'a.pt': holds a list: give a tensor",
+        ),
+        (
+            "a.png",
+            lambda f, x: f.touch(),
+            "'a.png': no kind of file that adversarial images are read from",
+        ),
+        ("a.npz", lambda f, x: f.mkdir(), "'a.npz': is a folder, give one of its files"),
+        ("a.npz", lambda f, x: np.savez("b.npz", images=x), "'a.npz': is not there; did you mean b.npz?"),
     ],
 )
 def test_files_that_cannot_be_read(place, capsys, file, write, says):

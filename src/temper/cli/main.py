@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import logging
 import os
 import sys
@@ -182,9 +183,10 @@ def _logged() -> Iterator[None]:
 def _status(arguments: Sequence[str] | None) -> int:
     if sys.stdout is None:
         return end("error: stdout is closed; send it to a file, or to /dev/null", WRONG_CALL)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _plain_warnings():
-            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+            status = _run(words)
         _flush()
         return status
     except Stopped as stopped:
@@ -192,7 +194,7 @@ def _status(arguments: Sequence[str] | None) -> int:
     except NonFiniteLossError as error:
         return end(f"error: {error}", FAILED)
     except TemperError as error:
-        return end(f"error: {error}", WRONG_CALL)
+        return end(f"error: {_with_option(error, words)}", WRONG_CALL)
     except KeyboardInterrupt:
         return end("stopped; what was saved is kept, and the same command continues", STOPPED)
     except RuntimeError as error:
@@ -207,6 +209,18 @@ def _status(arguments: Sequence[str] | None) -> int:
     except Exception as error:  # a mistake of Temper's, or of a user's model
         log.exception("temper: error: %s; the lines below say where", type(error).__name__)
         return FAILED
+
+
+def _with_option(error: TemperError, words: Sequence[str]) -> TemperError:
+    """An error that begins with a file or folder as an error of the option that named it, where one did."""
+    if isinstance(error, ArgumentError):
+        return error
+    for word, after in itertools.pairwise([*words, ""]):
+        option, _, value = word.partition("=")
+        value, (place, colon, rest) = value or after, str(error).partition(": ")
+        if option.startswith("--") and colon and value == place:
+            return ArgumentError(option.removeprefix("--"), value, rest)
+    return error
 
 
 class _OneLine(logging.Formatter):
