@@ -268,8 +268,8 @@ def _by_hand() -> Iterator[WrongCall]:
     yield wrong("merge a.parquet --out new.parquet --norm Linf", "--norm is about adversarial images", "--adversarial")
     yield wrong("merge --out new.parquet --adversarial a.npz --norm L2", "--source is missing", "--model, --data")
     theirs = "merge --out new.parquet --source tool --norm L2 --model bundled --data digits --adversarial"
-    yield wrong(f"{theirs} nowhere.npz", "nowhere.npz: is not there", "give a .npz")
-    yield wrong(f"{theirs} text.txt", "text.txt: no kind of file", ".npz")
+    yield wrong(f"{theirs} nowhere.npz", "'nowhere.npz': is not there", "give a .npz")
+    yield wrong(f"{theirs} text.txt", "'text.txt': no kind of file", ".npz")
     for out in ("empty", "link", "text.txt/x.parquet", "/dev/null"):
         yield wrong(["merge", "a.parquet", "--out", out], out.removesuffix("/x.parquet"))
         yield wrong(["report", "empty", "--out", out], out.removesuffix("/x.parquet"))
@@ -300,8 +300,8 @@ PLACES = {
         "nowhere:factory": "no module 'nowhere'",
         "onnx:nowhere.onnx": "nowhere.onnx",
         "onnx:text.txt": "text.txt",
-        "torch:nowhere.pt2": "nowhere.pt2: not found",
-        "torch:text.txt": "text.txt: no TorchScript file",
+        "torch:nowhere.pt2": "nowhere.pt2': not found",
+        "torch:text.txt": "text.txt': no TorchScript file",
     },
     "data": {
         "nowhere": "no such file or folder",
@@ -311,7 +311,7 @@ PLACES = {
         "text.txt": "not a kind of file that is read",
         "torchvision:CIFAR11": "CIFAR10",
         "parquet:nowhere": "nowhere",
-        "hf:": "hf:: names no data set; write it as hf:ORG/NAME",
+        "hf:": "'hf:': names no data set; write it as hf:ORG/NAME",
         "webdataset:nowhere": "nowhere",
         "webdataset:text.txt": "text.txt: no plain tar archive",
     },
