@@ -382,8 +382,9 @@ def test_rows_of_another_version_are_told(place, capsys, words, column):
     (path,) = (place / "store" / "runs").iterdir()
     pd.read_parquet(path).drop(columns=column).to_parquet(path)
     assert call(words) == 2
+    option = "results" if "--results" in words else "store"
     assert capsys.readouterr().err == (
-        f"temper: error: store: rows without {column}, which another version of Temper wrote; remove runs/, and temper"
-        " bench run does these runs again, from the weights and searches that are there\n"
+        f"temper: error: {option} = 'store': rows without {column}, which another version of Temper wrote; remove runs"
+        "/, and temper bench run does these runs again, from the weights and searches that are there\n"
     )
     assert not Path("site").exists()

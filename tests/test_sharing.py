@@ -66,7 +66,7 @@ def test_a_folder_that_is_being_filled_is_refused_as_it_is(filled, capsys, words
     assert cli.main([*words, "--out", str(folder)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
-    assert f"{folder}: is being filled by process {process.pid} on " in said, said
+    assert f"out = '{folder}': is being filled by process {process.pid} on " in said, said
     assert " since 2" in said
     assert "choose another out folder" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
