@@ -80,7 +80,6 @@ def furnish(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(f"backbones: [bundled]\ndatasets: [digits]\n{line}\n")
     (folder / "notimg.jpg").write_bytes(b"GIF89a")
     (folder / "word.yaml").write_text("backbones: bundled\ndatasets: [digits]\n")
-    (folder / "pairs.yaml").write_text("backbones: [bundled]\ndatasets: [digits]\nprotocols: [a]\n")
     (folder / "link").symlink_to("empty")
     (folder / "net.onnx").touch()
     torch.save({"weight": torch.zeros(1)}, folder / "net.pth")

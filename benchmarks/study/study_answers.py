@@ -27,7 +27,7 @@ PLACE = ["backbone", "dataset", "objective", "schedule"]
 def mean_table(rows: pd.DataFrame) -> Iterator[str]:
     """Mean and standard deviation over seeds of everything measured, a line per cell without its seed, as Markdown."""
     shown = [name for name in (*METRICS, *BESIDE) if name in rows]
-    columns = {name: _spreads(rows, name) for name in shown}
+    columns = {name: spreads(rows, name) for name in shown}
     yield "| backbone | data | trained by | seeds | " + " | ".join(HEADS[name] for name in shown) + " |"
     yield "|---" * (4 + len(shown)) + "|"
     for place, own in rows.groupby(PLACE, sort=False):
@@ -37,7 +37,7 @@ def mean_table(rows: pd.DataFrame) -> Iterator[str]:
         yield f"| {backbone} | {dataset} | {method} | {own['seed'].nunique()} | " + " | ".join(numbers) + " |"
 
 
-def _spreads(rows: pd.DataFrame, name: str) -> dict[object, str]:
+def spreads(rows: pd.DataFrame, name: str) -> dict[object, str]:
     """Mean ± standard deviation over seeds, by place; no standard deviation of a single seed."""
     scale, digits = {"tau": (1.0, 2), "delay": (1.0, 1)}.get(name, (100.0, 1))
     spread = spread_over_seeds(rows.dropna(subset=[name]), [name], PLACE)[name] * scale
@@ -90,7 +90,7 @@ def onset(rows: pd.DataFrame, backbone: str, dataset: str) -> str:
     if own.empty:
         return "Not measured yet."
     said = [
-        f"{schedule} {eps}/255: {next(iter(_spreads(cell, 'severity').values()))} ({_count(len(cell), 'seed')})"
+        f"{schedule} {eps}/255: {next(iter(spreads(cell, 'severity').values()))} ({_count(len(cell), 'seed')})"
         for (eps, schedule), cell in own.groupby(["eps", "schedule"], sort=True)
     ]
     missing = sorted({*EPSILONS} - set(own["eps"]))

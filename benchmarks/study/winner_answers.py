@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from committed_rows import Rows, from_hex, store_rows
+from study_answers import complete, spreads
+from study_cells import CURVE
 from winner_cells import EPS, SCHEDULES, SEEDS, TITLES, planned
 
-from temper.benchmark.analysis import spread_over_seeds
 from temper.margins.intervals import Estimate, difference
 
 METRICS = ("clean", "linf", "expected")
@@ -18,21 +19,20 @@ def section(rows: Rows) -> Iterator[str]:
     """The part of docs/study.md that is about it, as Markdown."""
     plan = planned()
     frame = store_rows(rows, plan)
-    seeds = _whole_seeds(frame)
-    yield f"{len(frame)} of {len(plan)} cells are measured, {len(seeds)} of {len(SEEDS)} seeds with all schedules."
+    own = frame if frame.empty else complete(frame, len(SCHEDULES))
+    seeds = 0 if own.empty else own["seed"].nunique()
+    yield f"{len(frame)} of {len(plan)} cells are measured, {seeds} of {len(SEEDS)} seeds with all schedules."
     if not seeds:
         return
-    own = frame[frame["seed"].isin(seeds)]
     images = int(own["clean_n"].iloc[0])
     yield from [
         "",
         f"| schedule, {images} test images a seed | clean | at {EPS}/255 | expected |",
         "|---|---|---|---|",
     ]
-    spread = spread_over_seeds(own, METRICS, ["schedule"]) * 100
+    columns = [spreads(own, metric) for metric in METRICS]
     for name, title in TITLES.items():
-        told = [_spread(*(float(spread[(metric, end)][name]) for end in ("mean", "std"))) for metric in METRICS]
-        yield f"| {title} | {' | '.join(told)} |"
+        yield f"| {title} | {' | '.join(column[(*CURVE, 'at', name)] for column in columns)} |"
     yield ""
     outcomes = rows.read("outcomes")
     for name in CANDIDATES:
@@ -63,14 +63,6 @@ def _mean_outcome(outcomes: pd.DataFrame) -> np.ndarray:
     return np.mean(bits, axis=0)
 
 
-def _whole_seeds(frame: pd.DataFrame) -> list[int]:
-    """The seeds that every schedule has."""
-    if frame.empty:
-        return []
-    counts = frame.groupby("seed")["schedule"].nunique()
-    return sorted(int(seed) for seed in counts[counts == len(SCHEDULES)].index)
-
-
 def _by_seed(own: pd.DataFrame, metric: str, one: str, other: str) -> np.ndarray:
     wide = own.pivot(index="seed", columns="schedule", values=metric).astype(float) * 100
     return (wide[one] - wide[other]).to_numpy()
@@ -78,7 +70,3 @@ def _by_seed(own: pd.DataFrame, metric: str, one: str, other: str) -> np.ndarray
 
 def _points(values: np.ndarray) -> str:
     return ", ".join(f"{round(value, 1) + 0.0:+.1f}" for value in values)  # no -0.0
-
-
-def _spread(mean: float, deviation: float) -> str:
-    return f"{mean:.1f}" + ("" if np.isnan(deviation) else f" ± {deviation:.1f}")
