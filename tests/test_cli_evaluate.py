@@ -268,7 +268,7 @@ def test_a_report_of_several_folders(place, capsys):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["empty"], 2, "empty: holds no margins.parquet; name the folder of a finished run or evaluation"),
+        (["empty"], 2, "DIR = 'empty': holds no margins.parquet; name the folder of a finished run or evaluation"),
         ([], 2, "DIR = (): name at least one folder"),
         (["damaged"], 2, "margins.parquet: cannot be read as Parquet"),
     ],

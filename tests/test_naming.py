@@ -126,7 +126,7 @@ def test_a_report_leaves_out_what_it_cannot_read(capsys, tmp_path, caplog):
     assert [line.partition(": ")[0] for line in said] == ["left out of the report"] * 3
     assert all(any(f"runs/{name}" in line for line in said) for name in ("first", "corruptions", "damaged"))
     assert "good" in (tmp_path / "both.html").read_text()
-    assert "runs/corruptions: holds no margins.parquet" in told(
+    assert "DIR = 'runs/corruptions': holds no margins.parquet" in told(
         capsys, ["report", "runs/corruptions", "runs/damaged", "--out", "none.html"]
     )
     assert not (tmp_path / "none.html").exists()

@@ -274,7 +274,7 @@ def _by_hand() -> Iterator[WrongCall]:
         yield wrong(["report", "empty", "--out", out], out.removesuffix("/x.parquet"))
     yield wrong("report --out new.html", "DIR")
     yield wrong("report nowhere --out new.html", "DIR = 'nowhere': is not there", "name the folder of")
-    yield wrong("report empty --out new.html", "empty: holds no margins.parquet")
+    yield wrong("report empty --out new.html", "DIR = 'empty': holds no margins.parquet", "name the folder")
     for words, says in FINETUNE.items():
         yield wrong(["finetune", "--out", "new", *words.split()], says)
     yield wrong("demo --out text.txt", "out = 'text.txt': cannot be made", "choose another")

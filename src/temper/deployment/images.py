@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from temper.core.files import not_there
 from temper.data import Dataset, Pixels
 from temper.data.dataset import ArrayImages
 from temper.data.decode import IMAGE_SUFFIXES, decode
@@ -20,7 +21,7 @@ from temper.errors import ArgumentError, DataError
 
 
 def find_images(words: Sequence[str], stdin: IO[bytes] | None) -> list[str]:
-    """Paths of the images that a call names; whether they can be read shows when they are.
+    """Paths of the images that a call names; whether each can be read shows when it is.
 
     Args:
         words: files; folders, searched through for names that end like an image's (hidden ones left out); and ``-``
@@ -28,8 +29,11 @@ def find_images(words: Sequence[str], stdin: IO[bytes] | None) -> list[str]:
         stdin: read to its end where ``-`` asks for it.
 
     Raises:
-        ArgumentError: nothing is named, or a folder holds no image.
+        ArgumentError: nothing is named, nothing of what is named is there, or a folder holds no image.
     """
+    if words and not any(word == "-" or os.path.lexists(word) for word in words):
+        fix = not_there(Path(words[0]), "name an image or a folder of images")
+        raise ArgumentError("IMAGES", words[0], fix)
     paths: list[str] = []
     for word in words:
         if word == "-":

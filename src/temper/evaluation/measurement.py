@@ -42,6 +42,17 @@ TABLE = "margins.parquet"
 JOURNAL = "journal"
 
 
+def check_measured(folder: Path, argument: str) -> None:
+    """Refuse a folder in which no measurement has ended.
+
+    Raises:
+        ArgumentError: about ``argument``.
+    """
+    if not (folder / TABLE).exists():
+        fix = f"holds no {TABLE}; name the folder of a finished run or evaluation"
+        raise ArgumentError(argument, str(folder), fix)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What came out of a measurement.

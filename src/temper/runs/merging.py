@@ -12,7 +12,7 @@ from temper.data import Dataset
 from temper.data.adversarial import load_adversarial
 from temper.errors import ArgumentError, EvidenceError
 from temper.evaluation.expected import in_expectation
-from temper.evaluation.measurement import TABLE, identity
+from temper.evaluation.measurement import TABLE, check_measured, identity
 from temper.evaluation.samples import from_dataset
 from temper.evaluation.verifying import Checked, Given, check, check_source
 from temper.margins import EvidenceTable
@@ -59,8 +59,8 @@ def merged_tables(places: Sequence[Path]) -> EvidenceTable:
     for place in places:
         if not place.exists():
             raise ArgumentError("TABLE", str(place), not_there(place, f"name a {TABLE}, or a folder that holds one"))
-        if place.is_dir() and not (place / TABLE).exists():
-            raise ArgumentError("TABLE", str(place), f"holds no {TABLE}; name the folder of a finished evaluation")
+        if place.is_dir():
+            check_measured(place, "TABLE")
     paths = [place / TABLE if place.is_dir() else place for place in places]
     merged = EvidenceTable.load(paths[0])
     for path in paths[1:]:

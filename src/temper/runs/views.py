@@ -12,7 +12,7 @@ import pandas as pd
 from temper.core.files import not_there, read_json, unless_damaged
 from temper.data.arrays import DAMAGE
 from temper.errors import ArgumentError, DamagedError, EvidenceError, RunError, TemperError
-from temper.evaluation.measurement import TABLE
+from temper.evaluation.measurement import TABLE, check_measured
 from temper.margins import Estimate, EvidenceTable, union_robust_accuracy
 from temper.margins.comparison import clean_change
 from temper.report import AccuracyCurve, EpochRow, RunView, SampleView, Training, write_report
@@ -52,10 +52,9 @@ def view(folder: Path, name: str) -> RunView:
     """A folder as the report shows it.
 
     Raises:
-        RunError: the folder holds no evidence table.
+        ArgumentError: the folder holds no evidence table. EvidenceError: it cannot be read.
     """
-    if not (folder / TABLE).exists():
-        raise RunError(f"{folder}: holds no {TABLE}; name the folder of a finished run or evaluation")
+    check_measured(folder, "DIR")
     table = EvidenceTable.load(folder / TABLE)
     run = Run(folder) if (folder / CONFIG).exists() else None
     subset = _from_subset(folder, table)
@@ -74,21 +73,21 @@ def report(folders: Sequence[Path], out: Path, title: str, lead: str = "") -> Pa
     """Write one HTML report of one or several folders; of several, those that cannot be read are left out and named.
 
     Raises:
-        ArgumentError: one is not there. RunError, EvidenceError: none can be read.
+        ArgumentError: one is not there, or none holds evidence. RunError, EvidenceError: none can be read.
     """
     for folder in folders:
         if not folder.exists():
-            fix = not_there(folder, "name the folder of a run or evaluation")
+            fix = not_there(folder, "name the folder of a finished run or evaluation")
             raise ArgumentError("DIR", str(folder), fix)
-    folders = list(dict.fromkeys(folder.resolve() for folder in folders))
-    names = [folder.name for folder in folders]
+    distinct_folders = {folder.resolve(): folder for folder in folders}
+    folders, names = [*distinct_folders.values()], [folder.name for folder in distinct_folders]
     distinct = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
     views: dict[Path, RunView] = {}
     refused: list[TemperError] = []
     for folder, name in zip(folders, distinct, strict=True):
         try:
             views[folder] = view(folder, name)
-        except (RunError, EvidenceError) as error:
+        except (ArgumentError, RunError, EvidenceError) as error:
             refused.append(error)
     if not views:
         raise refused[0]
