@@ -122,7 +122,7 @@ def test_an_unknown_key_suggests_the_nearest(content, start, hint):
         ({"data": {"classes": 1}}, "data.classes = 1: give at least 2"),
         (
             {"objective": {"name": "trade"}},
-            f"objective.name = 'trade': Input should be {', '.join(MOST)} or {LAST}",
+            f"objective.name = 'trade': choose {', '.join(MOST)} or {LAST}",
         ),
         ({"objective": {"name": "mart", "beta": -1}}, "objective.beta = -1"),
         ({"optimiser": {"label_smoothing": 1}}, "optimiser.label_smoothing = 1"),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from temper.attacks.names import check_suite
 from temper.benchmark.configuration import FactorValues
 from temper.benchmark.presets import PRESETS, Settings, preset_exceptions
-from temper.core.calls import Seed
+from temper.core.calls import LARGEST, Count, Seed
 from temper.core.refusals import StrictNumbers, refusal
 from temper.errors import ArgumentError
 from temper.text import did_you_mean, nearest
@@ -50,15 +50,15 @@ class Measure(_Part):
     """Attack suite of the robust accuracies and of the curve."""
     suites: dict[str, str] = Field({}, exclude_if=not_)  # names of runs without any are what they were before
     """Metric and attack suite, for robust accuracies that are measured with another one."""
-    points: int = Field(8, ge=1)
+    points: int = Field(8, ge=1, le=1000)
     """Radii of the Linf curve up to the threat's eps, for expected robustness."""
     corruptions: bool = True
     """Accuracy under common corruptions (metric common): one of 11 per image, severity 3, as in arXiv:2508.14079."""
-    tau: int = Field(256, ge=0)
+    tau: int = Field(256, ge=0, le=LARGEST)
     """Samples whose margins are searched for margin consistency (metric tau); 0: not measured."""
-    limit: int | None = Field(None, ge=1)
+    limit: Count | None = None
     """Measure at most so many test samples, stratified by class."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: Count | None = None
     """Samples attacked at once; it does not change the result."""
 
     @field_validator("threats")
@@ -141,11 +141,11 @@ class Exceptional(_Part):
 class Search(_Part):
     """Hyper-parameters are searched on validation data, once per backbone, data set, objective and protocol."""
 
-    trials: int = Field(20, ge=1)
+    trials: Count = 20
     """Configurations tried, the stopped ones included; never fewer, never more."""
     seed: int = Field(0, ge=0)
     """Seed of what is tried."""
-    reduction: int = Field(2, ge=2)
+    reduction: int = Field(2, ge=2, le=LARGEST)
     """ASHA: one in so many trials goes on to the next rung."""
     robust_weight: float = Field(0.5, ge=0, le=1)
     """Share of robust accuracy, beside clean accuracy, in what is maximised on the validation data."""
@@ -292,6 +292,7 @@ def _spec_error(error: ValidationError) -> ArgumentError:
         kind = sections.get(str(first["loc"][0]), Spec)
         return ArgumentError("SPEC", key, f"is no key; {_nearest(str(first['loc'][-1]), list(kind.model_fields))}")
     if first["type"] == "missing":
-        return ArgumentError("SPEC", key, "is missing; give it a list of names")
+        names = "give factors and values" if first["loc"][-1] == "where" else "give a list of names"
+        return ArgumentError("SPEC", key, f"is missing; {names}")
     refused = refusal(error)
     return ArgumentError(f"SPEC: {refused.argument}", refused.value, refused.fix)

@@ -20,6 +20,15 @@ _FIXES = {
     "finite_number": "give a finite number",
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "mapping_type"), "give key: value pairs"),
     **dict.fromkeys(("list_type", "tuple_type"), "give a list"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "give true or false"),
+    **dict.fromkeys(("path_type", "path_parsing"), "give a path"),
+    "string_type": "give a text",
+    "literal_error": "choose {expected}",
+    "too_long": "give at most {max_length} of them",
+    "too_short": "give at least {min_length} of them",
+    "missing": "is missing; write it",
 }
 
 
