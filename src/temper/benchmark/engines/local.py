@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Self
@@ -123,6 +124,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, task, gpu), daemon=True)
+        resource_tracker.ensure_running()  # at its start it lets SIGINT through again
         with _unheard(signal.SIGINT):
             self.process.start()
         theirs.close()
