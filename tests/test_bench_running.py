@@ -188,6 +188,17 @@ def test_a_worker_ends_soon_after_its_driver_is_killed(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
+def test_the_first_worker_of_a_process_leaves_ctrl_c_unheard_while_it_imports(tmp_path):
+    (tmp_path / "drive.py").write_text(
+        "import os, signal\nfrom temper.benchmark.engines.local import _Worker\n"
+        "if __name__ == '__main__':\n    worker = _Worker(print, None)\n"
+        "    os.kill(worker.process.pid, signal.SIGINT)\n    worker.process.join(0.5)\n    worker.end()\n"
+    )
+    ended = subprocess.run([sys.executable, str(tmp_path / "drive.py")], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+
+
 def bench_run(spec, store):
     return ["bench", "run", str(spec), "--store", str(store), "--workers", "1"]
 
