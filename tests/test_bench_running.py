@@ -193,9 +193,10 @@ def test_the_first_worker_of_a_process_leaves_ctrl_c_unheard_while_it_imports(tm
     (tmp_path / "drive.py").write_text(
         "import os, signal\nfrom temper.benchmark.engines.local import _Worker\n"
         "if __name__ == '__main__':\n    worker = _Worker(print, None)\n"
-        "    os.kill(worker.process.pid, signal.SIGINT)\n    worker.process.join(0.5)\n    worker.end()\n"
+        "    os.kill(worker.process.pid, signal.SIGINT)\n    worker.end()\n    print(worker.process.exitcode)\n"
     )
     ended = subprocess.run([sys.executable, str(tmp_path / "drive.py")], capture_output=True, text=True, check=True)
+    assert int(ended.stdout) != -signal.SIGINT
     assert ended.stderr == ""
 
 
