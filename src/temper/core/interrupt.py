@@ -1,8 +1,10 @@
 """Stopping at a good moment: a signal is a request, and the work says when it is safe."""
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -48,3 +50,22 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, Ctrl-C waits; a process that this thread starts there does not hear it until it says so (:func:`hear`).
+
+    A terminal sends Ctrl-C to all processes; one that is still importing could only answer with a traceback.
+    """
+    resource_tracker.ensure_running()  # when it starts it lets Ctrl-C through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        hear()
+
+
+def hear() -> None:
+    """Let Ctrl-C through to this thread; one that waited comes now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,4 +1,4 @@
-"""What a process that was spawned logs, said by the process that spawned it, as if it had been logged there."""
+"""What a process that was spawned logs and fails with, told to the process that spawned it."""
 
 import logging
 from collections.abc import Iterator
@@ -15,15 +15,23 @@ class Line:
     """The way back to the parent; it can be handed to a process when that is spawned.
 
     No dataclass: lightning-fabric takes those apart that are handed over, and refuses frozen ones.
+
+    Attributes:
+        failures: in the parent, what processes failed with; all of it is there when the listening is over.
     """
 
     def __init__(self, end: Connection, level: int) -> None:
         self._end, self._level = end, level
+        self.failures: list[Exception] = []
 
     def speak(self) -> None:
         """Send what this process logs from now on to its parent, from that one's level up. One process speaks."""
         logging.getLogger().addHandler(_Sender(self._end))
         logging.getLogger(OURS).setLevel(self._level)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the parent what this process cannot go on with."""
+        self._end.send(error)
 
 
 class _Sender(QueueHandler):
@@ -41,20 +49,24 @@ class _Sender(QueueHandler):
 def listening() -> Iterator[Line]:
     """Log here, with the handlers of this process, what the process that was handed the line logs."""
     heard, end = Pipe(duplex=False)
-    listener = Thread(target=_repeat, args=(heard,), daemon=True)
+    line = Line(end, logging.getLogger(OURS).getEffectiveLevel())
+    listener = Thread(target=_hear, args=(heard, line), daemon=True)
     listener.start()
     try:
-        yield Line(end, logging.getLogger(OURS).getEffectiveLevel())
+        yield line
     finally:
         end.close()  # the last one open: all that was sent is heard first
         listener.join()
 
 
-def _repeat(heard: Connection) -> None:
+def _hear(heard: Connection, line: Line) -> None:
     with heard:
         while True:
             try:
-                record = heard.recv()
+                told = heard.recv()
             except (EOFError, OSError):  # all have ended, or one was killed in the middle of a record
                 return
-            logging.getLogger(record.name).handle(record)
+            if isinstance(told, Exception):
+                line.failures.append(told)
+            else:
+                logging.getLogger(told.name).handle(told)

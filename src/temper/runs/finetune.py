@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -18,17 +17,17 @@ from temper import models
 from temper.attacks.suites import get_suite
 from temper.core.claims import alone, refuse_if_filled
 from temper.core.files import unless_damaged
-from temper.core.interrupt import Stop, Stopped
-from temper.core.relay import Line, listening
+from temper.core.interrupt import Stopped
 from temper.core.threads import computing_with
 from temper.data import Dataset, Pixels
-from temper.errors import ArgumentError, MissingExtraError, NonFiniteLossError, RunError, naming
+from temper.errors import ArgumentError, MissingExtraError, RunError, naming
 from temper.evaluation import measurement, samples
 from temper.evaluation.examples import examples
 from temper.models import Classifier
 from temper.models.model_text import parse_model
 from temper.models.text_head import ZeroShot, choose_classes
 from temper.runs import evaluate, views
+from temper.runs.processes import together
 from temper.runs.run import CONFIG, DELAY, TRAINED, Run, check_folder, open_run
 from temper.runs.watch import watching
 from temper.threat import Threat
@@ -290,33 +289,15 @@ def _train(config: FinetuneConfig, run: Run, splits: Splits, classifier: Classif
     if config.devices == 1:
         _train_here(fabric, config, run.folder, splits, classifier, schedule)
     else:
-        with Stop(forward=_tell_children), listening() as line:  # the processes hear the signal and save
-            # lightning-fabric types the launched function as one without arguments of its own.
-            end = fabric.launch(_train_process, config, run.folder, line)  # type: ignore[arg-type]
-        if end is not None:
-            raise end
+        together(fabric, run.folder, _train_process, config, run.folder)
 
 
-def _train_process(
-    fabric: Fabric, config: FinetuneConfig, folder: Path, line: Line
-) -> Stopped | NonFiniteLossError | None:
-    """One of several processes: each loads data and backbone for itself; all of them end alike."""
-    if fabric.is_global_zero:
-        line.speak()
+def _train_process(fabric: Fabric, config: FinetuneConfig, folder: Path) -> None:
+    """One of several processes: each loads data and backbone for itself."""
     splits = splits_of(config)
-    try:
-        schedule = make_schedule(config.schedule, config.seed)
-        with computing_with(config.threads):
-            _train_here(fabric, config, folder, splits, load_backbone(config, splits), schedule)
-    except (Stopped, NonFiniteLossError) as end:
-        return end
-    return None
-
-
-def _tell_children(number: int) -> None:
-    for child in multiprocessing.active_children():
-        if child.pid is not None:
-            os.kill(child.pid, number)
+    schedule = make_schedule(config.schedule, config.seed)
+    with computing_with(config.threads):
+        _train_here(fabric, config, folder, splits, load_backbone(config, splits), schedule)
 
 
 def _train_here(

@@ -5,11 +5,9 @@ import io
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Self
@@ -18,6 +16,7 @@ from temper.benchmark.engines import Placement
 from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, CellAnswer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
 from temper.core.environment import cores
+from temper.core.interrupt import hear, unheard
 from temper.core.orphans import end_with_parent
 from temper.errors import ArgumentError
 
@@ -124,8 +123,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, task, gpu), daemon=True)
-        resource_tracker.ensure_running()  # at its start it lets SIGINT through again
-        with _unheard(signal.SIGINT):
+        with unheard():
             self.process.start()
         theirs.close()
         self.gpu = gpu
@@ -168,24 +166,11 @@ def _work(pipe: Connection, task: CellTask, gpu: str | None) -> None:
     end_with_parent(ORPHAN_SECONDS)
     sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        hear()
         while True:
             pipe.send(attempt(task, pipe.recv()))
     except (EOFError, KeyboardInterrupt):  # nothing more to do
         return
-
-
-@contextlib.contextmanager
-def _unheard(number: signal.Signals) -> Iterator[None]:
-    """Inside, a signal waits; a process that is started there does not hear it until it says so.
-
-    A terminal sends Ctrl-C to workers, too; one that is still importing could only answer with a traceback.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 class _NoTerminal(io.TextIOWrapper):

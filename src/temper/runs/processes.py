@@ -1,0 +1,86 @@
+"""Work that several processes of this machine do together, and how it ends: alike in all, or with an error of one."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
+
+from temper.core.interrupt import Stop, Stopped, hear, unheard
+from temper.core.relay import Line, listening
+from temper.errors import NonFiniteLossError, RunError, TemperError
+
+Work = Callable[..., None]
+
+
+def together(fabric: Fabric, folder: Path, work: Work, *args: object) -> None:
+    """Do work in each process of ``fabric``, which are started for it; the first one's log is said here.
+
+    Args:
+        fabric: of a strategy that spawns.
+        folder: what the work is about, for messages.
+        work: called with the process's fabric and ``args``; all of it travels to the processes.
+        args: of the work.
+
+    Raises:
+        Stopped: a signal asked to stop. NonFiniteLossError: all of them met it.
+        TemperError, OSError: what one of them could not go on with. RunError: one was killed.
+        ProcessException: what else one of them failed with.
+    """
+    with Stop(forward=_tell_children) as stop:
+        # Another thread: this one hears signals, and a process is started deaf by a thread that hears none.
+        with listening() as line, ThreadPoolExecutor(1) as launcher:
+            launched = launcher.submit(_launch, fabric, line, folder, work, args)
+            error = launched.exception()
+        if isinstance(error, ProcessException):
+            error = Stopped(f"{folder}: stopped; --resume continues") if stop.requested else _ended(error, line, folder)
+    end = error or launched.result()
+    if end is not None:
+        raise end
+
+
+def _launch(fabric: Fabric, line: Line, folder: Path, work: Work, args: tuple[object, ...]) -> Exception | None:
+    with unheard():
+        # lightning-fabric types the launched function as one without arguments of its own.
+        end: Exception | None = fabric.launch(_process, line, folder, work, args)  # type: ignore[arg-type]
+        return end
+
+
+def _process(
+    fabric: Fabric, line: Line, folder: Path, work: Work, args: tuple[object, ...]
+) -> Stopped | NonFiniteLossError | None:
+    """One of the processes."""
+    try:
+        if fabric.is_global_zero:
+            line.speak()
+        hear()
+        work(fabric, *args)
+    except KeyboardInterrupt:  # before the work listened itself
+        return Stopped(f"{folder}: stopped; --resume continues")
+    except (Stopped, NonFiniteLossError) as end:
+        return end  # of all processes
+    except (TemperError, OSError, torch.OutOfMemoryError) as error:
+        line.fail(error)  # of this one; that it raises ends the others
+        raise
+    return None
+
+
+def _ended(error: ProcessException, line: Line, folder: Path) -> Exception:
+    """What to say of a process that did not come to its end."""
+    if line.failures:
+        return line.failures[0]
+    if isinstance(error, ProcessExitedException):
+        how = error.signal_name or f"exit status {error.exit_code}"
+        fix = "out of memory? --resume continues from the last checkpoint"
+        return RunError(f"{folder}: process {error.error_index} of the training ended ({how}); {fix}")
+    return error
+
+
+def _tell_children(number: int) -> None:
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            os.kill(child.pid, number)
