@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Self
@@ -23,10 +23,8 @@ class Stop:
     Only the main thread can catch signals; in others nothing is changed.
     """
 
-    def __init__(self, forward: Callable[[int], None] | None = None) -> None:
-        """``forward`` is called with a SIGTERM's number, to hand it on to processes that did not hear it."""
+    def __init__(self) -> None:
         self.requested = False
-        self._forward = forward
 
     def __enter__(self) -> Self:
         self._before = {}
@@ -42,9 +40,6 @@ class Stop:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
-        # A terminal sends Ctrl-C to all processes itself; SIGTERM reaches the one that it names.
-        if self._forward and number == signal.SIGTERM:
-            self._forward(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -54,7 +49,8 @@ class Stop:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-    """Inside, Ctrl-C waits; a process that this thread starts there does not hear it until it says so (:func:`hear`).
+    """Inside, Ctrl-C waits, and a process that this thread starts there never hears it: whoever starts it tells it to
+    stop, by SIGTERM.
 
     A terminal sends Ctrl-C to all processes; one that is still importing could only answer with a traceback.
     """
@@ -63,9 +59,4 @@ def unheard() -> Iterator[None]:
     try:
         yield
     finally:
-        hear()
-
-
-def hear() -> None:
-    """Let Ctrl-C through to this thread; one that waited comes now."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

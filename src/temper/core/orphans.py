@@ -7,6 +7,8 @@ import threading
 import time
 from multiprocessing.connection import wait
 
+SAVING_SECONDS = 10.0  # that a process with work of its own gets to save it when the one that started it is gone
+
 
 def end_with_parent(grace: float = 0.0) -> None:
     """From now on, let this worker process end when the one that started it is gone.

@@ -14,7 +14,7 @@ from temper.core.interrupt import Stop, Stopped
 from temper.errors import RunError
 
 DEATHS = 3  # of a run's processes, until the run itself is to blame
-POLL_SECONDS = 2.0
+POLL_SECONDS = 0.5
 
 
 class CellTask(Protocol):
@@ -87,9 +87,6 @@ class Pool(Protocol):
     def landed(self) -> Iterator[tuple[Cell, CellAnswer]]:
         """Cells that ended, and what became of them; waits for one, but not for ever."""
 
-    def forward(self, number: int) -> None:
-        """Hand a signal on to those that did not hear it, from inside its handler."""
-
     def cancel(self) -> None:
         """Ask for all that was launched to end soon; called once, after a signal."""
 
@@ -103,9 +100,9 @@ def drive(pool: Pool, cells: Sequence[Cell]) -> Iterator[Ended]:
     """
     waiting = deque(cells)
     deaths: Counter[tuple[str, type[Died]]] = Counter()
-    with Stop(forward=pool.forward) as stop, pool:
+    with Stop() as stop, pool:
         while (waiting or pool.busy) and not stop.requested:
-            while waiting and pool.has_room:
+            while waiting and pool.has_room and not stop.requested:
                 pool.launch(waiting.popleft())
             yield from _settled(pool, waiting, deaths, stop)
         if stop.requested:

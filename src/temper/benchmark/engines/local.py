@@ -16,13 +16,11 @@ from temper.benchmark.engines import Placement
 from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, CellAnswer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
 from temper.core.environment import cores
-from temper.core.interrupt import hear, unheard
-from temper.core.orphans import end_with_parent
+from temper.core.interrupt import unheard
+from temper.core.orphans import SAVING_SECONDS, end_with_parent
 from temper.errors import ArgumentError
 
 log = logging.getLogger(__name__)
-
-ORPHAN_SECONDS = 10.0  # that a worker gets to save when its driver is gone
 
 
 class LocalEngine:
@@ -109,11 +107,8 @@ class _Workers:
             yield cell, answer
 
     def cancel(self) -> None:
-        pass  # the workers heard the signal
-
-    def forward(self, number: int) -> None:
         for worker in self._workers:
-            worker.signal(number)
+            worker.stop()
 
 
 class _Worker:
@@ -146,9 +141,10 @@ class _Worker:
             reason = f"signal {-code}" if code < 0 else f"exit status {code}"
             return cell, Died(f"its process died {DEATHS} times ({reason}); out of memory?")
 
-    def signal(self, number: int) -> None:
-        if self.process.pid is not None and self.process.is_alive():
-            os.kill(self.process.pid, number)
+    def stop(self) -> None:
+        """Ask it to save what it is at, and to answer that it has stopped."""
+        if self.cell:
+            self.process.terminate()  # SIGTERM, which its work listens to; before it does, it has nothing to save
 
     def end(self) -> None:
         """Let it go: an idle one ends by itself when its pipe closes."""
@@ -163,13 +159,12 @@ def _work(pipe: Connection, task: CellTask, gpu: str | None) -> None:
     """A worker's life, on a GPU of its own where there are several."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA reads it when a run begins to compute
-    end_with_parent(ORPHAN_SECONDS)
+    end_with_parent(SAVING_SECONDS)
     sys.stderr = _NoTerminal(sys.stderr.buffer, errors="replace", line_buffering=True)
     try:
-        hear()
         while True:
             pipe.send(attempt(task, pipe.recv()))
-    except (EOFError, KeyboardInterrupt):  # nothing more to do
+    except EOFError:  # nothing more to do
         return
 
 

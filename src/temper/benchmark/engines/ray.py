@@ -128,9 +128,6 @@ class _Flight:
     def launch(self, cell: Cell) -> None:
         self.cells[self._function.remote(cell, *self._shared)] = cell
 
-    def forward(self, number: int) -> None:
-        pass  # a handler of signals is no place to talk to a cluster; cancel does, soon after
-
     def cancel(self) -> None:
         """Take back what waits for a place; running ones hear it as Ctrl-C, and end when they have saved."""
         for ref in self.cells:
