@@ -1,13 +1,13 @@
 """Whatever a file of settings holds is refused in words of our own."""
 
 from collections.abc import Iterator
-from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
 from bench_grid import TINY
 from temper.benchmark.spec import Spec, read_spec
+from temper.core.refusals import models_in
 from temper.errors import ArgumentError
 from temper.training.config import FinetuneConfig, read_config
 
@@ -15,19 +15,11 @@ VALUES = [None, "x", "", 1.5, "1.5", -1, 10**400, [], ["x"], [0.5] * 4, {}, {"a"
 FOREIGN = ("Input ", "Field ", "should ", "valid ", "\n")
 
 
-def sections(annotation: object) -> Iterator[type[BaseModel]]:
-    """The models that a value of this kind may be."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from sections(part)
-
-
 def keys(schema: type[BaseModel], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every key of a file, with those above it."""
     for name, field in schema.model_fields.items():
         yield (*before, name)
-        for section in sections(field.annotation):
+        for section in models_in(field.annotation):
             yield from keys(section, (*before, name))
 
 

@@ -143,7 +143,7 @@ class Search(_Part):
 
     trials: Count = 20
     """Configurations tried, the stopped ones included; never fewer, never more."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of what is tried."""
     reduction: int = Field(2, ge=2, le=LARGEST)
     """ASHA: one in so many trials goes on to the next rung."""

@@ -1,10 +1,7 @@
 """Stopping at a good moment: a signal is a request, and the work says when it is safe."""
 
-import contextlib
 import signal
 import threading
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -45,18 +42,3 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Inside, Ctrl-C waits, and a process that this thread starts there never hears it: whoever starts it tells it to
-    stop, by SIGTERM.
-
-    A terminal sends Ctrl-C to all processes; one that is still importing could only answer with a traceback.
-    """
-    resource_tracker.ensure_running()  # when it starts it lets Ctrl-C through again
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -87,17 +87,18 @@ def _joined(*parts: object) -> str:
 def _nearest_key(place: list[int | str], schema: type[BaseModel]) -> str:
     *parents, unknown = place
     for key in parents:
-        schema = next(_models(schema.model_fields[key].annotation)) if key in schema.model_fields else schema
+        schema = next(models_in(schema.model_fields[key].annotation)) if key in schema.model_fields else schema
     known = list(schema.model_fields)
     near = [_joined(*parents, name) for name in nearest(str(unknown), known, cutoff=0.5)]
     return did_you_mean(near, f"known: {', '.join(known)}")
 
 
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
+def models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a value of this kind may be, or hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
-        yield from _models(part)
+        yield from models_in(part)
 
 
 def _nearest_word(value: object, expected: str) -> str:

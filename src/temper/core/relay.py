@@ -14,8 +14,6 @@ OURS = "temper"
 class Line:
     """The way back to the parent; it can be handed to a process when that is spawned.
 
-    No dataclass: lightning-fabric takes those apart that are handed over, and refuses frozen ones.
-
     Attributes:
         failures: in the parent, what processes failed with; all of it is there when the listening is over.
     """
@@ -47,7 +45,8 @@ class _Sender(QueueHandler):
 
 @contextmanager
 def listening() -> Iterator[Line]:
-    """Log here, with the handlers of this process, what the process that was handed the line logs."""
+    """Log here, with the handlers of this process, what the process that was handed the line logs, and keep what any
+    that was handed it fails with."""
     heard, end = Pipe(duplex=False)
     line = Line(end, logging.getLogger(OURS).getEffectiveLevel())
     listener = Thread(target=_hear, args=(heard, line), daemon=True)

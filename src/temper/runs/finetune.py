@@ -27,7 +27,7 @@ from temper.models import Classifier
 from temper.models.model_text import parse_model
 from temper.models.text_head import ZeroShot, choose_classes
 from temper.runs import evaluate, views
-from temper.runs.processes import together
+from temper.runs.launching import together
 from temper.runs.run import CONFIG, DELAY, TRAINED, Run, check_folder, open_run
 from temper.runs.watch import watching
 from temper.threat import Threat

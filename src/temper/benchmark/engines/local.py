@@ -16,8 +16,7 @@ from temper.benchmark.engines import Placement
 from temper.benchmark.engines.base import DEATHS, POLL_SECONDS, CellAnswer, CellTask, Died, Ended, attempt, drive
 from temper.benchmark.grid import Cell
 from temper.core.environment import cores
-from temper.core.interrupt import unheard
-from temper.core.orphans import SAVING_SECONDS, end_with_parent
+from temper.core.orphans import SAVING_SECONDS, end_with_parent, unheard
 from temper.errors import ArgumentError
 
 log = logging.getLogger(__name__)

@@ -1,19 +1,18 @@
 """Work that several processes of this machine do together, and how it ends: alike in all, or with an error of one."""
 
-import contextlib
 import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from temper.core.interrupt import Stop, Stopped, unheard
-from temper.core.orphans import SAVING_SECONDS, end_with_parent
+from temper.core.interrupt import Stop, Stopped
+from temper.core.orphans import SAVING_SECONDS, end_with_parent, unheard
 from temper.core.relay import Line, listening
 from temper.errors import NonFiniteLossError, RunError, TemperError
 
@@ -35,7 +34,7 @@ def together(fabric: Fabric, folder: Path, work: Work, *args: object) -> None:
         TemperError, OSError: what one of them could not go on with. RunError: one was killed.
         ProcessException: what else one of them failed with.
     """
-    others = _children()
+    others = set(multiprocessing.active_children())
     with Stop() as stop:
         # Another thread: this one hears signals, and a process is started deaf by a thread that hears none.
         with listening() as line, ThreadPoolExecutor(1) as launcher:
@@ -49,24 +48,29 @@ def together(fabric: Fabric, folder: Path, work: Work, *args: object) -> None:
         raise end
 
 
-def _wait(launched: Future[Exception | None], stop: Stop, others: set[int]) -> None:
+def _wait(launched: Future[Exception | None], stop: Stop, others: set[BaseProcess]) -> None:
     """Wait for the processes; after a signal each of them is told to stop, once, those that were still to start too."""
     told = set(others)
     try:
         while not wait([launched], POLL_SECONDS).done:
             if stop.requested:
-                untold = _children() - told
-                _end(untold)
-                told |= untold
+                told |= _terminated(told)
     except KeyboardInterrupt:  # a second signal: what is not saved is lost
-        _end(_children() - others)
+        _terminated(others)
         raise
+
+
+def _terminated(others: set[BaseProcess]) -> set[BaseProcess]:
+    """Send SIGTERM to the processes that were started from here, but for ``others``; returns them."""
+    mine = set[BaseProcess](multiprocessing.active_children()) - others
+    for process in mine:
+        process.terminate()
+    return mine
 
 
 def _launch(fabric: Fabric, line: Line, work: Work, args: tuple[object, ...]) -> Exception | None:
     with unheard():
-        # lightning-fabric types the launched function as one without arguments of its own.
-        end: Exception | None = fabric.launch(_process, line, work, args)  # type: ignore[arg-type]
+        end: Exception | None = fabric.launch(partial(_process, line=line, work=work, args=args))
         return end
 
 
@@ -94,13 +98,3 @@ def _ended(error: ProcessException, line: Line, folder: Path) -> Exception:
         fix = "out of memory? --resume continues from the last checkpoint"
         return RunError(f"{folder}: process {error.error_index} of the training ended ({how}); {fix}")
     return error
-
-
-def _children() -> set[int]:
-    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
-
-
-def _end(processes: set[int]) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)

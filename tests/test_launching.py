@@ -12,14 +12,14 @@ from lightning_fabric import Fabric
 
 from temper.core.relay import listening
 from temper.errors import DataError, RunError
-from temper.runs.processes import together
+from temper.runs.launching import together
 
 PATIENCE = 120
 DRIVER = """
 from pathlib import Path
 from lightning_fabric import Fabric
 from temper.core.interrupt import Stopped
-from temper.runs.processes import together
+from temper.runs.launching import together
 
 def work(fabric):
     print("at work")
