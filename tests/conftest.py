@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -121,6 +122,16 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without figures, whose drawing takes longer than a tiny run."""
     monkeypatch.setattr("temper.report.content.drawn", lambda figure: "data:,")
+
+
+@pytest.fixture
+def warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings with several processes fork them from one that has imported all they need, and save the seconds that a
+    fresh interpreter takes for that; they get their task, and do it, as spawned ones do."""
+    from lightning_fabric.strategies import STRATEGY_REGISTRY
+
+    multiprocessing.set_forkserver_preload(["temper.runs.finetune", "lightning_fabric", "torch.distributed"])
+    monkeypatch.setitem(STRATEGY_REGISTRY["ddp_spawn"]["init_params"], "start_method", "forkserver")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -175,7 +175,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(more, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.numerical
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "warm_processes")
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     same = AUTOLORA | {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2, "precision": "fp32"}
     one = train_only(read_config(config(tmp_path / "one", **same)))

@@ -66,6 +66,7 @@ def test_resumed_in_the_middle_of_an_epoch_ends_bit_identical(name, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.numerical
+@pytest.mark.usefixtures("warm_processes")
 def test_two_processes_draw_and_mix_what_one_does():
     same = {"model": {"name": "tiny:plain", "image_size": 8}, "epochs": 2}
     one, two = trained("one", ALL, **same), trained("two", ALL, **same, devices=2)

@@ -117,7 +117,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(whole: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.numerical
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "warm_processes")
 def test_two_processes_give_what_one_gives(whole: Run) -> None:
     two = train_only(read_config(config(Path("two"), **FARE, devices=2)))
     assert_nearly_same_training(whole, two, atol=2e-4)

@@ -77,6 +77,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(piece: str, tmp_path: Path, p
 
 
 @pytest.mark.numerical
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize("piece", PIECES)
 def test_two_processes_give_what_one_gives(piece: str, tmp_path: Path) -> None:
     # bf16 rounds the same sums differently in another order, on machines that compute it.

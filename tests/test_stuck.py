@@ -136,6 +136,7 @@ def test_a_stopped_run_is_warned_of_once_in_all(tmp_path, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_two_processes_warn_once(tmp_path):
     settings = config(tmp_path / "run", schedule={"name": "fixed"}, devices=2, epochs=2, **STILL)
     settings["data"] |= {"validation_fraction": 0.06}

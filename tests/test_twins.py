@@ -252,7 +252,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(more, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.numerical
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "warm_processes")
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """On a batch norm that takes running statistics in training, too: else each process has a batch of its own."""
     model = {"name": "tiny:steady", "image_size": 8}
