@@ -8,6 +8,8 @@ import torch
 
 import tiny
 from temper import data
+from temper.benchmark.costs import Sizes
+from temper.benchmark.planning import sizes
 from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError, RunError
 from temper.runs.finetune import train_only
@@ -193,3 +195,22 @@ def test_defaults_are_filled_in_where_they_apply():
     assert completed(FinetuneConfig()).data == DataConfig()
     assert completed(read_config({"data": {"extra": "x", "mix": "mixup"}})).data.extra_share == 0.7
     assert completed(read_config({"data": {"extra": "x", "mix": "mixup"}})).data.mix_alpha == 1.0
+
+
+def test_each_part_can_be_limited():
+    limits = {"train_limit": 200, "validation_limit": 30, "test_limit": 50}
+    splits, whole = load_splits(DataConfig(train="digits", **limits), 0), load_splits(DataConfig(train="digits"), 0)
+    for name, limited, all_of_it in (
+        ("train", splits.train, whole.train),
+        ("validation", splits.validation, whole.validation),
+        ("test", splits.test, whole.test),
+    ):
+        assert len(limited) == limits[f"{name}_limit"] < len(all_of_it)
+        assert set(limited.ids) <= set(all_of_it.ids)
+        assert set(limited.labels) == set(range(10))  # stratified
+    assert sizes(DataConfig(train="digits", **limits)) == Sizes(200, 50, 30)
+
+
+def test_a_limit_of_validation_leaves_what_was_written_before_as_it_was():
+    assert "validation_limit" not in DataConfig().model_dump()
+    assert DataConfig(validation_limit=30).model_dump()["validation_limit"] == 30

@@ -38,7 +38,11 @@ def sizes(config: DataConfig) -> Sizes:
     else:
         parts = load_splits(config, 0)
         train, test, validation = len(parts.train), len(parts.test), len(parts.validation)
-    return Sizes(min(train, config.train_limit or train), min(test, config.test_limit or test), validation)
+    return Sizes(
+        min(train, config.train_limit or train),
+        min(test, config.test_limit or test),
+        min(validation, config.validation_limit or validation),
+    )
 
 
 def past_throughput(rows: pd.DataFrame) -> dict[str, float]:

@@ -92,7 +92,8 @@ def diagnose(out: Path, config: FinetuneConfig, *, epochs: int = EPOCHS, images:
 
 def _shortened(config: FinetuneConfig, images: int | None) -> tuple[FinetuneConfig, Splits]:
     """The configuration that all short runs share, and its data."""
-    whole = config.model_copy(update={"data": config.data.model_copy(update={"train_limit": None, "test_limit": None})})
+    unlimited = dict.fromkeys(("train_limit", "test_limit", "validation_limit"))
+    whole = config.model_copy(update={"data": config.data.model_copy(update=unlimited)})
     splits = splits_of(whole)
     data = _few(config.data, splits, images)
     model = config.model

@@ -71,6 +71,8 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         train = train.limit(config.train_limit, seed)
     if config.test_limit is not None:
         test = test.limit(config.test_limit, seed)
+    if config.validation_limit is not None:
+        validation = validation.limit(config.validation_limit, seed)
     return Splits(train, validation, test, _extra(config, train, (validation, test)))
 
 

@@ -52,6 +52,8 @@ class DataConfig(Section):
     """Use at most so many training samples, stratified by class."""
     test_limit: Count | None = None
     """Use at most so many test samples, stratified by class."""
+    validation_limit: Count | None = Field(None, exclude_if=unused)
+    """Use at most so many validation samples, stratified by class: robust validation attacks each of them."""
     extra: str | None = Field(None, exclude_if=unused)
     """Further images to train on, such as generated ones, with the classes of the training data: any data set that
     train can name. An epoch stays as long as the training data."""
