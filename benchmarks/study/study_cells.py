@@ -53,6 +53,8 @@ def _tells_winner(each: Planned) -> bool:
 def _part(eps: int, factors: Mapping[str, str | int]) -> str | None:
     """The part of the study that needs a cell; None where none does."""
     compared = factors["schedule"] in COMPARED  # standard fine-tuning, too: its schedule is fixed, at no epsilon
+    if eps in EVERYWHERE and compared:
+        return "core"
     if eps in EVERYWHERE:
-        return "core" if compared else "other schedules"
+        return "other schedules" if factors["dataset"] == CURVE[1] else None
     return "curve" if compared and (factors["backbone"], factors["dataset"]) == CURVE else None
