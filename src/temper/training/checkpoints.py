@@ -33,10 +33,12 @@ class Tally:
     Attributes:
         counted: updates that were counted, the images they were made of, and their forward and backward passes.
         attacked: where norms are drawn, of each how many samples were attacked in it and how many of them were wrong.
+        slopes: where samples have epsilons of their own, how far logit margins fall per unit of epsilon, in each norm.
     """
 
     counted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     attacked: dict[str, list[int]] = field(default_factory=dict)
+    slopes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Adversarial images for a training step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from temper.core import randomness
 from temper.threat import Threat
 from temper.training import inner_attacks
 from temper.training.config import FinetuneConfig
+from temper.training.individual import fall, radii
 from temper.training.objectives.objective import Craft
 
 
@@ -27,9 +29,11 @@ class Crafter:
         config: FinetuneConfig,
         autocast: Callable[[], AbstractContextManager[object]],
         original: nn.Module | None = None,
+        slopes: Mapping[str, float] | None = None,
     ) -> None:
         self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
-        self._original = original
+        self._original, self._slopes = original, {} if slopes is None else slopes
+        self._fallen: dict[str, Tensor] = {}
         self._answer: Callable[[Callable[[], Tensor]], Tensor] = _asked
 
     def logits(self, x: Tensor) -> Tensor:
@@ -76,14 +80,36 @@ class Crafter:
         return worst
 
     def _attack(self, threat: Threat, keys: Tensor) -> Craft:
+        own = self._config.schedule.individual
+
         def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
             def moved() -> Tensor:
                 with crafting(self._classifier, self._pairs) as model, self._autocast():
-                    return inner_attack(model, x, y, threat, keys, loss, self._config)
+                    attack_by = partial(inner_attack, model, x, y, threat, keys, loss, self._config)
+                    return self._individually(model, x, y, threat, attack_by) if own else attack_by(threat.eps)
 
             return self._answer(moved)
 
         return attack
+
+    def _individually(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack_by: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Attack each sample by an epsilon of its own, for the price of a look before and one after."""
+        with torch.no_grad():
+            before = model(x)
+        eps = radii(before, y, threat.eps, self._slopes.get(threat.norm))
+        images = attack_by(eps)
+        with torch.no_grad():
+            fallen = fall(before, model(images), y, eps)
+        self._fallen[threat.norm] = self._fallen.get(threat.norm, torch.zeros_like(fallen)) + fallen
+        return images
+
+    def fallen(self) -> dict[str, Tensor]:
+        """How far margins fell in each norm since this was asked last, and for how much epsilon: see
+        :func:`temper.training.individual.fall`."""
+        fallen, self._fallen = self._fallen, {}
+        return fallen
 
     @contextmanager
     def remembering(self) -> Iterator[Callable[[], None]]:
@@ -117,9 +143,13 @@ def inner_attack(
     keys: Tensor,
     loss: Loss,
     config: FinetuneConfig,
+    eps: Tensor | float,
 ) -> Tensor:
-    """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss."""
+    """Images of the configured attack: PGD's last iterate, or APGD's of the highest loss.
+
+    ``eps`` is that of the threat, or [N], one for each sample, by it.
+    """
     own, target = config.attack, next(each.eps for each in config.threats if each.norm == threat.norm)
     steps = inner_attacks.steps_at(own.length, threat.eps / target) if own.steps_follow else own.length
     attack = inner_attacks.make(own.name, steps, own.step_size, loss)
-    return perturb(attack, model, x, y, threat.eps, threat.norm, keys=keys if own.random_start else None)
+    return perturb(attack, model, x, y, eps, threat.norm, keys=keys if own.random_start else None)

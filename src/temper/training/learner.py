@@ -66,7 +66,8 @@ def crafter_of(session: Session) -> Crafter:
     """What crafts the images of an epoch."""
     config = session.task.config
     asked = attacked_as(session.classifier, config)
-    return Crafter(asked, session.pairs, config, session.fabric.autocast, session.original)
+    slopes = session.progress.slopes
+    return Crafter(asked, session.pairs, config, session.fabric.autocast, session.original, slopes)
 
 
 def objective_of(session: Session, crafter: Crafter) -> Objective:

@@ -21,13 +21,14 @@ from temper.training.averaging import Average, averaged, make_average, renew_sta
 from temper.training.batches import batches, example
 from temper.training.checkpoints import Checkpoint, Progress, contiguous, load_newest, save_checkpoint
 from temper.training.finiteness import check_finite, check_weights
+from temper.training.individual import renewed
 from temper.training.learner import add_part, begin_epoch, crafter_of, drop_part, objective_of, original_of, trained_as
 from temper.training.metrics import Metrics
 from temper.training.norms import beside, drawn_from, in_words, note_errors, scaled
 from temper.training.optimisation import lr_share, make_optimiser, set_lr
 from temper.training.passes import count_update, of_update
 from temper.training.perturbation import at_perturbed_weights, gamma_at
-from temper.training.processes import anyone
+from temper.training.processes import anyone, summed
 from temper.training.session import Outside, Session, Task, training_pixels
 from temper.training.update import accumulate, share_statistics
 from temper.training.validation import clean_accuracy, robust_accuracy
@@ -205,6 +206,8 @@ def train_epoch(
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
         count_update(progress, of_update(config, fraction, perturbed=gamma > 0), sums[0].item())
+        fallen = {each: summed(fabric, sums) for each, sums in crafter.fallen().items()}
+        progress.slopes.update(renewed(progress.slopes, fallen))
         norm = threats[0].norm if config.attack.union == "e-at" and threats else None
         if norm is not None:
             note_errors(progress, norm, *sums.tolist()[:2])

@@ -26,6 +26,7 @@ def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) 
     steps = inner_attacks.steps_at(own.length, share) if own.steps_follow else own.length
     attack = inner_attacks.make(own.name, steps, own.step_size, cross_entropy)
     forward, backward = attack.passes()
+    forward += 2 * config.schedule.individual  # looks before and after it
     looks, images, norms = objective.cost.looks, objective.cost.images * (2 if perturbed else 1), len(config.threats)
     if own.union == "max":  # attacks in all norms, and looks at what they found
         forward, backward, looks = norms * forward, norms * backward, looks + norms

@@ -113,6 +113,9 @@ class ScheduleConfig(Section):
     """custom: "module:function", called with (epoch, epochs), returns a share in [0, 1]."""
     per: Literal["step", "epoch"] = "step"
     """Move epsilon at every step, or once per epoch as in the paper."""
+    individual: bool = Field(False, exclude_if=not_)
+    """Give each sample an epsilon of its own, between half and twice that in force, by how large its margin looks;
+    costs two looks at each image."""
 
     @model_validator(mode="after")
     def _only_its_own_options(self) -> Self:
