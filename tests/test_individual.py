@@ -21,12 +21,12 @@ from tiny_runs import config
 INDIVIDUAL = {"schedule": {"name": "fixed", "individual": True}, "attack": {"name": "pgd", "steps": 3}}
 
 
-def test_a_sample_is_attacked_half_as_far_again_as_its_margin_reaches():
+def test_a_sample_is_attacked_twice_as_far_as_its_margin_reaches():
     logits = torch.tensor([[4.0, 1.0, 0.0], [4.0, 1.0, 0.0], [4.0, 1.0, 0.0], [1.0, 2.0, 3.0]])
     labels = torch.tensor([0, 1, 2, 2])  # margins 3, -3, -4, 1
     # A slope of 100: margins of .03 and .01 in pixels.
-    assert radii(logits, labels, 0.04, 100.0).tolist() == pytest.approx([0.045, 0.02, 0.02, 0.02])
-    assert radii(logits, labels, 0.02, 100.0).tolist() == pytest.approx([0.04, 0.01, 0.01, 0.015])  # 2 eps at most
+    assert radii(logits, labels, 0.04, 100.0).tolist() == pytest.approx([0.06, 0.02, 0.02, 0.02])  # eps / 2 at least
+    assert radii(logits, labels, 0.02, 100.0).tolist() == pytest.approx([0.04, 0.01, 0.01, 0.02])  # and 2 eps at most
     assert radii(logits, labels, 0.04, None).tolist() == pytest.approx([0.04] * 4)
 
 

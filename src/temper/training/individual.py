@@ -14,7 +14,7 @@ from torch import Tensor
 
 from temper.attacks.losses import logit_difference
 
-AHEAD = 1.5  # of the margin, so that it grows
+AHEAD = 2.0  # of the margin, so that it grows
 LEAST, MOST = 0.5, 2.0  # of the epsilon in force
 KEPT = 0.9  # of the slope, at every update
 
