@@ -16,7 +16,7 @@ from temper.training.config import FinetuneConfig, completed, read_config
 from temper.training.crafter import Crafter
 from temper.training.individual import fall, radii, renewed
 from temper.training.passes import of_update
-from tiny_runs import config
+from tiny_runs import config, steps
 
 INDIVIDUAL = {"schedule": {"name": "fixed", "individual": True}, "attack": {"name": "pgd", "steps": 3}}
 
@@ -69,6 +69,10 @@ def test_training_costs_two_looks_at_each_image(tmp_path: Path):
     assert run.trained is not None
     updates = run.trained.passes
     assert (updates.forward, updates.backward) == (3 * 90 * (1 + 3 + 2), 3 * 90 * (3 + 1))
+    means = [row["eps_mean"] / row["eps"] for row in steps(run)]
+    assert means[0] == pytest.approx(1)
+    assert all(0.5 <= mean <= 2 for mean in means)
+    assert len(set(means)) == len(means)
 
 
 @pytest.mark.parametrize(

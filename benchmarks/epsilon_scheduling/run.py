@@ -5,8 +5,8 @@
 CIFAR-10 ResNet-20 (non-robust) fine-tuned on the first 20 classes of CIFAR-100 (5,000 training, 1,000 test images),
 Linf 8/255, PGD-5 training, 16 epochs, batch 128, AdamW 2e-3; then APGD-CE with 10 steps at 1/255 ... 8/255. Standard,
 fixed, hinge (25 %, 75 %), a short ramp (0, 25 %) and that with an epsilon for each sample with three seeds; the grid of
-(T1, T2) and epsilon per epoch with one. Finished runs are kept and a stopped one continues. Writes results.csv, history.csv, table.md and figure.svg beside
-this file; rows of runs that are not in --out are kept.
+(T1, T2) and epsilon per epoch with one. Finished runs are kept and a stopped one continues. Writes results.csv,
+history.csv, table.md and figure.svg beside this file; rows of runs that are not in --out are kept.
 """
 
 import argparse

@@ -211,7 +211,9 @@ def train_epoch(
         norm = threats[0].norm if config.attack.union == "e-at" and threats else None
         if norm is not None:
             note_errors(progress, norm, *sums.tolist()[:2])
-        session.outside.metrics.step(progress, epoch, eps, lr, sums, norm)
+        first = fallen.get(threats[0].norm) if threats else None
+        eps_mean = None if first is None else first[1].item() / sums[0].item()
+        session.outside.metrics.step(progress, epoch, eps, lr, sums, norm, eps_mean)
         session.outside.bar.advance(f"epoch {epoch}/{config.epochs}  eps {in_words(beside(config.threats, eps))}")
         if index + 1 < steps:  # at its end an epoch is saved anyway
             asked = anyone(fabric, session.outside.stop.requested)

@@ -51,11 +51,23 @@ class Metrics:
             self._file = path.open("ab")
 
     def step(
-        self, progress: Progress, epoch: int, eps: float, lr: float, sums: Tensor, norm: str | None = None
+        self,
+        progress: Progress,
+        epoch: int,
+        eps: float,
+        lr: float,
+        sums: Tensor,
+        norm: str | None = None,
+        eps_mean: float | None = None,
     ) -> None:
-        """Note an update of the weights; ``norm`` is the one that its batch was attacked in, where one was drawn."""
+        """Note an update of the weights.
+
+        ``norm`` is the one that its batch was attacked in, where one was drawn; ``eps_mean`` is that of the samples'
+        epsilons, in the first norm, where they have their own.
+        """
         samples, correct, loss = sums.tolist()
         row = {"loss": loss / samples, "accuracy": correct / samples, "eps": eps, "lr": lr}
+        row |= {} if eps_mean is None else {"eps_mean": eps_mean}
         self._write({"kind": "step", "step": progress.step, "epoch": epoch, **row, **({"norm": norm} if norm else {})})
         self._fabric.log_dict({f"step/{name}": value for name, value in row.items()}, step=progress.step)
 
