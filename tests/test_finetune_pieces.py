@@ -4,7 +4,6 @@ two processes give what one gives; and it does what it is for."""
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ from tiny_runs import assert_nearly_same_training, assert_same_weights, config, 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 #: Every piece, by what it adds to the configuration.
-PIECES: dict[str, dict[str, Any]] = {
+PIECES: dict[str, dict[str, object]] = {
     "swa": {"optimiser": {"swa": 0.3}},
     "awp": {"optimiser": {"awp": 0.02, "awp_warmup": 0.2}},
     "e-at": {"norm": "Linf,L1", "eps": "16/255,6"},
@@ -33,9 +32,6 @@ PIECES: dict[str, dict[str, Any]] = {
     "avg": {"norm": "Linf,L1", "eps": "16/255,6", "attack": {"union": "avg"}, "optimiser": {"awp": 0.02}},
     "awp in parts": {"optimiser": {"awp": 0.02}, "objective": {"name": "trades"}, "micro_batch": 7},
     "n-fgsm": {"attack": {"name": "n-fgsm", "steps": 1}},  # robust accuracy on the validation images, too
-    "individual": {"schedule": {"individual": True}},
-    "individual, awp in parts": {"schedule": {"individual": True}, "optimiser": {"awp": 0.02}, "micro_batch": 7},
-    "individual in two norms": {"schedule": {"individual": True}, "norm": "Linf,L1", "eps": "16/255,6"},
 }
 #: Those that are stopped and resumed alone.
 STOPPED = PIECES | {
@@ -49,10 +45,9 @@ def _tiny_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
-def attacked(out: Path, *, function: str = "constant", **changes: Any) -> dict[str, object]:
-    """A run with the whole epsilon throughout; "interrupting" is the same, with a Ctrl-C in its second epoch."""
-    schedule = {"name": "custom", "function": f"tiny:{function}"}
-    return config(out, **changes | {"schedule": schedule | changes.get("schedule", {})})
+def attacked(out: Path, **changes: object) -> dict[str, object]:
+    """A run with the whole epsilon throughout."""
+    return config(out, schedule={"name": "custom", "function": "tiny:constant"}, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +65,12 @@ def test_stopped_and_resumed_it_ends_bit_identical(piece: str, tmp_path: Path, p
     whole = finetune(attacked(tmp_path / "whole", **own))
     assert any(not torch.equal(value, weights(plain)[name]) for name, value in weights(whole).items())
     with pytest.raises(Stopped, match="--resume continues"):
-        finetune(attacked(tmp_path / "run", function="interrupting", **own))
+        finetune(config(tmp_path / "run", schedule={"name": "custom", "function": "tiny:interrupting"}, **own))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "interrupting", tiny.constant)
-        resumed = finetune(attacked(tmp_path / "run", function="interrupting", **own), resume=True)
+        resumed = finetune(
+            config(tmp_path / "run", schedule={"name": "custom", "function": "tiny:interrupting"}, **own), resume=True
+        )
     assert_same_weights(resumed, whole)
     assert steps(resumed) == steps(whole)
     assert resumed.trained == whole.trained

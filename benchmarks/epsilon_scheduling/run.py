@@ -4,9 +4,9 @@
 
 CIFAR-10 ResNet-20 (non-robust) fine-tuned on the first 20 classes of CIFAR-100 (5,000 training, 1,000 test images),
 Linf 8/255, PGD-5 training, 16 epochs, batch 128, AdamW 2e-3; then APGD-CE with 10 steps at 1/255 ... 8/255. Standard,
-fixed, hinge (25 %, 75 %), a short ramp (0, 25 %) and that with an epsilon for each sample with three seeds; the grid of
-(T1, T2) and epsilon per epoch with one. Finished runs are kept and a stopped one continues. Writes results.csv,
-history.csv, table.md and figure.svg beside this file; rows of runs that are not in --out are kept.
+fixed, hinge (25 %, 75 %), a short ramp (0, 25 %) and margin (0, 25 %) with three seeds; the grid of (T1, T2) and
+epsilon per epoch with one. Finished runs are kept and a stopped one continues. Writes results.csv, history.csv,
+table.md and figure.svg beside this file; rows of runs that are not in --out are kept.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def hinges(name: str) -> str:
         "fixed": "0, 0 (fixed)",
         "hinge": "0.25, 0.75 (hinge)",
         "short": "0, 0.25 (short ramp)",
-        "individual": "0, 0.25, an epsilon for each sample",
+        "margin": "0, 0.25, by each sample's margin (margin)",
         "hinge-per-epoch": "0.25, 0.75, epsilon per epoch",
     }
     return known.get(name) or name.removeprefix("grid-").replace("-", ", ")

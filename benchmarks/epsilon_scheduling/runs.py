@@ -15,7 +15,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 # Schedules that might win at the full epsilon, too.
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "short": ("at", {"name": "linear", "end": 0.25}),
-    "individual": ("at", {"name": "linear", "end": 0.25, "individual": True}),
+    "margin": ("at", {"name": "margin", "end": 0.25}),
 }
 PER_EPOCH: dict[str, tuple[str, dict[str, Any]]] = {
     "hinge-per-epoch": ("at", {"name": "hinge", "start": 0.25, "end": 0.75, "per": "epoch"}),

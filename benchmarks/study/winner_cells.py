@@ -17,11 +17,11 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "hinge": {"start": 0.25, "end": 0.75},
     "linear": {"end": 0.25},
     "shorter": {"name": "linear", "end": 0.125},  # one epoch of eight, the shortest that there is
-    "individual": {"name": "linear", "end": 0.25, "individual": True},
+    "margin": {"end": 0.25},
 }
 TITLES = {
     "fixed": "fixed", "hinge": "hinge (25 %, 75 %)", "linear": "linear (0, 25 %)", "shorter": "linear (0, 12.5 %)",
-    "individual": "linear (0, 25 %), an epsilon for each sample",
+    "margin": "margin (0, 25 %)",
 }  # fmt: skip
 # Accuracy at the full epsilon by the suite `fast`, below it by ten steps of APGD; nothing else.
 MEASURE: dict[str, Any] = {"threats": {"linf": f"Linf:{EPS}/255"}, "limit": 400, "tau": 0, "corruptions": False}

@@ -52,22 +52,17 @@ PARTS: dict[str, Mapping[str, int]] = {
     "e-at, drawn L1": {CRAFTS["L1"]: 1, UPDATE: 1, OPTIMISER: 1},
     "max": {CRAFTS["Linf"]: 1, CRAFTS["L1"]: 1, LOOK: 2, UPDATE: 1, OPTIMISER: 1},
     "avg": {CRAFTS["Linf"]: 1, CRAFTS["L1"]: 1, UPDATE: 2, OPTIMISER: 1},
-    "individual": {CRAFTS["Linf"]: 1, LOOK: 2, UPDATE: 1, OPTIMISER: 1},
+    "margin": {CRAFTS["Linf"]: 1, LOOK: 2, UPDATE: 1, OPTIMISER: 1},
     "autolora": {CRAFTS["Linf"]: 1, UPDATE: 2, OPTIMISER: 1},
     "twins": {CRAFTS["Linf"]: 1, UPDATE: 1, OPTIMISER: 1},
 }
 
 
-def configured(union: str, *, individual: bool = False) -> FinetuneConfig:
+def configured(union: str) -> FinetuneConfig:
     """PGD with the steps of ``measure.py`` in both norms, which share a batch so."""
-    settings = {
-        "norm": "Linf,L1",
-        "eps": [threat.eps for threat in THREATS],
-        "attack": {"name": "pgd", "steps": STEPS, "union": union},
-        "schedule": {"individual": individual},
-        "precision": "fp32",
-    }
-    return resolve(read_config(settings))
+    eps = [threat.eps for threat in THREATS]
+    attack = {"name": "pgd", "steps": STEPS, "union": union}
+    return resolve(read_config({"norm": "Linf,L1", "eps": eps, "attack": attack, "precision": "fp32"}))
 
 
 class Bench:
@@ -88,10 +83,8 @@ class Bench:
             union: Crafter(self.classifier, self.pairs, configured(union), self.fabric.autocast)
             for union in ("e-at", "max", "avg")
         }
-        own = configured("e-at", individual=True)
-        self.crafters["individual"] = Crafter(
-            self.classifier, self.pairs, own, self.fabric.autocast, slopes={"Linf": 100.0}
-        )
+        own = Crafter(self.classifier, self.pairs, configured("e-at"), self.fabric.autocast, slopes={"Linf": 100.0})
+        self.crafters["margin"] = own
         branched, winged = copy.deepcopy(loaded), copy.deepcopy(loaded)
         add_branch(branched, rank=8)
         add_wing(winged)
@@ -160,7 +153,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "e-at, drawn L1": partial(bench.step, THREATS[1:]),
         "max": partial(bench.step, THREATS, "max"),
         "avg": partial(bench.step, THREATS, "avg"),
-        "individual": partial(bench.step, union="individual"),
+        "margin": partial(bench.step, union="margin"),
         "autolora": partial(bench.step_of, "autolora"),
         "twins": partial(bench.step_of, "twins"),
     }

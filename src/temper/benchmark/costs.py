@@ -70,9 +70,10 @@ def cost(cell: Cell, sizes: Sizes) -> Cost:
 def _training_passes(cell: Cell) -> tuple[float, float]:
     """Forward and backward passes of each training image."""
     config, objective = cell.config, OBJECTIVES[cell.config.objective.name]
+    own = config.schedule.individual
     perturbed_from = (config.optimiser.awp_warmup or 0) if config.optimiser.awp else 1
     updates = [
-        of_update(config, share, perturbed=place >= round(perturbed_from * MOMENTS))
+        of_update(config, share, individual=own, perturbed=place >= round(perturbed_from * MOMENTS))
         for place, share in enumerate(_shares(config))
     ]
     # The average of epochs looks at the images once more.

@@ -156,7 +156,7 @@ def _check(config: FinetuneConfig, schedule: Schedule | None) -> EpsilonSchedule
         _tell_lost_ramp(config)
     elif not isinstance(schedule, EpsilonSchedule):
         schedule = EpsilonSchedule.custom(schedule)
-    if schedule.name in ("hinge", "linear", "abrupt") and schedule.fraction(config.epochs, config.epochs) < 1:
+    if schedule.name in ("hinge", "linear", "margin", "abrupt") and schedule.fraction(config.epochs, config.epochs) < 1:
         fix = f"never reaches eps in {config.epochs} epochs; give shares of the training, or train longer"
         raise ArgumentError("schedule.end", config.schedule.end, fix)
     return schedule

@@ -116,8 +116,8 @@ class FinetuneConfig(Section):
             )
             raise ArgumentError("data.mix", self.data.mix, fix)
         if self.schedule.individual and objective.labels == "none":
-            fix = f"objective {self.objective.name} looks at no label, and so at no margin; leave it out"
-            raise ArgumentError("schedule.individual", True, fix)
+            fix = f"objective {self.objective.name} looks at no label, and so at no margin; choose schedule.name fixed"
+            raise ArgumentError("schedule.name", self.schedule.name, fix)
         if not {each.norm for each in self.threats} <= set(attack.norms):
             fix = f"attack {self.attack.name} is made for {', '.join(attack.norms)} alone; take attack.name pgd or apgd"
             raise ArgumentError("norm", self.norm, fix)

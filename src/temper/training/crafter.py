@@ -20,7 +20,10 @@ from temper.training.objectives.objective import Craft
 
 
 class Crafter:
-    """The model as attacks see it while training: eval mode, no parameter gradients, batch norms folded."""
+    """The model as attacks see it while training: eval mode, no parameter gradients, batch norms folded.
+
+    With ``slopes``, by which logit margins fall in each norm, each sample has an epsilon of its own.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class Crafter:
         slopes: Mapping[str, float] | None = None,
     ) -> None:
         self._classifier, self._pairs, self._config, self._autocast = classifier, pairs, config, autocast
-        self._original, self._slopes = original, {} if slopes is None else slopes
+        self._original, self._slopes = original, slopes
         self._fallen: dict[str, Tensor] = {}
         self._answer: Callable[[Callable[[], Tensor]], Tensor] = _asked
 
@@ -80,25 +83,31 @@ class Crafter:
         return worst
 
     def _attack(self, threat: Threat, keys: Tensor) -> Craft:
-        own = self._config.schedule.individual
-
         def attack(x: Tensor, y: Tensor, loss: Loss) -> Tensor:
             def moved() -> Tensor:
                 with crafting(self._classifier, self._pairs) as model, self._autocast():
                     attack_by = partial(inner_attack, model, x, y, threat, keys, loss, self._config)
-                    return self._individually(model, x, y, threat, attack_by) if own else attack_by(threat.eps)
+                    if self._slopes is None:
+                        return attack_by(threat.eps)
+                    return self._individually(model, x, y, threat, attack_by, self._slopes.get(threat.norm))
 
             return self._answer(moved)
 
         return attack
 
     def _individually(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack_by: Callable[[Tensor], Tensor]
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        attack_by: Callable[[Tensor], Tensor],
+        slope: float | None,
     ) -> Tensor:
         """Attack each sample by an epsilon of its own, for the price of a look before and one after."""
         with torch.no_grad():
             before = model(x)
-        eps = radii(before, y, threat.eps, self._slopes.get(threat.norm))
+        eps = radii(before, y, threat.eps, slope)
         images = attack_by(eps)
         with torch.no_grad():
             fallen = fall(before, model(images), y, eps)

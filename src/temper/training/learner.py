@@ -66,7 +66,7 @@ def crafter_of(session: Session) -> Crafter:
     """What crafts the images of an epoch."""
     config = session.task.config
     asked = attacked_as(session.classifier, config)
-    slopes = session.progress.slopes
+    slopes = session.progress.slopes if session.task.schedule.individual else None
     return Crafter(asked, session.pairs, config, session.fabric.autocast, session.original, slopes)
 
 

@@ -205,8 +205,9 @@ def train_epoch(
 
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
-        count_update(progress, of_update(config, fraction, perturbed=gamma > 0), sums[0].item())
-        fallen = {each: summed(fabric, sums) for each, sums in crafter.fallen().items()}
+        each = of_update(config, fraction, individual=task.schedule.individual, perturbed=gamma > 0)
+        count_update(progress, each, sums[0].item())
+        fallen = {name: summed(fabric, mine) for name, mine in crafter.fallen().items()}
         progress.slopes.update(renewed(progress.slopes, fallen))
         norm = threats[0].norm if config.attack.union == "e-at" and threats else None
         if norm is not None:

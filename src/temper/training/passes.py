@@ -14,10 +14,11 @@ from temper.training.trained import Passes, Trained
 ROBUST_STEPS = 10  # of the PGD that validation runs
 
 
-def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) -> Passes:
+def of_update(config: FinetuneConfig, share: float, *, individual: bool = False, perturbed: bool = False) -> Passes:
     """Passes of one image in an update of the weights, while ``share`` of the target epsilon is in force.
 
-    ``perturbed``: whether its gradient is taken once more, at weights that were moved.
+    ``individual``: whether each sample has its own. ``perturbed``: whether the gradient is taken once more, at weights
+    that were moved.
     """
     objective, own = OBJECTIVES[config.objective.name], config.attack
     if not objective.attacked or share == 0:
@@ -26,7 +27,7 @@ def of_update(config: FinetuneConfig, share: float, *, perturbed: bool = False) 
     steps = inner_attacks.steps_at(own.length, share) if own.steps_follow else own.length
     attack = inner_attacks.make(own.name, steps, own.step_size, cross_entropy)
     forward, backward = attack.passes()
-    forward += 2 * config.schedule.individual  # looks before and after it
+    forward += 2 * individual  # looks before and after it
     looks, images, norms = objective.cost.looks, objective.cost.images * (2 if perturbed else 1), len(config.threats)
     if own.union == "max":  # attacks in all norms, and looks at what they found
         forward, backward, looks = norms * forward, norms * backward, looks + norms

@@ -14,6 +14,7 @@ SCHEDULES: dict[str, dict[str, float | None]] = {
     "hinge": {"start": 0.25, "end": 0.75},
     "fixed": {},
     "linear": {"end": 0.75},
+    "margin": {"end": 0.25},
     "abrupt": {"start": 0.25},
     "uniform": {},
     "auto": {"patience": PATIENCE, "tolerance": TOLERANCE},
@@ -25,12 +26,19 @@ SCHEDULES: dict[str, dict[str, float | None]] = {
 class EpsilonSchedule:
     """The share of eps_g that is in force at a moment of training.
 
-    Make one with :meth:`hinge`, :meth:`fixed`, :meth:`linear`, :meth:`abrupt`, :meth:`uniform`, :meth:`auto` or
-    :meth:`custom`; ask it with :meth:`fraction`.
+    Make one with :meth:`hinge`, :meth:`fixed`, :meth:`linear`, :meth:`margin`, :meth:`abrupt`, :meth:`uniform`,
+    :meth:`auto` or :meth:`custom`; ask it with :meth:`fraction`.
+
+    Attributes:
+        name: as in a configuration.
+        rule: (epoch, epochs, validation accuracies) to the share.
+        individual: whether each sample has an epsilon of its own around that in force; see
+            :mod:`temper.training.individual`.
     """
 
     name: str
     rule: Callable[[float, int, Sequence[float]], float]
+    individual: bool = False
 
     def fraction(self, epoch: float, epochs: int, validation: Sequence[float] = ()) -> float:
         """The share of eps_g in force, in [0, 1].
@@ -78,6 +86,11 @@ class EpsilonSchedule:
     def linear(cls, end: float = 0.75) -> "EpsilonSchedule":
         """Linear warm-up from the first step on (T1 = 0); ``end`` as in :meth:`hinge`."""
         return cls("linear", cls.hinge(0, end).rule)
+
+    @classmethod
+    def margin(cls, end: float = 0.25) -> "EpsilonSchedule":
+        """As :meth:`linear`, and each sample has an epsilon of its own, which follows its margin."""
+        return cls("margin", cls.linear(end).rule, individual=True)
 
     @classmethod
     def abrupt(cls, start: float = 0.25) -> "EpsilonSchedule":

@@ -100,11 +100,12 @@ class ScheduleConfig(Section):
     """Which share of eps training asks for, and when."""
 
     name: ScheduleName = "hinge"
-    """"hinge" is Epsilon-Scheduling: 0 before start, linear until end, then the whole eps."""
+    """"hinge" is Epsilon-Scheduling: 0 before start, linear until end, then the whole eps. "margin" is linear, and each
+    sample has an epsilon of its own by how large its margin looks, for two looks at it."""
     start: float | None = Field(None, ge=0)
     """T1 of hinge (0.25) and abrupt (0.25): at most 1 a share of the training, above 1 epochs."""
     end: float | None = Field(None, ge=0)
-    """T2 of hinge (0.75) and linear (0.75), as start."""
+    """T2 of hinge (0.75), linear (0.75) and margin (0.25), as start."""
     patience: Count | None = None
     """auto: epochs without progress after which validation accuracy has converged (5)."""
     tolerance: float | None = Field(None, ge=0, le=1)
@@ -113,9 +114,11 @@ class ScheduleConfig(Section):
     """custom: "module:function", called with (epoch, epochs), returns a share in [0, 1]."""
     per: Literal["step", "epoch"] = "step"
     """Move epsilon at every step, or once per epoch as in the paper."""
-    individual: bool = Field(False, exclude_if=not_)
-    """Give each sample an epsilon of its own, between half and twice that in force, by how large its margin looks;
-    costs two looks at each image."""
+
+    @property
+    def individual(self) -> bool:
+        """Whether each sample has an epsilon of its own."""
+        return self.name == "margin"
 
     @model_validator(mode="after")
     def _only_its_own_options(self) -> Self:
