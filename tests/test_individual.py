@@ -23,7 +23,7 @@ from temper.runs.finetune import finetune, train_only
 from temper.threat import Threat
 from temper.training.config import completed, read_config
 from temper.training.crafter import Crafter
-from temper.training.individual import fall, radii, renewed
+from temper.training.individual import fall, largest, radii, renewed
 from temper.training.passes import of_update
 from temper.training.schedules import EpsilonSchedule
 from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
@@ -36,9 +36,19 @@ def test_a_sample_is_attacked_twice_as_far_as_its_margin_reaches():
     logits = torch.tensor([[4.0, 1.0, 0.0], [4.0, 1.0, 0.0], [4.0, 1.0, 0.0], [1.0, 2.0, 3.0]])
     labels = torch.tensor([0, 1, 2, 2])  # margins 3, -3, -4, 1
     # A slope of 100: margins of .03 and .01 in pixels.
-    assert radii(logits, labels, 0.04, 100.0).tolist() == pytest.approx([0.06, 0.02, 0.02, 0.02])  # eps / 2 at least
-    assert radii(logits, labels, 0.02, 100.0).tolist() == pytest.approx([0.04, 0.01, 0.01, 0.02])  # and 2 eps at most
-    assert radii(logits, labels, 0.04, None).tolist() == pytest.approx([0.04] * 4)
+    own = radii(logits, labels, Threat("Linf", 0.04), 48, 100.0)
+    assert own.tolist() == pytest.approx([0.06, 0.02, 0.02, 0.02])  # eps / 2 at least
+    own = radii(logits, labels, Threat("Linf", 0.02), 48, 100.0)
+    assert own.tolist() == pytest.approx([0.04, 0.01, 0.01, 0.02])  # and 2 eps at most
+    assert radii(logits, labels, Threat("Linf", 0.04), 48, None).tolist() == pytest.approx([0.04] * 4)
+
+
+@pytest.mark.parametrize(("norm", "grey"), [("Linf", 0.5), ("L2", 2.0), ("L1", 8.0)])
+def test_no_epsilon_comes_near_what_makes_every_image_grey(norm, grey):
+    values = 16
+    assert largest(Threat(norm, grey / 100), values) == pytest.approx(grey / 50)  # twice that in force
+    assert largest(Threat(norm, grey * 0.81), values) == pytest.approx(grey * 0.9)  # half of the way
+    assert largest(Threat(norm, grey * 1.1), values) == pytest.approx(grey * 1.1)  # never less than that in force
 
 
 def test_the_slope_is_what_margins_fell_by_over_how_far_they_were_attacked():
@@ -70,7 +80,7 @@ def test_each_sample_is_moved_as_far_as_its_own_epsilon(norm):
         assert (far[-1] / own).median() > 0.5
         slopes.update(renewed(slopes, crafter.fallen()))
         assert not crafter.fallen()
-        own = radii(network(x).detach(), y, eps, slopes[norm])
+        own = radii(network(x).detach(), y, threat, 192, slopes[norm])
     assert len(np.unique(own.numpy().round(6))) > 5
     assert own[::4].numpy() == pytest.approx(eps / 2)  # what is wrong
 

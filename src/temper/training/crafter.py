@@ -107,7 +107,7 @@ class Crafter:
         """Attack each sample by an epsilon of its own, for the price of a look before and one after."""
         with torch.no_grad():
             before = model(x)
-        eps = radii(before, y, threat.eps, slope)
+        eps = radii(before, y, threat, x[0].numel(), slope)
         images = attack_by(eps)
         with torch.no_grad():
             fallen = fall(before, model(images), y, eps)

@@ -7,30 +7,40 @@ grow with what a sample withstands that of IAAT and CAT (Balaji et al. 2019, arX
 arXiv:2002.06789); these find margins by attacks of their own, or keep them from epoch to epoch.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from temper.attacks.losses import logit_difference
+from temper.threat import Threat
 
 AHEAD = 2.0  # of the margin, so that it grows
 LEAST, MOST = 0.5, 2.0  # of the epsilon in force
 KEPT = 0.9  # of the slope, at every update
 
 
-def radii(logits: Tensor, labels: Tensor, eps: float, slope: float | None) -> Tensor:
+def radii(logits: Tensor, labels: Tensor, threat: Threat, values: int, slope: float | None) -> Tensor:
     """The epsilon of each sample, float [N], in pixel units of [0, 1].
 
     Args:
         logits: of the clean images, [N, K]. labels: int64 [N].
-        eps: in force, in [0, 1].
-        slope: how far logit margins fall per unit of epsilon; None before anything was attacked: all get ``eps``.
+        threat: in force.
+        values: of an image: pixels times channels.
+        slope: how far logit margins fall per unit of epsilon; None before anything was attacked: all get that in force.
     """
     margins = -logit_difference(logits, labels)
     if slope is None:
-        return torch.full_like(margins, eps)
-    return (AHEAD / slope * margins).clamp(LEAST * eps, MOST * eps)
+        return torch.full_like(margins, threat.eps)
+    return (AHEAD / slope * margins).clamp(LEAST * threat.eps, largest(threat, values))
+
+
+def largest(threat: Threat, values: int) -> float:
+    """The largest epsilon of a sample of so many values: twice that in force, and no further than half of the way, as a
+    ratio, to where every image can be made grey, and nothing is left to tell it by."""
+    grey = {"Linf": 0.5, "L2": 0.5 * math.sqrt(values), "L1": 0.5 * values}[threat.norm]
+    return max(threat.eps, min(MOST * threat.eps, math.sqrt(threat.eps * grey)))
 
 
 def fall(before: Tensor, after: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
