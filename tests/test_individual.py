@@ -119,9 +119,12 @@ def test_a_benchmark_plans_with_what_it_costs():
     assert margin.train_backward == linear.train_backward
 
 
-def test_where_there_is_no_margin_to_follow_it_is_refused():
+def test_where_there_is_no_margin_to_follow_it_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"schedule.name = 'margin': objective fare looks at no label"):
         read_config({"schedule": {"name": "margin"}, "objective": {"name": "fare"}})
+    given = {"schedule": {"name": "fixed"}, "objective": {"name": "fare"}, "out": tmp_path / "run"}
+    with pytest.raises(ArgumentError, match=r"schedule = 'margin': objective fare looks at no label"):
+        finetune(given, schedule=EpsilonSchedule.margin())
 
 
 def test_the_ramp_is_that_of_linear():
