@@ -10,7 +10,9 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import tiny
 from temper import models
+from temper.core.interrupt import Stopped
 from temper.errors import ArgumentError, DataError, RunError
 from temper.runs.finetune import finetune
 from temper.runs.run import Run
@@ -91,6 +93,23 @@ def test_schedule_object_and_callable(tmp_path: Path) -> None:
     assert {row["eps"] for row in steps(half)} == {8 / 255}
     abrupt = finetune(config(tmp_path / "abrupt"), schedule=EpsilonSchedule.abrupt(2.0))
     assert [row["eps"] > 0 for row in steps(abrupt)] == [False] * 5 + [True] * 4
+
+
+@pytest.mark.slow
+def test_a_schedule_given_in_python_is_recorded_and_needed_to_go_on(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", schedule={"name": "fixed"})
+    with pytest.raises(Stopped):
+        finetune(settings, schedule=tiny.interrupting)
+    with pytest.raises(RunError, match=r"was begun with the schedule custom given in Python; give it again to resume"):
+        finetune(settings, resume=True)
+    run = finetune(settings, schedule=tiny.constant, resume=True)
+    assert "custom, given in Python" in (run.folder / "report.html").read_text()
+    assert finetune(settings, resume=True).finished  # nothing is left to train
+    configured = settings | {"out": tmp_path / "plain", "schedule": {"name": "custom", "function": "tiny:interrupting"}}
+    with pytest.raises(Stopped):
+        finetune(configured)
+    with pytest.raises(RunError, match=r"was begun with the configured schedule; give none to resume it"):
+        finetune(configured, schedule=tiny.constant, resume=True)
 
 
 def test_schedule_that_never_arrives_is_refused(tmp_path: Path) -> None:

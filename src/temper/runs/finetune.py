@@ -120,7 +120,7 @@ def _resolved(config: FinetuneConfig, *, resume: bool) -> FinetuneConfig:
 def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool, force: bool) -> tuple[Run, Splits]:
     """The run of a resolved configuration with its training done, and its data."""
     check_folder(config.out, resume=resume, force=force)
-    schedule = _check(config, schedule)
+    given, schedule = schedule is not None, _check(config, schedule)
     splits = splits_of(config)
     classifier = load_backbone(config, splits)
     if not resume:
@@ -129,7 +129,7 @@ def _trained(config: FinetuneConfig, schedule: Schedule | None, *, resume: bool,
         smallest = _smallest_part(config, len(splits.train))
         bf16_on_cpu = config.precision == "bf16" and device_of(config) == "cpu"
         rehearse(classifier, _few(splits.train, classifier), smallest, bf16_on_cpu=bf16_on_cpu)
-    run = open_run(config, resume=resume, force=force)
+    run = open_run(config, schedule.name if given else None, resume=resume, force=force)
     _note_data(run, splits, config.model.name)
     if not (run.folder / "model.json").exists():
         with torch.random.fork_rng():

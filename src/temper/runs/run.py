@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG, RECORD = "config.yaml", "run.json"
-DELAY, WARNINGS, TRAINED = "delay", "warnings", "trained"  # in the record
+DELAY, WARNINGS, TRAINED, GIVEN = "delay", "warnings", "trained", "schedule given in Python"  # in the record
 
 #: What the metrics of an epoch say.
 EPOCH = {"epoch", "step", "eps", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds"}
@@ -147,12 +147,18 @@ def _metrics(line: bytes) -> dict[str, Any] | None:
     return row if whole else None
 
 
-def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
+def open_run(config: FinetuneConfig, given: str | None = None, *, resume: bool, force: bool) -> Run:
     """Make the folder of a new run, or find the one to resume.
+
+    Args:
+        config: resolved.
+        given: name of a schedule given in Python, of which the configuration says nothing.
+        resume, force: see :func:`temper.runs.finetune.finetune`.
 
     Raises:
         RunError: there is a run already and neither ``resume`` nor ``force`` is given, or the run to resume was
-            started with another configuration, or the folder holds files that are not a run's, or a part of a run's.
+            started with another configuration or schedule and is not trained to its end, or the folder holds files that
+            are not a run's, or a part of a run's.
         ArgumentError: ``resume`` and ``force`` are both given, or the folder cannot be made.
     """
     folder = config.out
@@ -161,12 +167,13 @@ def open_run(config: FinetuneConfig, *, resume: bool, force: bool) -> Run:
     if _holds_run(folder):
         if not force:
             _check_same(run, config)
+            _check_given(run, given)
             return run
-        return _replaced(config)
-    return _begun(config)
+        return _replaced(config, given)
+    return _begun(config, given)
 
 
-def _replaced(config: FinetuneConfig) -> Run:
+def _replaced(config: FinetuneConfig, given: str | None) -> Run:
     """Begin anew where a run is, which is deleted only when its place is taken."""
     folder = config.out.resolve()
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.replaced-", dir=folder.parent))
@@ -177,19 +184,20 @@ def _replaced(config: FinetuneConfig) -> Run:
     except FileExistsError:
         fix = f"another process began a run there at this very moment; the run that was there is in {aside}"
         raise RunError(f"{config.out}: {fix}") from None
-    run = _begun(config)
+    run = _begun(config, given)
     shutil.rmtree(aside)
     return run
 
 
-def _begun(config: FinetuneConfig) -> Run:
+def _begun(config: FinetuneConfig, given: str | None) -> Run:
     folder = config.out
     run = Run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError("out", str(folder), f"cannot be made ({error.strerror}); choose another folder") from None
-    write_json(folder / RECORD, {"seed": config.seed, "versions": versions(), "finished": False})
+    facts = {"seed": config.seed, "versions": versions(), "finished": False}
+    write_json(folder / RECORD, facts | ({GIVEN: given} if given else {}))
     # Last, because only a folder with both counts as a run: a crash between the two leaves one that is begun anew.
     write_config(config, folder / CONFIG)
     return run
@@ -235,6 +243,16 @@ def _check_same(run: Run, config: FinetuneConfig) -> None:
                 f"{run.folder}: was started with {key} = {shown(was)}, not {shown(value)}; resume with the same"
                 " configuration, or choose another out folder"
             )
+
+
+def _check_given(run: Run, given: str | None) -> None:
+    """A training that goes on needs the schedule that it was begun with."""
+    began = run.record.get(GIVEN)
+    if began != given and not (run.folder / "model.json").exists():
+        how, fix = (f"with the schedule {began} given in Python", "give it again") if began else (
+            "with the configured schedule", "give none"
+        )  # fmt: skip
+        raise RunError(f"{run.folder}: was begun {how}; {fix} to resume it, or choose another out folder")
 
 
 def _flat(settings: Mapping[str, object], section: str = "") -> dict[str, object]:

@@ -17,7 +17,7 @@ from temper.margins import Estimate, EvidenceTable, union_robust_accuracy
 from temper.margins.comparison import clean_change
 from temper.report import AccuracyCurve, EpochRow, RunView, SampleView, Training, write_report
 from temper.runs.brittleness import ENDS, brittleness_view
-from temper.runs.run import CONFIG, Run
+from temper.runs.run import CONFIG, GIVEN, Run
 from temper.threat import NORMS, Norm, Threat, check_norm
 from temper.training.config import FinetuneConfig
 from temper.training.norms import in_words
@@ -298,13 +298,14 @@ def _run_facts(run: Run) -> dict[str, str]:
     attacked = OBJECTIVES[config.objective.name].attacked
     step = f", step {config.attack.step_size} of epsilon" if config.attack.step_size else ""
     options = ", ".join(f"{key} {value}" for key, value in schedule.items() if key != "name")
+    given = f"{run.record[GIVEN]}, given in Python" if GIVEN in run.record else None
     return {
         "model": config.model.name,
         "data": f"{data['train']['name']}: {sizes}",
         "objective": config.objective.name,
         "target epsilon": in_words(config.threats) if attacked else "none",
         **({"several norms": config.attack.union} if config.attack.union and attacked else {}),
-        "schedule": f"{config.schedule.name} ({options})" if attacked else "none",
+        "schedule": (given or f"{config.schedule.name} ({options})") if attacked else "none",
         "inner attack": f"{config.attack.name}, {config.attack.length} steps{step}" if attacked else "none",
         "protocol": config.protocol.name,
         "epochs": _epochs(config, took),
