@@ -23,7 +23,7 @@ from temper.runs.finetune import finetune, train_only
 from temper.threat import Threat
 from temper.training.config import completed, read_config
 from temper.training.crafter import Crafter
-from temper.training.individual import fall, largest, radii, renewed
+from temper.training.individual import fall, largest_eps, radii, renewed
 from temper.training.passes import of_update
 from temper.training.schedules import EpsilonSchedule
 from tiny_runs import assert_nearly_same_training, assert_same_weights, config, steps, weights
@@ -46,9 +46,9 @@ def test_a_sample_is_attacked_twice_as_far_as_its_margin_reaches():
 @pytest.mark.parametrize(("norm", "grey"), [("Linf", 0.5), ("L2", 2.0), ("L1", 8.0)])
 def test_no_epsilon_comes_near_what_makes_every_image_grey(norm, grey):
     values = 16
-    assert largest(Threat(norm, grey / 100), values) == pytest.approx(grey / 50)  # twice that in force
-    assert largest(Threat(norm, grey * 0.81), values) == pytest.approx(grey * 0.9)  # half of the way
-    assert largest(Threat(norm, grey * 1.1), values) == pytest.approx(grey * 1.1)  # never less than that in force
+    assert largest_eps(Threat(norm, grey / 100), values) == pytest.approx(grey / 50)  # twice that in force
+    assert largest_eps(Threat(norm, grey * 0.81), values) == pytest.approx(grey * 0.9)  # half of the way
+    assert largest_eps(Threat(norm, grey * 1.1), values) == pytest.approx(grey * 1.1)  # never less than that in force
 
 
 def test_the_slope_is_what_margins_fell_by_over_how_far_they_were_attacked():
@@ -146,14 +146,8 @@ PIECES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def tiny_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-
-
 @pytest.mark.slow
 @pytest.mark.numerical
-@pytest.mark.usefixtures("tiny_importable")
 @pytest.mark.parametrize("piece", PIECES)
 def test_stopped_and_resumed_it_ends_bit_identical(piece, tmp_path, monkeypatch):
     whole = train_only(read_config(config(tmp_path / "whole", **MARGIN | PIECES[piece])))
@@ -179,7 +173,7 @@ def test_stopped_and_resumed_it_ends_bit_identical(piece, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.numerical
-@pytest.mark.usefixtures("tiny_importable", "warm_processes")
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize("piece", PIECES)
 def test_two_processes_give_what_one_gives(piece, tmp_path):
     # bf16 rounds the same sums differently in another order, on machines that compute it.

@@ -83,8 +83,9 @@ class Bench:
             union: Crafter(self.classifier, self.pairs, configured(union), self.fabric.autocast)
             for union in ("e-at", "max", "avg")
         }
-        own = Crafter(self.classifier, self.pairs, configured("e-at"), self.fabric.autocast, slopes={"Linf": 100.0})
-        self.crafters["margin"] = own
+        self.crafters["margin"] = Crafter(
+            self.classifier, self.pairs, configured("e-at"), self.fabric.autocast, slopes={"Linf": 100.0}
+        )
         branched, winged = copy.deepcopy(loaded), copy.deepcopy(loaded)
         add_branch(branched, rank=8)
         add_wing(winged)

@@ -159,7 +159,8 @@ def _check(config: FinetuneConfig, schedule: Schedule | None) -> EpsilonSchedule
     if schedule.individual and OBJECTIVES[config.objective.name].labels == "none":  # one given in Python
         fix = f"objective {config.objective.name} looks at no label, and so at no margin; take another"
         raise ArgumentError("schedule", schedule.name, fix)
-    if schedule.name in ("hinge", "linear", "margin", "abrupt") and schedule.fraction(config.epochs, config.epochs) < 1:
+    hinges = SCHEDULES.get(schedule.name, {}).keys() & {"start", "end"}
+    if hinges and schedule.fraction(config.epochs, config.epochs) < 1:
         fix = f"never reaches eps in {config.epochs} epochs; give shares of the training, or train longer"
         raise ArgumentError("schedule.end", config.schedule.end, fix)
     return schedule

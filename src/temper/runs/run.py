@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG, RECORD = "config.yaml", "run.json"
-DELAY, WARNINGS, TRAINED, GIVEN = "delay", "warnings", "trained", "schedule given in Python"  # in the record
+DELAY, WARNINGS, TRAINED, GIVEN = "delay", "warnings", "trained", "given_schedule"  # in the record
 
 #: What the metrics of an epoch say.
 EPOCH = {"epoch", "step", "eps", "lr", "train_loss", "train_accuracy", "validation_accuracy", "seconds"}

@@ -33,10 +33,10 @@ def radii(logits: Tensor, labels: Tensor, threat: Threat, values: int, slope: fl
     margins = -logit_difference(logits, labels)
     if slope is None:
         return torch.full_like(margins, threat.eps)
-    return (AHEAD / slope * margins).clamp(LEAST * threat.eps, largest(threat, values))
+    return (AHEAD / slope * margins).clamp(LEAST * threat.eps, largest_eps(threat, values))
 
 
-def largest(threat: Threat, values: int) -> float:
+def largest_eps(threat: Threat, values: int) -> float:
     """The largest epsilon of a sample of so many values: twice that in force, and no further than half of the way, as a
     ratio, to where every image can be made grey, and nothing is left to tell it by."""
     grey = {"Linf": 0.5, "L2": 0.5 * math.sqrt(values), "L1": 0.5 * values}[threat.norm]

@@ -205,15 +205,14 @@ def train_epoch(
 
         progress.step += 1
         progress.epoch_sums = [a + b for a, b in zip(progress.epoch_sums, sums.tolist(), strict=True)]
-        each = of_update(config, fraction, individual=task.schedule.individual, perturbed=gamma > 0)
-        count_update(progress, each, sums[0].item())
+        passes = of_update(config, fraction, individual=task.schedule.individual, perturbed=gamma > 0)
+        count_update(progress, passes, sums[0].item())
         fallen = {name: summed(fabric, mine) for name, mine in crafter.fallen().items()}
         progress.slopes.update(renewed(progress.slopes, fallen))
         norm = threats[0].norm if config.attack.union == "e-at" and threats else None
         if norm is not None:
             note_errors(progress, norm, *sums.tolist()[:2])
-        first = fallen.get(threats[0].norm) if threats else None
-        eps_mean = None if first is None else first[1].item() / sums[0].item()
+        eps_mean = next((each[1].item() / sums[0].item() for each in fallen.values()), None)
         session.outside.metrics.step(progress, epoch, eps, lr, sums, norm, eps_mean)
         session.outside.bar.advance(f"epoch {epoch}/{config.epochs}  eps {in_words(beside(config.threats, eps))}")
         if index + 1 < steps:  # at its end an epoch is saved anyway

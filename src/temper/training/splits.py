@@ -67,13 +67,14 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         train, validation = _hold_out(train, config.validation_fraction, seed + 1, "data.validation_fraction")
     validation = _as_trained("data.validation", validation, train, config.classes)
     test = _as_trained("data.test", test, train, config.classes)
-    if config.train_limit is not None:
-        train = train.limit(config.train_limit, seed)
-    if config.test_limit is not None:
-        test = test.limit(config.test_limit, seed)
-    if config.validation_limit is not None:
-        validation = validation.limit(config.validation_limit, seed)
+    train = _limited(train, config.train_limit, seed)
+    test = _limited(test, config.test_limit, seed)
+    validation = _limited(validation, config.validation_limit, seed)
     return Splits(train, validation, test, _extra(config, train, (validation, test)))
+
+
+def _limited(part: Dataset, most: int | None, seed: int) -> Dataset:
+    return part if most is None else part.limit(most, seed)
 
 
 def _extra(config: DataConfig, train: Dataset, held_out: tuple[Dataset, ...]) -> Dataset | None:
